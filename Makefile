@@ -1,0 +1,40 @@
+# Each target sets up first if needed. Another interpreter (3.11 or later): make PYTHON=python3.12
+PYTHON ?= python3
+PORT ?= 5000
+STAMP := .venv/.stamp
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint ui clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
+
+setup: $(STAMP)  ## virtual environment in .venv with the pinned requirements
+
+$(STAMP): requirements.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements.txt
+	touch $@
+
+repro: $(STAMP)  ## run what params.yaml and the code changed, then show the multi-task performance
+	dvc repro
+	@python -m stages.compare --show
+
+test: $(STAMP)  ## all tests
+	python -m pytest
+
+lint: $(STAMP)  ## ruff
+	ruff check .
+
+ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
+	@echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
+	@mlflow ui --port $(PORT) --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+
+clean:  ## remove the environment and tools' caches; data, models, results and MLflow's store stay
+	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info
+	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +
