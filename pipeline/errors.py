@@ -1,0 +1,29 @@
+"""Errors meant for people: one message that says the value, what is allowed and the remedy.
+
+A stage prints the message alone (no traceback) and exits with code 2. Anything else that is raised is our own
+bug and keeps its traceback.
+"""
+
+
+class PipelineError(Exception):
+    """Base of every error whose message a person can act on."""
+
+
+class ParamsError(PipelineError):
+    """params.yaml holds something that is unknown, of the wrong type or out of range."""
+
+
+class DataError(PipelineError):
+    """An archive, a raw file or the prepared store is missing, damaged or not what it should be."""
+
+
+class TrackingError(PipelineError):
+    """The MLflow store or server cannot be used."""
+
+
+class TrainingError(PipelineError):
+    """Training cannot go on, for example because a loss is no longer finite."""
+
+
+class ComparisonError(PipelineError):
+    """Two results that may not be compared (other split, backbone or schedule)."""

@@ -1,0 +1,59 @@
+"""The names that params.yaml may use, as plain tuples.
+
+Checking params must not import torch, which takes seconds: so the names are listed here. A test asserts that
+they equal the real registries, TASKS, DATASETS and ARCHITECTURES of `pipeline.tasks`, `.datasets`, `.nets`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+TASKS = ("semseg", "human_parts", "sal", "depth", "normals", "edge")
+
+# Dataset -> the tasks that it has labels for.
+DATASET_TASKS = {
+    "rooms": TASKS,
+    "ccp": ("human_parts", "sal", "edge"),
+}
+DATASETS = tuple(DATASET_TASKS)
+
+SINGLE_TASK = "single_task"
+
+# Architecture -> {option: allowed values, the default first}. Those of sequential_attention switch parts off,
+# or choose between the paper's figure and its released code where they differ (default: released).
+ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool, ...]]] = {
+    SINGLE_TASK: {},
+    "multi_task": {},
+    "sequential_attention": {
+        "ctam_reduction": ("shared", "per_task"),
+        "fpma_mask": ("channels", "tasks"),
+        "csam_attention": ("shared", "per_source"),
+        "att": (True, False),
+        "ctam": (True, False),
+        "fpma": (True, False),
+        "csam": (True, False),
+    },
+}
+ARCHITECTURES = tuple(ARCHITECTURE_OPTIONS)
+
+# Architecture -> (fewest, most) tasks it can hold, auxiliary ones included; None: no limit.
+TASK_COUNT: dict[str, tuple[int, int | None]] = {
+    SINGLE_TASK: (1, 1),
+    "multi_task": (2, None),
+    "sequential_attention": (2, None),
+}
+
+
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that looks most like `name`, or None when nothing comes near."""
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """The message for an unknown name: the nearest known one, if any, and everything that is allowed."""
+    known = list(known)
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}? " if near else ""
+    return f"unknown {kind} {name!r}; {hint}Allowed: {', '.join(known) or 'none'}"

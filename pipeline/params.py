@@ -1,0 +1,272 @@
+"""params.yaml as a typed, frozen, validated tree. This is the only reader of params.yaml.
+
+Every problem of a file is told in one message, each line naming the key, the value and what is allowed. The
+messages are made in `pipeline.params_problems`, the types of single values in `pipeline.params_types`.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
+
+from pipeline import names
+from pipeline.errors import ParamsError
+from pipeline.params_problems import Problem, problems_of, read_yaml, tell
+from pipeline.params_types import (
+    Angle,
+    Count,
+    Momentum,
+    Natural,
+    NonNegative,
+    Positive,
+    Pretrained,
+    RunName,
+    Seed,
+    Share,
+    Size,
+    TaskName,
+    TaskNames,
+    Unique,
+    one_of,
+)
+
+# -- the tree ------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are errors, values never change after reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Rooms(Section):
+    """The generated indoor world: how many frames and how large, [height, width] in pixels."""
+
+    seed: Seed = 0
+    train: Count = 640
+    val: Count = 128
+    size: Size = (96, 128)
+
+
+class Data(Section):
+    """What `prepare` packs: the dataset, the tasks whose labels are kept, at most `limit` samples a split."""
+
+    dataset: Annotated[str, one_of("dataset", names.DATASETS)]
+    tasks: Annotated[TaskNames, Field(min_length=1)]
+    limit: Count | None = None
+    rooms: Rooms = Rooms()
+
+
+class Augmentation(Section):
+    """Random geometry of training images: flip probability, zoom factors, and rotation in ± degrees."""
+
+    flip: Share = 0.5
+    scale: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
+    scale_mode: Literal["choice", "range"] = "choice"
+    rotation: Angle = 0.0
+
+
+class Training(Section):
+    """The recipe of one training run; `runs.<run>.training` overrides single values of it."""
+
+    backbone: Annotated[str, Field(min_length=1)]
+    pretrained: Pretrained = False
+    input_size: Size
+    batch_size: Count
+    epochs: Count
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Positive
+    weight_decay: NonNegative = 0.0
+    momentum: Momentum = 0.9
+    schedule: Literal["poly", "constant"] = "poly"
+    power: Positive = 0.9
+    task_weights: dict[TaskName, Positive] = Field(default={}, validate_default=True)
+    deep_supervision: StrictBool = True
+    augmentation: Augmentation = Augmentation()
+    normalization: Literal["imagenet", "half"] = "imagenet"
+    validate_every: Natural = 0
+    channels_last: StrictBool = True
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @field_validator("task_weights")
+    @classmethod
+    def _every_task_has_a_weight(cls, weights: dict[str, float]) -> dict[str, float]:
+        return {task: weights.get(task, 1.0) for task in names.TASKS}
+
+    @field_validator("augmentation")
+    @classmethod
+    def _range_is_two_ascending(cls, augmentation: Augmentation) -> Augmentation:
+        scale = augmentation.scale
+        if augmentation.scale_mode == "range" and (len(scale) != 2 or scale[0] > scale[1]):
+            raise ValueError(f"scale_mode range needs scale: [lowest, highest], got {list(scale)}")
+        return augmentation
+
+
+# A baseline on another backbone is no baseline, so that one stays out.
+RecipeValue = Annotated[str, one_of("training value", sorted(set(Training.model_fields) - {"backbone"}))]
+
+
+class Evaluation(Section):
+    """Scoring and comparison. `allow_different`: recipe values that may differ from the baselines'."""
+
+    batch_size: Count = 16
+    panels: Natural = 4
+    allow_different: Annotated[tuple[RecipeValue, ...], Unique] = ()
+
+
+class Run(Section):
+    """One entry of `runs`, as written."""
+
+    architecture: Annotated[str, one_of("architecture", names.ARCHITECTURES)]
+    tasks: Annotated[TaskNames, Field(min_length=1)]
+    auxiliary_tasks: TaskNames = ()
+    options: dict[str, Any] = {}
+    training: dict[str, Any] = {}  # checked as a Training, once merged over the common values
+
+
+class ResolvedRun(Section):
+    """One entry of `runs` with its overrides merged into the common recipe: all that training needs."""
+
+    name: RunName
+    architecture: str
+    tasks: tuple[str, ...]
+    auxiliary_tasks: tuple[str, ...]
+    options: dict[str, bool | str]
+    training: Training
+
+    @property
+    def all_tasks(self) -> tuple[str, ...]:
+        """Tasks that are trained: the scored ones, then the auxiliary ones."""
+        return self.tasks + self.auxiliary_tasks
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    experiment: Annotated[str, Field(min_length=1)] = "multi-task"  # MLflow's name for this profile
+    data: Data
+    training: Training
+    evaluation: Evaluation = Evaluation()
+    seeds: Annotated[tuple[Seed, ...], Unique, Field(min_length=1)]
+    runs: Annotated[dict[RunName, Run], Field(min_length=1)]
+
+    def run(self, name: str) -> ResolvedRun:
+        """The run `name` with its overrides merged. Raises ParamsError for an unknown name."""
+        if name not in self.runs:
+            raise ParamsError(f"params: {names.unknown('run', name, self.runs)}")
+        run = self.runs[name]
+        training = Training.model_validate(_merge(self.training.model_dump(), run.training))
+        return ResolvedRun(name=name, **run.model_dump(exclude={"training"}), training=training)
+
+    def flat(self, name: str) -> dict[str, bool | int | float | str]:
+        """Every value that matters to the run `name` under dotted keys, lists as text: for MLflow."""
+        run = self.run(name)
+        data = self.data.model_dump(exclude_none=True)
+        for section in set(names.DATASETS) - {self.data.dataset}:
+            data.pop(section, None)
+        training = run.training.model_dump()
+        training["task_weights"] = {task: training["task_weights"][task] for task in run.all_tasks}
+        tree = {"data": data, "training": training, "evaluation": self.evaluation.model_dump()}
+        return _flatten(run.model_dump(exclude={"training", "name"})) | _flatten(tree)
+
+
+def _merge(common: dict, override: dict) -> dict:
+    """`override` over `common`, mappings merged key by key, lists replaced."""
+    merged = copy.deepcopy(common)
+    for key, value in override.items():
+        both_maps = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_maps else value
+    return merged
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict[str, bool | int | float | str]:
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return flat
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and validate a params file. Raises ParamsError with every problem found, one a line."""
+    return parse_params(read_yaml(path), str(path))
+
+
+def parse_params(raw: dict, origin: str = "params") -> Params:
+    """Validate what a params file holds. Raises ParamsError, whose message begins with `origin`."""
+    problems: list[Problem] = []
+    params = None
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        problems += problems_of(error, Params)
+    problems += _override_problems(raw)
+    if params is not None:
+        problems += _cross_problems(params)
+    if problems or params is None:
+        raise ParamsError(tell(origin, problems))
+    return params
+
+
+def _override_problems(raw: dict) -> list[Problem]:
+    """Problems of each run's `training`, merged over the common one; what is wrong there is told there."""
+    common, runs = raw.get("training"), raw.get("runs")
+    if not isinstance(common, dict) or not isinstance(runs, dict):
+        return []
+    problems = []
+    for name, run in runs.items():
+        override = run.get("training") if isinstance(run, dict) else None
+        if not isinstance(override, dict):
+            continue
+        try:
+            Training.model_validate(_merge(common, override))
+        except ValidationError as error:
+            problems += problems_of(error, Training, prefix=f"runs.{name}.training", only=override)
+    return problems
+
+
+def _cross_problems(params: Params) -> list[Problem]:
+    """Problems between values that are each right alone."""
+    available = names.DATASET_TASKS[params.data.dataset]
+    problems = [
+        Problem("data.tasks", f"{params.data.dataset} has no {task} labels; it has {', '.join(available)}")
+        for task in params.data.tasks
+        if task not in available
+    ]
+    for name, run in params.runs.items():
+        found = _run_problems(run, params.data.tasks)
+        problems += [Problem(f"runs.{name}.{key}", text) for key, text in found]
+    return problems
+
+
+def _run_problems(run: Run, packed: tuple[str, ...]) -> list[tuple[str, str]]:
+    problems = []
+    for key in ("tasks", "auxiliary_tasks"):
+        for task in getattr(run, key):
+            if task not in packed:
+                problems.append((key, f"{task} is not in data.tasks ({', '.join(packed)}); add it there"))
+    for task in sorted(set(run.tasks) & set(run.auxiliary_tasks)):
+        problems.append(("auxiliary_tasks", f"{task} is in tasks too; take it out of one of them"))
+
+    fewest, most = names.TASK_COUNT[run.architecture]
+    count = len(run.tasks) + len(run.auxiliary_tasks)
+    if count < fewest or (most is not None and count > most):
+        allowed = f"exactly {fewest}" if most == fewest else f"{fewest} or more"
+        problems.append(("tasks", f"{run.architecture} takes {allowed}, auxiliary ones too; got {count}"))
+
+    known = names.ARCHITECTURE_OPTIONS[run.architecture]
+    for option, value in run.options.items():
+        if option not in known:
+            problems.append(("options", names.unknown(f"option of {run.architecture}", option, known)))
+        elif not any(type(value) is type(choice) and value == choice for choice in known[option]):
+            allowed = ", ".join(str(choice).lower() for choice in known[option])
+            problems.append((f"options.{option}", f"got {value!r}; must be one of {allowed}"))
+    return problems

@@ -1,0 +1,70 @@
+"""The types of values in params.yaml: numbers with their ranges, names with what is known.
+
+Numbers given as text, such as `1e-05` (which YAML 1.1 reads as text), become numbers; true and false do not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+
+from pipeline import names
+
+
+def _no_bool(value: object) -> object:
+    """Python counts True as the number 1; in a params file it is a slip."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+def _pretrained(value: object) -> bool | str:
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip()):
+        return value
+    raise ValueError("must be false, true (timm's weights) or the path of a weights file")
+
+
+def one_of(kind: str, known: Sequence[str]) -> AfterValidator:
+    """A validator that takes only known names, and tells the nearest otherwise."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(names.unknown(kind, name, known))
+        return name
+
+    return AfterValidator(check)
+
+
+def _unique(values: tuple) -> tuple:
+    repeated = sorted({value for value in values if values.count(value) > 1}, key=str)
+    if repeated:
+        raise ValueError(f"must not repeat {', '.join(map(str, repeated))}")
+    return values
+
+
+def _run_name(name: str) -> str:
+    # It becomes a file name (<run>-<seed>.json), a DVC stage (train@<run>-<seed>) and part of a key (`dvc exp
+    # run -S runs.<run>.training.lr=...`): no dots, no spaces, no capitals (some file systems ignore case).
+    if len(name) > 60 or not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
+        raise ValueError("a run's name is a letter, then a-z, 0-9, _ and single inner -, at most 60 in all")
+    return name
+
+
+Unique = AfterValidator(_unique)
+NoBool = BeforeValidator(_no_bool)
+Positive = Annotated[float, NoBool, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, NoBool, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, NoBool, Field(ge=0, le=1)]
+Angle = Annotated[float, NoBool, Field(ge=0, le=180)]
+Momentum = Annotated[float, NoBool, Field(ge=0, lt=1)]
+Count = Annotated[int, NoBool, Field(ge=1)]
+Natural = Annotated[int, NoBool, Field(ge=0)]
+Seed = Annotated[int, NoBool, Field(ge=0, lt=2**32)]  # what NumPy's and torch's generators both take
+Size = Annotated[tuple[Annotated[int, NoBool, Field(ge=32)], ...], Field(min_length=2, max_length=2)]
+TaskName = Annotated[str, one_of("task", names.TASKS)]
+TaskNames = Annotated[tuple[TaskName, ...], Unique]
+Pretrained = Annotated[bool | str, PlainValidator(_pretrained)]
+RunName = Annotated[str, AfterValidator(_run_name)]

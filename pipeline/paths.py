@@ -1,0 +1,88 @@
+"""Every folder and file name of the project, and the one way to write a file: whole or not at all.
+
+Paths are relative to the working folder, because DVC runs each stage at the root of the project, or of the copy that
+`dvc exp run --temp` makes of it. What must outlive such a copy (the tracking store) lies under `project_root()`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+PARAMS = Path("params.yaml")
+
+RAW = Path("data/raw")
+PREPARED = Path("data/prepared")
+MODELS = Path("models")
+
+REPORTS = Path("reports")
+METRICS = REPORTS / "metrics"
+DELTA_JSON = REPORTS / "delta.json"
+DELTA_CSV = REPORTS / "delta.csv"
+REPORT = REPORTS / "report.md"
+FIGURES = REPORTS / "figures"
+HISTORY = REPORTS / "history"
+
+
+def model_dir(run: str, seed: int) -> Path:
+    """Folder of one trained network: `weights.safetensors` and `run.json`."""
+    return MODELS / f"{run}-{seed}"
+
+
+def weights_file(run: str, seed: int) -> Path:
+    return model_dir(run, seed) / "weights.safetensors"
+
+
+def run_file(run: str, seed: int) -> Path:
+    """Who trained it: MLflow run id, input fingerprint, git commit, duration, hardware."""
+    return model_dir(run, seed) / "run.json"
+
+
+def metrics_file(run: str, seed: int) -> Path:
+    return METRICS / f"{run}-{seed}.json"
+
+
+def history_file(run: str, seed: int) -> Path:
+    """Losses, learning rate and scores by epoch, in the layout that `dvc plots` draws."""
+    return HISTORY / f"{run}-{seed}.csv"
+
+
+def panel_dir(run: str, seed: int) -> Path:
+    return REPORTS / "panels" / f"{run}-{seed}"
+
+
+def project_root() -> Path:
+    """The real project, also from within `dvc exp run --temp` or `--queue`, where DVC_ROOT names it."""
+    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; it takes that name when the block ends well, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.fchmod(handle, 0o644)  # mkstemp gives 0600; other users may read results
+        with os.fdopen(handle, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic(path) as file:
+        json.dump(value, file, indent=2, allow_nan=False)
+        file.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

@@ -1,0 +1,52 @@
+"""Validate params.yaml, in under a second, and sum it up: python -m stages.check [--params FILE]."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import names, paths
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params, file: str) -> None:
+    """Print a summary of valid params, and what is allowed but probably not meant."""
+    seeds = ", ".join(map(str, params.seeds))
+    trainings = len(params.runs) * len(params.seeds)
+    print(f"{file} is valid: {params.data.dataset}, tasks {', '.join(params.data.tasks)}")
+    print(f"{len(params.runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings")
+    width = max(map(len, params.runs))
+    for name in params.runs:
+        run = params.run(name)
+        extra = f" + {', '.join(run.auxiliary_tasks)}" if run.auxiliary_tasks else ""
+        recipe = f"{run.training.backbone}, {run.training.epochs} epochs, lr {run.training.lr:g}"
+        print(f"  {name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}")
+    for warning in warnings(params):
+        print(f"warning: {warning}")
+
+
+def warnings(params: Params) -> Iterator[str]:
+    """What is valid, but probably not meant."""
+    runs = [params.run(name) for name in params.runs]
+    baselines = {(run.tasks[0], run.training.backbone) for run in runs if run.architecture == names.SINGLE_TASK}
+    for run in runs:
+        backbone, size, weights = run.training.backbone, run.training.input_size, run.training.pretrained
+        if run.architecture != names.SINGLE_TASK:
+            lacking = [task for task in run.tasks if (task, backbone) not in baselines]
+            if lacking:
+                yield f"runs.{run.name}: no single-task run of {', '.join(lacking)} on {backbone}, so no Δm"
+        if backbone.startswith("hrnet") and any(side % 32 for side in size):
+            yield f"runs.{run.name}: HRNet wants an input_size in multiples of 32, got {list(size)}"
+        if isinstance(weights, str) and not Path(weights).is_file():
+            yield f"runs.{run.name}: pretrained {weights} is not there yet"
+    for task in params.data.tasks:
+        if not any(task in run.all_tasks for run in runs):
+            yield f"data.tasks: no run uses {task}"
+
+
+if __name__ == "__main__":
+    command = argparse.ArgumentParser(description=__doc__)
+    command.add_argument("--params", dest="file", default=str(paths.PARAMS), metavar="FILE")
+    run_stage(main, parser=command)
