@@ -1,0 +1,18 @@
+"""The datasets by the name that `data.dataset` in params.yaml uses. A new one: a file and a line below."""
+
+from __future__ import annotations
+
+from pipeline import names
+from pipeline.datasets.ccp import CCP
+from pipeline.datasets.rooms import ROOMS
+from pipeline.datasets.spec import Dataset
+from pipeline.errors import DataError
+
+DATASETS: dict[str, Dataset] = {dataset.name: dataset for dataset in (ROOMS, CCP)}
+
+
+def get_dataset(name: str) -> Dataset:
+    """The dataset of that name. Raises DataError with the nearest known name."""
+    if name not in DATASETS:
+        raise DataError(names.unknown("dataset", name, DATASETS))
+    return DATASETS[name]

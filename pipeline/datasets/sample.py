@@ -1,0 +1,29 @@
+"""What a dataset hands over: an image and, for each task, a label with the pixels where it counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Label:
+    """One task's label.
+
+    value: semseg, human_parts (H, W) uint8 class index from 0; sal, edge (H, W) uint8, 0 or 1; depth (H, W) float32,
+        metres; normals (H, W, 3) float32 unit vectors, x right, y up, z towards the camera. Arbitrary where not valid.
+    valid: (H, W) bool. A dataset's ignore codes (0, 255, ...) end here; nothing later knows them.
+    """
+
+    value: np.ndarray
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, (H, W, 3) uint8 RGB, with its labels by task name. A label may differ in size from the image."""
+
+    id: str
+    image: np.ndarray
+    labels: dict[str, Label]

@@ -1,0 +1,32 @@
+"""The declaration of a dataset: everything the pipeline needs to know about it, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.datasets.archive import Archive
+from pipeline.datasets.sample import Sample
+from pipeline.params import Data
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset that `prepare` can pack.
+
+    classes: class names in index order, for each task whose channels are the dataset's classes.
+    tasks: the tasks it has labels for.
+    edge_max_dist: tolerance of the edge match (odsF), as a share of the image diagonal.
+    archive: what `download` fetches; None for a dataset that is generated.
+    splits: (raw folder, params) -> {"train": ids, "val": ids}.
+    read: (raw folder, split, id, params) -> Sample. A top-level function, deterministic: it runs in worker processes.
+    """
+
+    name: str
+    classes: dict[str, tuple[str, ...]]
+    tasks: tuple[str, ...]
+    edge_max_dist: float
+    archive: Archive | None
+    splits: Callable[[Path, Data], dict[str, Sequence[str]]]
+    read: Callable[[Path, str, str, Data], Sample]

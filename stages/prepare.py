@@ -1,0 +1,19 @@
+"""DVC stage `prepare`: pack the dataset of params.yaml into the memory-mapped store."""
+
+from __future__ import annotations
+
+from pipeline import paths
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params) -> None:
+    from pipeline.datasets.preparation import prepare
+
+    info = prepare(paths.RAW, paths.PREPARED, params.data)
+    counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
+    print(f"prepared {info.dataset}: {counts}; labels: {', '.join(info.tasks)}; digest {info.digest[:12]}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

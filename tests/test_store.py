@@ -1,0 +1,93 @@
+"""The packed store gives back exactly what went in, and refuses what is not whole."""
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.sample import Label, Sample
+from pipeline.datasets.store import DatasetInfo, Store, digest, read_info, write_info, write_split
+from pipeline.errors import DataError
+
+SHAPES = {"semseg": (), "depth": (), "normals": (3,)}
+DTYPES = {"semseg": np.uint8, "depth": np.float32, "normals": np.float32}
+
+
+def make_sample(rng: np.random.Generator, i: int) -> Sample:
+    height, width = rng.integers(5, 20, 2)
+    labels = {}
+    for task, extra in SHAPES.items():
+        size = (height + i % 2, width)  # a label may differ in size from its image
+        value = (rng.random((*size, *extra)) * 40).astype(DTYPES[task])
+        labels[task] = Label(value, rng.random(size) < 0.7)
+    return Sample(f"id-{i}", rng.integers(0, 256, (height, width, 3), dtype=np.uint8), labels)
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(0)
+    return [make_sample(rng, i) for i in range(7)]
+
+
+def test_gives_back_every_byte(tmp_path, samples):
+    assert write_split(tmp_path / "train", iter(samples), SHAPES) == 7
+    store = Store(tmp_path / "train", SHAPES)
+    assert store.ids == [sample.id for sample in samples]
+    for read, written in zip([store[i] for i in range(7)], samples, strict=True):
+        np.testing.assert_array_equal(read.image, written.image)
+        for task in SHAPES:
+            assert read.labels[task].value.dtype == DTYPES[task]
+            np.testing.assert_array_equal(read.labels[task].value, written.labels[task].value)
+            np.testing.assert_array_equal(read.labels[task].valid, written.labels[task].valid)
+
+
+def test_few_files_and_a_digest_of_their_bytes(tmp_path, samples):
+    for name in "ab":
+        write_split(tmp_path / name / "train", iter(samples), SHAPES)
+    assert len(list((tmp_path / "a").rglob("*"))) == 1 + 1 + 1 + 2 * len(SHAPES)
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    samples[3].labels["depth"].value[0, 0] += 1
+    write_split(tmp_path / "c" / "train", iter(samples), SHAPES)
+    assert digest(tmp_path / "c") != digest(tmp_path / "a")
+
+
+def test_truncated_file_is_told(tmp_path, samples):
+    write_split(tmp_path / "val", iter(samples), SHAPES)
+    path = tmp_path / "val" / "depth.bin"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(DataError, match=r"depth\.bin holds .* prepare"):
+        Store(tmp_path / "val", SHAPES)
+    Store(tmp_path / "val", ["semseg"])  # the others are whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: Sample(s.id, s.image.astype(np.float32), s.labels), "expected uint8"),
+        (lambda s: Sample(s.id, s.image, {}), "no label for semseg"),
+        (lambda s: Sample(s.id, s.image, s.labels | {"depth": Label(s.labels["depth"].value, np.ones((2, 2), bool))}),
+         "valid mask of depth"),
+        (lambda s: Sample(s.id, s.image, s.labels | {"depth": Label(s.labels["depth"].value * np.nan,
+                                                                     s.labels["depth"].valid)}), "not finite"),
+        (lambda s: Sample("id-1", s.image, s.labels), "twice"),
+    ],
+)  # fmt: skip
+def test_bad_samples_are_named(tmp_path, samples, change, message):
+    samples[4] = change(samples[4])
+    with pytest.raises(DataError, match=message):
+        write_split(tmp_path / "train", iter(samples), SHAPES)
+
+
+def test_empty_split_and_missing_labels(tmp_path, samples):
+    with pytest.raises(DataError, match="empty"):
+        write_split(tmp_path / "val", iter([]), SHAPES)
+    write_split(tmp_path / "train", iter(samples), ["semseg"])
+    with pytest.raises(DataError, match=r"no labels for depth; add them to data\.tasks"):
+        Store(tmp_path / "train", ["semseg", "depth"])
+    with pytest.raises(DataError, match="dvc repro prepare"):
+        Store(tmp_path / "nowhere", ["semseg"])
+
+
+def test_info_survives_the_file(tmp_path):
+    info = DatasetInfo("rooms", ("semseg", "depth"), {"semseg": ("wall", "floor")}, 0.011, {"train": 2, "val": 1}, "ab")
+    write_info(tmp_path, info)
+    assert read_info(tmp_path) == info
+    assert info.channels("semseg", None) == 2 and info.channels("depth", 1) == 1
