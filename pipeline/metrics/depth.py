@@ -1,0 +1,63 @@
+"""Depth errors, pooled over the valid pixels of the split (Eigen, Puhrsch, Fergus, NeurIPS 2014)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.metrics.base import Metric
+
+# The logarithm and the ratio need a positive depth: predictions below a millimetre count as one there.
+_MIN_DEPTH = 1e-3
+
+
+class DepthMetric(Metric):
+    """`rmse` (metres), `log_rmse` (natural log), `abs_rel` (a share), `delta<i>` (per cent within 1.25^i).
+
+    RMSE is the root of the mean over all pixels of the split, not the mean of each image's root.
+    Raises ValueError for a valid label that is not positive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("squared", "squared_log", "relative"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64))
+        self.add_state("within", torch.zeros(3, dtype=torch.long))
+        for name in ("images", "valid_pixels"):
+            self.add_state(name, torch.zeros((), dtype=torch.long))
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """prediction, target: (B, 1, H, W) metres; valid: (B, 1, H, W) bool."""
+        self.images += valid.flatten(1).any(1).sum()
+        self.valid_pixels += valid.sum()
+        prediction, target = prediction[valid].double(), target[valid].double()
+        if not (target > 0).all():
+            raise ValueError(
+                f"{int((~(target > 0)).sum())} valid depth labels are not positive: "
+                "missing depth must be marked as not valid by the dataset"
+            )
+        error = prediction - target
+        positive = prediction.clamp(min=_MIN_DEPTH)
+        ratio = torch.maximum(positive / target, target / positive)
+        self.squared += error.square().sum()
+        self.squared_log += (positive.log() - target.log()).square().sum()
+        self.relative += (error.abs() / target).sum()
+        self.within += torch.stack([(ratio < 1.25**power).sum() for power in (1, 2, 3)])
+
+    def compute(self) -> dict[str, float]:
+        """The errors, and the counts of images and pixels scored; NaN where nothing was."""
+        count = int(self.valid_pixels)
+
+        def mean(total: Tensor) -> float:
+            return total.item() / count if count else math.nan
+
+        return {
+            "rmse": math.sqrt(mean(self.squared)),
+            "log_rmse": math.sqrt(mean(self.squared_log)),
+            "abs_rel": mean(self.relative),
+            **{f"delta{power}": 100 * mean(within) for power, within in enumerate(self.within, start=1)},
+            "images": int(self.images),
+            "valid_pixels": count,
+        }

@@ -1,0 +1,93 @@
+"""odsF: the F-measure of boundaries at the one threshold that is best for the whole split."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from pipeline.metrics.base import Metric
+from pipeline.metrics.boundaries import THRESHOLDS, count_boundaries
+
+
+class EdgeMetric(Metric):
+    """`odsF` with its precision and recall in per cent, and its threshold.
+
+    The variant: 99 thresholds, k/100, at or above; no non-maximum suppression unless `nms`; every thresholded
+    map is thinned; one-to-one matches within `max_dist` times the image diagonal against the label as it
+    stands; counts summed over the images. Predictions and labels in pixels that are not valid are ignored,
+    images without valid pixels not scored.
+
+    max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD).
+    """
+
+    def __init__(self, max_dist: float, nms: bool = False) -> None:
+        super().__init__()
+        self.max_dist = max_dist
+        self.nms = nms
+        for name in ("matched", "predicted"):
+            self.add_state(name, torch.zeros(len(THRESHOLDS), dtype=torch.long))
+        for name in ("labelled", "images", "valid_pixels"):
+            self.add_state(name, torch.zeros((), dtype=torch.long))
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """prediction: (B, 1, H, W) probability; target: (B, 1, H, W) 0 or 1; valid: (B, 1, H, W) bool."""
+        scored = valid.flatten(1).any(1)
+        self.images += scored.sum()
+        self.valid_pixels += valid.sum()
+        count = partial(count_boundaries, max_dist=self.max_dist, nms=self.nms)
+        arrays = [x[scored].squeeze(1).cpu().numpy() for x in (prediction.float(), target > 0.5, valid)]
+        parallel = len(arrays[0]) > 1 and _WORKERS > 1
+        for counts in _pool().map(count, *arrays) if parallel else map(count, *arrays):
+            self.matched += torch.from_numpy(counts.matched).to(self.device)
+            self.predicted += torch.from_numpy(counts.predicted).to(self.device)
+            self.labelled += counts.labelled
+
+    def compute(self) -> dict[str, float]:
+        """The scores, and the counts of images and pixels scored; NaN where nothing was."""
+        matched = self.matched.double()
+        precision = matched / self.predicted.clamp(min=1)
+        recall = matched / self.labelled.clamp(min=1)
+        # 2PR / (P + R), without its 0 / 0.
+        f_score = 2 * matched / (self.predicted + self.labelled).clamp(min=1)
+        best = int(f_score.argmax())
+        scored = int(self.images) > 0
+        return {
+            "odsF": 100 * f_score[best].item() if scored else math.nan,
+            "precision": 100 * precision[best].item() if scored else math.nan,
+            "recall": 100 * recall[best].item() if scored else math.nan,
+            "threshold": float(best + 1) / 100,
+            "images": int(self.images),
+            "valid_pixels": int(self.valid_pixels),
+        }
+
+
+_WORKERS = os.cpu_count() or 1
+
+
+@cache
+def _pool() -> ProcessPoolExecutor:
+    """One pool for the process's life. Matching holds the interpreter's lock, so threads would not help."""
+    # Forked workers start at once; others would import the stage's module, and with it torch. They use NumPy
+    # alone, so a CUDA context in the parent does not matter (as for the workers of a DataLoader).
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    return ProcessPoolExecutor(_WORKERS, context, initializer=_end_with_parent, initargs=(os.getpid(),))
+
+
+def _end_with_parent(parent: int) -> None:
+    """A killed parent cannot stop its workers: let each watch for it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

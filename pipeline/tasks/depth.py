@@ -1,0 +1,52 @@
+"""Monocular depth: distance along the optical axis, in metres."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from pipeline import losses
+from pipeline.tasks import shared
+from pipeline.tasks.paint import paint_depth
+from pipeline.tasks.spec import Task, TaskContext
+
+if TYPE_CHECKING:
+    from pipeline.metrics.base import Metric
+
+
+def _metric(context: TaskContext) -> Metric:
+    from pipeline.metrics.depth import DepthMetric
+
+    return DepthMetric()
+
+
+def _decode(prediction: Tensor) -> Tensor:
+    return prediction.float()
+
+
+def _on_zoom(value: Tensor, factor: Tensor) -> Tensor:
+    """Twice as large is half as far."""
+    return value / factor.view(-1, 1, 1, 1).to(value)
+
+
+TASK = Task(
+    name="depth",
+    title="Depth",
+    unit="m",
+    channels=1,
+    label_channels=1,
+    loss=losses.depth_l1,
+    decode=_decode,
+    metric=_metric,
+    headline="rmse",
+    higher_is_better=False,
+    categorical=False,
+    resize_label="nearest",
+    resize_prediction="bilinear",
+    on_flip=shared.unchanged,
+    on_rotate=shared.unchanged,
+    on_zoom=_on_zoom,
+    paint=paint_depth,
+    trivial=shared.mean_value,
+)

@@ -1,0 +1,78 @@
+"""Labels and predictions as pictures: (H, W[, 3]) values and (H, W) bool valid -> (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from pipeline.tasks.spec import TaskContext
+
+INVALID = np.array([128, 128, 128], np.uint8)
+_HALF_DEPTH = 3.0  # metres: the depth drawn in the middle of the colormap
+
+
+def paint_classes(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
+    """Class index -> colour of a fixed palette; class 0 is black."""
+    return _finish(palette(256 if context.classes is None else len(context.classes))[value], valid)
+
+
+def paint_grey(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
+    """0 -> black, 1 -> white."""
+    level = np.nan_to_num(np.asarray(value, np.float32)).clip(0, 1)
+    return _finish(np.repeat(np.rint(level * 255).astype(np.uint8)[..., None], 3, axis=2), valid)
+
+
+def paint_depth(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
+    """Metres -> turbo colormap, near is warm, on the fixed scale d / (d + 3 m): pictures can be compared."""
+    from matplotlib import colormaps  # slow to import, and only pictures need it
+
+    depth = np.nan_to_num(np.asarray(value, np.float32)).clip(min=0)
+    nearness = _HALF_DEPTH / (depth + _HALF_DEPTH)
+    return _finish(colormaps["turbo"](nearness, bytes=True)[..., :3], valid)
+
+
+def paint_normals(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
+    """Components -1 .. 1 -> red (right), green (up), blue (towards the camera)."""
+    level = (np.nan_to_num(np.asarray(value, np.float32)).clip(-1, 1) + 1) / 2
+    return _finish(np.rint(level * 255).astype(np.uint8), valid)
+
+
+@cache
+def palette(count: int) -> np.ndarray:
+    """(count, 3) uint8 RGB colours, as different to the eye as they come.
+
+    A longer palette starts with the shorter one. Farthest-point sampling in Oklab (Ottosson 2020), away from
+    the grey that marks invalid pixels. Black comes first.
+    """
+    steps = np.linspace(0, 255, 12).round().astype(np.uint8)
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _oklab(candidates)
+    chosen = [0]
+    distance = np.linalg.norm(lab - _oklab(INVALID), axis=1)
+    while len(chosen) < count:
+        distance = np.minimum(distance, np.linalg.norm(lab - lab[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    colours = candidates[chosen[:count]]
+    colours.flags.writeable = False  # the cache hands the same array to everyone
+    return colours
+
+
+def _oklab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB (..., 3) uint8 -> Oklab, where distances are those the eye sees."""
+    level = rgb / 255
+    linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    cones = linear @ np.array(
+        [[0.4122214708, 0.2119034982, 0.0883024619],
+         [0.5363325363, 0.6806995451, 0.2817188376],
+         [0.0514459929, 0.1073969566, 0.6299787005]]
+    )  # fmt: skip
+    return np.cbrt(cones) @ np.array(
+        [[0.2104542553, 1.9779984951, 0.0259040371],
+         [0.7936177850, -2.4285922050, 0.7827717662],
+         [-0.0040720468, 0.4505937099, -0.8086757660]]
+    )  # fmt: skip
+
+
+def _finish(colours: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return np.where(valid[..., None], colours, INVALID)

@@ -1,0 +1,41 @@
+"""Saliency: the probability that a pixel belongs to what catches the eye."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline import losses
+from pipeline.tasks import shared
+from pipeline.tasks.paint import paint_grey
+from pipeline.tasks.spec import Task, TaskContext
+
+if TYPE_CHECKING:
+    from pipeline.metrics.base import Metric
+
+
+def _metric(context: TaskContext) -> Metric:
+    from pipeline.metrics.saliency import SaliencyMetric
+
+    return SaliencyMetric()
+
+
+TASK = Task(
+    name="sal",
+    title="Saliency",
+    unit="%",
+    channels=1,
+    label_channels=1,
+    loss=losses.balanced_bce,
+    decode=shared.decode_probability,
+    metric=_metric,
+    headline="mIoU",
+    higher_is_better=True,
+    categorical=True,
+    resize_label="nearest",
+    resize_prediction="bilinear",
+    on_flip=shared.unchanged,
+    on_rotate=shared.unchanged,
+    on_zoom=shared.unchanged,
+    paint=paint_grey,
+    trivial=shared.mean_value,
+)

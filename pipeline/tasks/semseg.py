@@ -1,0 +1,41 @@
+"""Semantic segmentation: one class per pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline import losses
+from pipeline.tasks import shared
+from pipeline.tasks.paint import paint_classes
+from pipeline.tasks.spec import Task, TaskContext
+
+if TYPE_CHECKING:
+    from pipeline.metrics.base import Metric
+
+
+def _metric(context: TaskContext) -> Metric:
+    from pipeline.metrics.segmentation import SegmentationMetric
+
+    return SegmentationMetric(shared.class_names(context))
+
+
+TASK = Task(
+    name="semseg",
+    title="Semantic segmentation",
+    unit="%",
+    channels=None,
+    label_channels=1,
+    loss=losses.cross_entropy,
+    decode=shared.decode_classes,
+    metric=_metric,
+    headline="mIoU",
+    higher_is_better=True,
+    categorical=True,
+    resize_label="nearest",
+    resize_prediction="nearest",
+    on_flip=shared.unchanged,
+    on_rotate=shared.unchanged,
+    on_zoom=shared.unchanged,
+    paint=paint_classes,
+    trivial=shared.majority_class,
+)

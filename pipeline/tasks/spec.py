@@ -1,0 +1,68 @@
+"""The declaration of a task: everything the pipeline needs to know about it, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.metrics.base import Metric
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What a task takes from the dataset.
+
+    classes: names in index order, None for a task without classes.
+    edge_max_dist: tolerance of the edge match (odsF), as a share of the image diagonal.
+    """
+
+    classes: tuple[str, ...] | None = None
+    edge_max_dist: float = 0.0075
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dense prediction task. Tensors are (B, C, H, W), `valid` (B, 1, H, W) bool; arrays as in `Label`.
+
+    name, title, unit: how code, people and axes call it.
+    channels: of the prediction; None: the dataset's number of classes. label_channels: of the label.
+    loss: (prediction, target, valid) -> scalar; 0 with a graph where nothing is valid.
+    decode: raw prediction -> the label's units: class index (B, 1, H, W) uint8, probability, unit normal,
+        metres.
+    metric: a fresh metric: `update(decoded prediction, target, valid)`, `compute()` -> {key: number}.
+    headline: the key that Δm compares; higher_is_better: its direction.
+    categorical: label values are codes, which a warp or resize must pick (nearest), never mix.
+    resize_label: how a label is shrunk to a smaller training size: the nearest pixel, or `max` where values are thin
+        lines of 1 that would be lost: a pixel is 1 when any that it covers is. Scoring never resizes labels.
+    resize_prediction: how a decoded prediction is resized to its label.
+    on_flip, on_rotate, on_zoom: what a geometric change, already made to the pixel grid, does to values: a
+        horizontal flip; a rotation of the content counter-clockwise by (B,) radians; an enlargement by (B,)
+        factors.
+    paint: (value, valid, context) -> uint8 (H, W, 3) RGB for people; grey where not valid.
+    trivial: the best predictor that ignores the image, from (value, valid) training labels: () class index,
+        metres or probability, or (3,) unit normal.
+    """
+
+    name: str
+    title: str
+    unit: str
+    channels: int | None
+    label_channels: int
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    metric: Callable[[TaskContext], Metric]
+    headline: str
+    higher_is_better: bool
+    categorical: bool
+    resize_label: Literal["nearest", "max"]
+    resize_prediction: Literal["nearest", "bilinear"]
+    on_flip: Callable[[Tensor], Tensor]
+    on_rotate: Callable[[Tensor, Tensor], Tensor]
+    on_zoom: Callable[[Tensor, Tensor], Tensor]
+    paint: Callable[[np.ndarray, np.ndarray, TaskContext], np.ndarray]
+    trivial: Callable[[Iterable[tuple[np.ndarray, np.ndarray]], TaskContext], np.ndarray]

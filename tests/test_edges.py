@@ -1,0 +1,140 @@
+"""odsF against scikit-image's thinning and a plain search for the largest matching."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from skimage.morphology import thin as skimage_thin
+
+from pipeline.metrics import edges
+from pipeline.metrics.boundaries import count_boundaries, match, reachable, suppress_non_maxima, thin
+
+
+def scene(size, seed=0, boxes=6):
+    """A boundary map of overlapping boxes, and a blurred, noisy prediction of it."""
+    generator = np.random.default_rng(seed)
+    regions = np.zeros(size, int)
+    for box in range(boxes):
+        y, x = generator.integers(size[0]), generator.integers(size[1])
+        h, w = generator.integers(3, size[0] // 2, 2)
+        regions[y : y + h, x : x + w] = box + 1
+    label = np.zeros(size, bool)
+    label[:, 1:] |= regions[:, 1:] != regions[:, :-1]
+    label[1:] |= regions[1:] != regions[:-1]
+    probability = ndimage.gaussian_filter(label.astype(float), 1.5) + 0.1 * generator.random(size)
+    return (probability / probability.max()).astype(np.float32), thin(label)
+
+
+def assignment_count(a, b, max_dist):
+    """Largest number of pairs within reach, by the Hungarian method on the full matrix."""
+    a, b = np.argwhere(a), np.argwhere(b)
+    near = np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1)) <= max_dist
+    return int(near[linear_sum_assignment(near, maximize=True)].sum())
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_thin_equals_scikit_image(seed):
+    generator = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(generator.random((40, 53)), generator.uniform(0.3, 3))
+    mask = noise > np.quantile(noise, generator.uniform(0.1, 0.9))
+    assert (thin(mask) == skimage_thin(mask)).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("max_dist", [0.5, 1, 2.3])
+def test_match_is_the_largest_there_is(seed, max_dist):
+    generator = np.random.default_rng(seed)
+    boundary, label = generator.random((2, 14, 17)) > 0.75
+    assert match(boundary, reachable(label, max_dist)) == assignment_count(boundary, label, max_dist)
+
+
+def test_counts_equal_a_plain_search_at_every_threshold():
+    probability, label = scene((20, 26))
+    valid = np.ones_like(label)
+    valid[:, :5] = False
+    counts = count_boundaries(probability, label, valid, max_dist=0.05)
+    assert counts.labelled == (label & valid).sum()
+    for k in range(1, 100):
+        boundary = skimage_thin((probability >= np.float32(k / 100)) & valid)
+        assert counts.predicted[k - 1] == boundary.sum()
+        assert counts.matched[k - 1] == assignment_count(boundary, label & valid, 0.05 * np.hypot(20, 26))
+
+
+def test_threshold_includes_equality():
+    probability = np.zeros((9, 9), np.float32)
+    probability[4] = 0.3
+    counts = count_boundaries(probability, probability > 0, np.ones((9, 9), bool), 0.01)
+    assert counts.predicted.tolist() == [9] * 30 + [0] * 69
+    assert counts.matched.tolist() == [9] * 30 + [0] * 69
+
+
+def update(metric, *images):
+    probability, label, valid = (torch.from_numpy(np.stack(x))[:, None] for x in zip(*images, strict=True))
+    metric.update(probability, label.byte(), valid)
+    return metric.compute()
+
+
+def test_a_boundary_map_scored_against_itself():
+    _, label = scene((48, 64))
+    result = update(edges.EdgeMetric(0.0075), (label.astype(np.float32), label, np.ones_like(label)))
+    assert result["odsF"] == result["precision"] == result["recall"] == 100
+
+
+def test_tolerance_decides_whether_a_shifted_line_matches():
+    label = np.zeros((30, 40), bool)  # diagonal 50
+    label[10, 5:35] = True
+    shifted = np.roll(label, 2, axis=0).astype(np.float32)
+    everywhere = np.ones_like(label)
+    assert update(edges.EdgeMetric(1.9 / 50), (shifted, label, everywhere))["odsF"] == 0
+    assert update(edges.EdgeMetric(2.0 / 50), (shifted, label, everywhere))["odsF"] == 100
+
+
+def test_a_doubled_line_matches_once():
+    label = np.zeros((30, 40), bool)
+    label[10, 5:35] = True
+    doubled = (label | np.roll(label, 3, axis=0)).astype(np.float32)
+    result = update(edges.EdgeMetric(0.2), (doubled, label, np.ones_like(label)))
+    assert (result["precision"], result["recall"]) == (50, 100)
+
+
+def test_counts_are_pooled_before_the_best_threshold_is_chosen():
+    images = [(*scene((32, 40), seed, boxes), np.ones((32, 40), bool)) for seed, boxes in ((0, 1), (1, 8), (2, 4))]
+    parts = [count_boundaries(*image, 0.02) for image in images]
+    matched, predicted = (sum(getattr(part, name) for part in parts) for name in ("matched", "predicted"))
+    labelled = sum(part.labelled for part in parts)
+    precision, recall = matched / np.maximum(predicted, 1), matched / labelled
+    f_score = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    result = update(edges.EdgeMetric(0.02), *images)
+    best = f_score.argmax()
+    assert result["odsF"] == pytest.approx(100 * f_score[best])
+    assert result["threshold"] == pytest.approx((best + 1) / 100)
+    assert (result["precision"], result["recall"]) == pytest.approx((100 * precision[best], 100 * recall[best]))
+
+
+def test_worker_processes_do_not_change_the_score(monkeypatch):
+    images = [(*scene((32, 40), seed), np.ones((32, 40), bool)) for seed in range(4)]
+    monkeypatch.setattr(edges, "_WORKERS", 1)
+    alone = update(edges.EdgeMetric(0.02), *images)
+    monkeypatch.setattr(edges, "_WORKERS", 2)
+    assert update(edges.EdgeMetric(0.02), *images) == alone
+
+
+@pytest.mark.parametrize("degrees", range(0, 180, 15))
+def test_non_maximum_suppression_keeps_the_crest(degrees):
+    y, x = np.mgrid[-20:21, -20:21]
+    across = x * np.sin(np.radians(degrees)) + y * np.cos(np.radians(degrees))
+    kept = suppress_non_maxima(np.exp(-(across**2) / 8).astype(np.float32)) > 0.05
+    inner = np.hypot(x, y) < 15
+    assert kept[(np.abs(across) < 0.3) & inner].all()
+    assert not kept[(np.abs(across) > 1.5) & inner].any()
+
+
+def test_long_contours_do_not_take_for_ever():
+    """SciPy's `maximum_bipartite_matching`, with the same answer, takes over a minute for this image."""
+    probability, label = scene((480, 640), boxes=20)
+    start = time.perf_counter()
+    count_boundaries(probability, label, np.ones_like(label), 0.0075)
+    assert time.perf_counter() - start < 20
