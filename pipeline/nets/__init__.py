@@ -1,0 +1,62 @@
+"""Networks: a backbone and one of the listed architectures. Torch and timm only.
+
+Adding an architecture = one file with a class `Name(backbone, tasks, auxiliary_tasks, **options)` that lists
+its options in `OPTIONS` {option: allowed values, default first}, and one line in ARCHITECTURES.
+"""
+
+import difflib
+from collections.abc import Mapping
+
+from torch import nn
+
+from .backbones import Backbone
+from .multi_task import MultiTask
+from .outputs import Outputs
+from .sequential_attention import SequentialAttention
+from .single_task import SingleTask
+
+__all__ = ["ARCHITECTURES", "Backbone", "Outputs", "build"]
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "single_task": SingleTask,
+    "multi_task": MultiTask,
+    "sequential_attention": SequentialAttention,
+}
+
+
+def build(
+    architecture: str,
+    *,
+    backbone: str,
+    tasks: Mapping[str, int],
+    auxiliary_tasks: Mapping[str, int] | None = None,
+    pretrained: bool | str = False,
+    **options: bool | str,
+) -> nn.Module:
+    """The network, initialised from torch's global random state; `forward(image (B, 3, H, W)) -> Outputs`.
+
+    tasks, auxiliary_tasks: {task: output channels}; auxiliary tasks are trained but have no final prediction.
+    backbone, pretrained: see `Backbone`. options: the architecture's own, see its class.
+    Raises ValueError for an unknown name or value and for a set of tasks that the architecture cannot take,
+    TrainingError for pretrained weights that cannot be had or do not fit.
+    """
+    auxiliary_tasks = dict(auxiliary_tasks or {})
+    _check_one_of("architecture", architecture, tuple(ARCHITECTURES))
+    kind = ARCHITECTURES[architecture]
+    for option, value in options.items():
+        _check_one_of(f"option of {architecture}", option, tuple(kind.OPTIONS))
+        _check_one_of(option, value, kind.OPTIONS[option])
+    if not tasks:
+        raise ValueError(f"{architecture} needs at least one task to predict, got none.")
+    if both := set(tasks) & set(auxiliary_tasks):
+        raise ValueError(f"Tasks {sorted(both)} are both main and auxiliary; a task is one or the other.")
+    return kind(Backbone(backbone, pretrained), dict(tasks), auxiliary_tasks, **options)
+
+
+def _check_one_of(what: str, value: object, allowed: tuple) -> None:
+    if value in allowed:
+        return
+    nearest = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
+    hint = f" Did you mean {nearest[0]}?" if nearest else ""
+    names = ", ".join(str(a) for a in allowed) or "none"
+    raise ValueError(f"Unknown {what}: {value!r}.{hint} Allowed: {names}.")

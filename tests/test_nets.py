@@ -1,0 +1,426 @@
+"""Networks: sizes that the literature fixes, blocks against explicit forms, behaviour of whole networks."""
+
+import itertools
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from pipeline.errors import TrainingError
+from pipeline.nets import ARCHITECTURES, Backbone, build
+from pipeline.nets.blocks import ResidualBlock, SqueezeExcite, resize
+from pipeline.nets.csam import CrossScaleAttention
+from pipeline.nets.ctam import CrossTaskAttention
+from pipeline.nets.fpma import FeaturePropagation
+from pipeline.nets.heads import MultiScaleHead
+from pipeline.nets.task_features import TaskFeatures
+
+SMALL = "hrnet_w18_small"
+TASKS = {"semseg": 5, "depth": 1}
+NETWORKS = [
+    ("single_task", {"normals": 3}, {}),
+    ("multi_task", TASKS, {}),
+    ("multi_task", {"semseg": 5}, {"edge": 1}),
+    ("sequential_attention", TASKS, {}),
+    ("sequential_attention", {"semseg": 5, "depth": 1, "normals": 3}, {}),
+    ("sequential_attention", {"semseg": 5}, {"edge": 1}),
+]
+OPTIONS = [
+    (name, option, value)
+    for name, kind in ARCHITECTURES.items()
+    for option, values in kind.OPTIONS.items()
+    for value in values[1:]
+]
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def predictions(outputs):
+    return [*outputs.final.values(), *(x for scale in outputs.auxiliary for x in scale.values())]
+
+
+# ---- the published sizes (FACTS: measured on the released network) -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tasks", "millions"),
+    [
+        ("single_task", {"semseg": 40}, 3.945),
+        ("single_task", {"depth": 1}, 3.935),
+        ("multi_task", {"semseg": 40, "depth": 1}, 4.019),
+        ("sequential_attention", {"semseg": 40, "depth": 1}, 25.764),
+        ("sequential_attention", {"semseg": 40, "depth": 1, "normals": 3}, 39.97),
+        ("sequential_attention", {"semseg": 21, "normals": 3}, 25.74),
+        ("sequential_attention", {"semseg": 21, "human_parts": 7, "sal": 1}, 39.94),
+    ],
+)
+def test_parameters_are_the_published_ones(architecture, tasks, millions):
+    net = build(architecture, backbone="hrnet_w18_small_v2", tasks=tasks)
+    assert parameters(net.backbone) == pytest.approx(3.861e6, rel=1e-3)
+    assert parameters(net) == pytest.approx(millions * 1e6, rel=1e-3)
+
+
+def test_parameters_of_each_block():
+    net = build("sequential_attention", backbone="hrnet_w18_small_v2", tasks={"semseg": 40, "depth": 1})
+    counted = {name: parameters(part) for name, part in net.named_children() if name != "backbone"}
+    widths = [36, 72, 144, 288]
+    cam = [5 * c * c + 10 * c for c in widths]  # five 1x1 convolutions with BN
+
+    def residual(a, b):
+        return 9 * a * b + 9 * b * b + 4 * b + (a * b + 2 * b if a != b else 0)
+
+    def window(c, heads, depth):
+        block = 4 * c * c + 4 * c + 2 * c + 169 * heads
+        return c * c + c + 2 * c + depth * block + 2 * c
+
+    features = [residual(c + 2 * c * (c < 288), c) + residual(c, c) for c in widths]
+    excite = [c * (c // 16) * 2 + c // 16 + c for c in widths]
+    project = [a * b + 2 * b for b, a in itertools.combinations(widths, 2)]
+    assert counted == {
+        "att": sum(window(c // 2, 6, 2) for c in widths),
+        "features": 2 * sum(features) + sum(41 * (c + 1) for c in widths),
+        "ctam": sum(2 * a + residual(2 * c, c) for a, c in zip(cam, widths, strict=True)),
+        "fpma": sum(
+            window(2 * c, 4, 1) + residual(2 * c, c) + 2 * e for c, e in zip(widths, excite, strict=True) if c > 36
+        ),
+        "csam": 2 * (sum(project) + sum(cam[:3])),
+        "heads": 2 * (1080 * 1080 + 3 * 1080) + 41 * 1081,
+    }
+    assert net.heads["semseg"].width == 216 + 288 + 288 + 288
+
+
+# ---- whole networks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)
+def test_odd_sizes_and_gradients(architecture, tasks, auxiliary):
+    net = build(architecture, backbone=SMALL, tasks=tasks, auxiliary_tasks=auxiliary)
+    outputs = net(torch.randn(2, 3, 75, 101))
+    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 101) for t, n in tasks.items()}
+    for scale in outputs.auxiliary:
+        assert set(scale) >= set(auxiliary)
+        assert all(x.shape[1] == {**tasks, **auxiliary}[t] for t, x in scale.items())
+    assert bool(outputs.auxiliary) == (architecture == "sequential_attention" or bool(auxiliary))
+    _assert_gradient_everywhere(net, outputs)
+
+
+@pytest.mark.parametrize(("architecture", "option", "value"), OPTIONS)
+def test_every_option_changes_the_function(architecture, option, value):
+    image = torch.randn(2, 3, 64, 96)
+    nets = []
+    for options in ({}, {option: value}):
+        torch.manual_seed(0)
+        nets.append(build(architecture, backbone=SMALL, tasks=TASKS, auxiliary_tasks={"edge": 1}, **options))
+    base, other = (net.state_dict() for net in nets)
+    shared = {k: v for k, v in base.items() if k in other and v.shape == other[k].shape}
+    nets[1].load_state_dict(shared, strict=False)  # what both have is equal: the option makes the difference
+    first, second = (net(image) for net in nets)
+    assert not torch.allclose(first.final["depth"], second.final["depth"], atol=1e-5)
+    _assert_gradient_everywhere(nets[1], second)
+
+
+def _assert_gradient_everywhere(net, outputs):
+    sum(x.square().mean() for x in predictions(outputs)).backward()
+    unreached = [name for name, p in net.named_parameters() if p.grad is None]
+    assert not unreached
+    # A bias before batch norm cannot matter in training; a gate's two hidden units may both be off.
+    zero = [name for name, p in net.named_parameters() if not p.grad.any()]
+    assert not [name for name in zero if not name.endswith("mix.bias") and ".excite." not in name]
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)
+def test_evaluation_does_not_depend_on_the_batch(architecture, tasks, auxiliary):
+    net = build(architecture, backbone=SMALL, tasks=tasks, auxiliary_tasks=auxiliary)
+    images = torch.randn(3, 3, 64, 96)
+    net(images)  # moves the running statistics off their start
+    net.eval()
+    with torch.no_grad():
+        together, alone = predictions(net(images)), predictions(net(images[1:2]))
+    for a, b in zip(together, alone, strict=True):
+        assert_close(a[1:2], b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)
+def test_batch_of_one_trains(architecture, tasks, auxiliary):
+    net = build(architecture, backbone=SMALL, tasks=tasks, auxiliary_tasks=auxiliary)
+    outputs = net(torch.randn(1, 3, 64, 64))
+    assert all(x.shape[0] == 1 and x.isfinite().all() for x in predictions(outputs))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_memory_format_does_not_change_the_function(architecture):
+    tasks = dict(list(TASKS.items())[: 1 if architecture == "single_task" else None])
+    net = build(architecture, backbone=SMALL, tasks=tasks).double().eval()
+    image = torch.randn(2, 3, 64, 96, dtype=torch.double)
+    with torch.no_grad():
+        plain = predictions(net(image))
+        net.to(memory_format=torch.channels_last)
+        last = predictions(net(image.to(memory_format=torch.channels_last)))
+    assert_close(last, plain, rtol=0, atol=1e-9)  # in double precision: depth amplifies rounding
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_bfloat16_autocast_stays_close(architecture):
+    tasks = dict(list(TASKS.items())[: 1 if architecture == "single_task" else None])
+    net = build(architecture, backbone=SMALL, tasks=tasks)
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        exact = net(image).final["semseg"]
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = net(image).final["semseg"].float()
+    # Measured 0.06 to 0.15 at initialisation; noise of bfloat16's size on the image alone gives 0.1 in float32.
+    assert (rough - exact).abs().mean() < 0.25 * exact.abs().mean()
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0", "swin_tiny_patch4_window7_224"])
+def test_other_backbones(backbone):
+    size = (224, 224) if backbone.startswith("swin") else (75, 101)
+    extractor = Backbone(backbone).eval()
+    with torch.no_grad():
+        maps = extractor(torch.randn(1, 3, *size))
+    sides = [-(-side // 32) * 32 for side in size]
+    assert [tuple(x.shape[1:]) for x in maps] == [
+        (c, sides[0] // stride, sides[1] // stride)
+        for c, stride in zip(extractor.channels, (4, 8, 16, 32), strict=True)
+    ]
+
+
+def test_sequential_attention_takes_widths_that_heads_do_not_divide():
+    net = build("sequential_attention", backbone="tf_efficientnet_lite0", tasks=TASKS)
+    assert net(torch.randn(1, 3, 64, 64)).final["depth"].shape == (1, 1, 64, 64)
+
+
+def test_building_is_reproducible():
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        states.append(build("sequential_attention", backbone=SMALL, tasks=TASKS).state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"architecture": "sequental_attention"}, "Did you mean sequential_attention"),
+        ({"backbone": "hrnet_w18_smal"}, "hrnet_w18_small"),
+        ({"backbone": "vit_tiny_patch16_224"}, "strides"),
+        ({"ctam_reduction": "own"}, "shared, per_task"),
+        ({"ctam_reductoin": "shared"}, "Did you mean ctam_reduction"),
+        ({"architecture": "multi_task", "att": True}, "Allowed: none"),
+        ({"tasks": {"depth": 1}}, "at least 2"),
+        ({"tasks": {}}, "at least one task"),
+        ({"auxiliary_tasks": {"depth": 1}}, "both main and auxiliary"),
+        ({"architecture": "single_task"}, "exactly one task"),
+        (
+            {"architecture": "single_task", "tasks": {"depth": 1}, "auxiliary_tasks": {"edge": 1}},
+            "exactly one",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused_with_what_is_allowed(arguments, says):
+    arguments = {"architecture": "sequential_attention", "backbone": SMALL, "tasks": TASKS} | arguments
+    with pytest.raises(ValueError, match=says):
+        build(arguments.pop("architecture"), **arguments)
+
+
+# ---- blocks against explicit forms -------------------------------------------------------------------------
+
+
+def test_residual_block_adds_what_it_got():
+    block = ResidualBlock(4, 4).eval()
+    nn.init.zeros_(block.conv2[1].weight)
+    x = torch.randn(2, 4, 5, 6)
+    assert_close(block(x), x.relu())
+    assert ResidualBlock(4, 6)(x).shape == (2, 6, 5, 6)
+
+
+def test_squeeze_excite_is_a_gate_per_image_and_channel():
+    block = SqueezeExcite(32)
+    x = torch.randn(2, 32, 5, 6)
+    hidden = (x.mean((2, 3)) @ block.squeeze.weight[:, :, 0, 0].T + block.squeeze.bias).relu()
+    gate = torch.sigmoid(hidden @ block.excite.weight[:, :, 0, 0].T + block.excite.bias)
+    assert hidden.shape == (2, 2)
+    assert_close(block(x), x * gate[:, :, None, None])
+
+
+def test_task_features_predict_from_what_they_hand_on():
+    module = TaskFeatures(6, 4, 3).eval()
+    features, prediction = module(torch.randn(2, 6, 5, 7))
+    assert features.shape == (2, module.out_channels, 5, 7)
+    assert_close(prediction, F.conv2d(features, module.predict.weight, module.predict.bias))
+
+
+@pytest.mark.parametrize("reduction", ["shared", "per_task"])
+def test_cross_task_attention_written_out(reduction):
+    ctam = CrossTaskAttention(8, ("a", "b", "c"), ("a", "b"), reduction).eval()
+    x = {task: torch.randn(2, 8, 4, 5) for task in "abc"}
+    out = ctam(x)
+    assert list(out) == ["a", "b"]
+    cam = ctam.attention["b"]
+    reduce = ctam.reduce["shared" if reduction == "shared" else "b"]
+    pairs = torch.cat([x["b"], cam["a"](x["b"], x["a"]), x["b"], cam["c"](x["b"], x["c"])], 1)
+    assert_close(out["b"], x["b"] + reduce(pairs))
+
+
+@pytest.mark.parametrize("mask", ["channels", "tasks"])
+def test_feature_propagation_masks_sum_to_one(mask):
+    tasks, channels = ("a", "b", "c"), 4
+    fpma = FeaturePropagation(channels, tasks, mask).eval()
+    logits = torch.randn(2, 12, 5, 6)
+    masks = fpma._softmax(logits)
+    for channel in range(channels):
+        group = [3 * channel + i for i in range(3)] if mask == "channels" else [channel + 4 * t for t in range(3)]
+        assert_close(masks[:, group], logits[:, group].softmax(1))
+    x = {task: torch.randn(2, channels, 5, 6) for task in tasks}
+    maps = torch.cat(list(x.values()), 1)
+    shared = fpma.reduce(maps * fpma._softmax(fpma.attention(maps)))
+    assert_close(fpma(x)["b"], x["b"] + fpma.excite["b"](shared))
+
+
+@pytest.mark.parametrize("attention", ["shared", "per_source"])
+def test_cross_scale_attention_written_out(attention):
+    csam = CrossScaleAttention([4, 8, 12], attention).eval()
+    maps = [torch.randn(2, c, s, s + 1) for c, s in ((4, 8), (8, 4), (12, 2))]
+    out = csam(maps)
+    for k, (scale, channels) in enumerate(zip(out, csam.out_channels, strict=True)):
+        assert [x.shape[1] for x in scale] == channels
+        assert scale[0] is maps[k]
+        for i, x in enumerate(scale[1:]):
+            cam = csam.attention[k][0 if attention == "shared" else i]
+            assert_close(x, cam(maps[k], csam.project[k][i](maps[k + 1 + i])))
+    assert csam.copies == [[2, 1, 1], [1, 1], [1]]
+
+
+def plain_head(head, scales, copies):
+    """Upsample everything, copies included, concatenate, mix, predict."""
+    size = scales[0][0].shape[-2:]
+    maps = [
+        resize(x, size)
+        for maps, counts in zip(scales, copies, strict=True)
+        for x, count in zip(maps, counts, strict=True)
+        for _ in range(count)
+    ]
+    return head.predict(head.norm(head.mix(torch.cat(maps, 1))).relu())
+
+
+@pytest.mark.parametrize("copies", [[[3, 1], [2, 1], [1]], [[1, 1], [1, 1], [1]]])
+@pytest.mark.parametrize("sizes", [[(12, 16), (6, 8), (3, 4)], [(13, 9), (7, 5), (4, 3)]])
+def test_head_is_the_plain_concatenation(copies, sizes):
+    head = MultiScaleHead([[4, 4], [8, 8], [16]], 5, copies)
+    scales = [
+        [torch.randn(2, c, *size) for c in channels]
+        for channels, size in zip([[4, 4], [8, 8], [16]], sizes, strict=True)
+    ]
+    gradients = []
+    for form in (lambda: head(scales), lambda: plain_head(head, scales, copies)):
+        head.zero_grad()
+        out = form()
+        out.square().sum().backward()
+        gradients.append([out, head.mix.weight.grad.clone(), head.predict.weight.grad.clone()])
+    assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+# ---- pretrained weights ------------------------------------------------------------------------------------
+
+
+def classifier_state(name):
+    torch.manual_seed(3)
+    return timm.create_model(name, num_classes=7).state_dict()
+
+
+def scrambled(state):
+    """The same tensors in the same order under another library's names."""
+    return {f"_x{i}.{key.split('.')[-1]}": value for i, (key, value) in enumerate(state.items())}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", [SMALL, "convnext_atto"])  # the second renames "stages.0" to "stages_0"
+def test_weights_from_a_file(tmp_path, name, suffix):
+    state, path = classifier_state(name), tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
+    else:
+        safetensors.torch.save_file(state, path)
+    backbone = Backbone(name, str(path))
+    report = backbone.load_report
+    assert len(report.matched) == len(backbone.net.state_dict()) and not report.missing
+    assert any("7" in str(state[key].shape) or "classifier" in key for key in report.unexpected)
+    for key, value in backbone.net.state_dict().items():
+        assert torch.equal(value, state[key if key in state else key.replace("_", ".", 1)])
+
+
+def test_weights_under_other_names_are_matched_by_order(tmp_path):
+    name = "tf_efficientnet_lite0"
+    state, path = timm.create_model(name).state_dict(), tmp_path / "port.pth"
+    torch.save(scrambled(state), path)
+    backbone = Backbone(name, str(path))
+    assert backbone.load_report.by == "order"
+    assert all(torch.equal(value, state[key]) for key, value in backbone.net.state_dict().items())
+
+
+def drop_a_layer(state):
+    return {k: v for k, v in state.items() if not k.startswith("stage4.0.branches.3.")}
+
+
+def other_model(state):
+    return timm.create_model("resnet18").state_dict()
+
+
+@pytest.mark.parametrize("damage", [drop_a_layer, other_model])
+def test_weights_that_would_leave_a_part_random_are_refused(tmp_path, damage):
+    path = tmp_path / "weights.pth"
+    torch.save(damage(classifier_state(SMALL)), path)
+    with pytest.raises(TrainingError, match="would stay random"):
+        build("multi_task", backbone=SMALL, tasks=TASKS, pretrained=str(path))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("none.pth", None, "there is no file"),
+        ("weights.zip", b"x", "allowed: .safetensors, .pth"),
+        ("weights.pth", b"not a checkpoint", "cannot be read"),
+        ("weights.safetensors", b"not a checkpoint", "cannot be read"),
+    ],
+)
+def test_unreadable_weights_are_one_clear_message(tmp_path, file, content, says):
+    path = tmp_path / file
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TrainingError, match=says):
+        Backbone(SMALL, str(path))
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (print, ("ran",))
+
+    torch.save({"weights": Payload()}, tmp_path / "weights.pth")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        Backbone(SMALL, str(tmp_path / "weights.pth"))
+
+
+def test_an_unreachable_hub_says_which_file_to_bring(monkeypatch):
+    create = timm.create_model
+
+    def offline(name, pretrained=False, **options):
+        if pretrained:
+            raise OSError("cannot connect")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(TrainingError, match=r"cannot connect.*hrnet_w18_small\.gluon_in1k.*pretrained: false"):
+        Backbone(SMALL, pretrained=True)
