@@ -1,0 +1,150 @@
+"""Batches for training and scoring, out of the prepared store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.datasets.sample import Label, Sample
+from pipeline.datasets.store import Store
+from pipeline.tasks import get_task
+
+_PREFETCH_WORKERS = 8
+
+
+@dataclass
+class Batch:
+    """image (B, 3, H, W) uint8; value[task] (B, C, H, W) in the label's type; valid[task] (B, 1, H, W) bool."""
+
+    image: Tensor
+    value: dict[str, Tensor]
+    valid: dict[str, Tensor]
+
+    def to(self, device: torch.device) -> Batch:
+        def move(named: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in named.items()}
+
+        return Batch(self.image.to(device, non_blocking=True), move(self.value), move(self.valid))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize to (H, W), aspect not kept; area average when shrinking, bilinear when growing."""
+    height, width = size
+    if image.shape[:2] == size:
+        return image
+    shrinks = height * width < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def resize_label(label: Label, size: tuple[int, int], how: str = "nearest") -> Label:
+    """Resize to (H, W) by nearest pixel: no value is ever a mix of two, and none leaks out of a hole.
+
+    how `max`, for labels of 0 and 1 drawn in thin lines: when shrinking, 1 where any covered valid pixel is.
+    """
+    if label.valid.shape == size:
+        return label
+    rows, columns = (
+        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(np.intp)
+        for new, old in zip(size, label.valid.shape, strict=True)
+    )
+    grid = np.ix_(rows, columns)
+    value, valid = label.value[grid], label.valid[grid]
+    if how == "max" and size[0] * size[1] < label.valid.size:
+        positive = ((label.value > 0) & label.valid).astype(np.float32)
+        touched = cv2.resize(positive, size[::-1], interpolation=cv2.INTER_AREA) > 1e-6
+        return Label(touched.astype(label.value.dtype), valid | touched)
+    return Label(value, valid)
+
+
+def value_tensor(value: np.ndarray) -> Tensor:
+    """(H, W) or (H, W, C) -> (C, H, W)."""
+    channels_first = value[None] if value.ndim == 2 else value.transpose(2, 0, 1)
+    return torch.from_numpy(np.array(channels_first))  # a copy: memory-mapped arrays can't be written to
+
+
+def image_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1)))
+
+
+class _ResizedSplit(Dataset):
+    """The samples of a store at the network's input size."""
+
+    def __init__(self, store: Store, size: tuple[int, int]):
+        self.store, self.size = store, size
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, i: int) -> Batch:
+        sample = self.store[i]
+        labels = {
+            task: resize_label(label, self.size, get_task(task).resize_label) for task, label in sample.labels.items()
+        }
+        return Batch(
+            image_tensor(resize_image(sample.image, self.size)),
+            {task: value_tensor(label.value) for task, label in labels.items()},
+            {task: torch.from_numpy(np.array(label.valid))[None] for task, label in labels.items()},
+        )
+
+
+def _collate(items: list[Batch]) -> Batch:
+    def stack(named: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([each[name] for each in named]) for name in named[0]}
+
+    return Batch(
+        torch.stack([item.image for item in items]),
+        stack([item.value for item in items]),
+        stack([item.valid for item in items]),
+    )
+
+
+class _EpochSampler:
+    """A new order each epoch that depends on (seed, epoch) alone, so an epoch can be replayed by itself."""
+
+    def __init__(self, count: int, seed: int):
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        return iter(order.tolist())
+
+
+class TrainingBatches:
+    """Shuffled batches at the input size; the last, smaller batch of an epoch is dropped unless it is the only one."""
+
+    def __init__(self, store: Store, size: tuple[int, int], batch_size: int, seed: int, on_gpu: bool):
+        self._sampler = _EpochSampler(len(store), seed)
+        workers = _PREFETCH_WORKERS if on_gpu else 0  # on the CPU, workers would take the cores that train
+        self._loader = DataLoader(
+            _ResizedSplit(store, size),
+            batch_size=min(batch_size, len(store)),
+            sampler=self._sampler,
+            drop_last=True,
+            collate_fn=_collate,
+            num_workers=workers,
+            pin_memory=on_gpu,
+            persistent_workers=workers > 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        self._sampler.epoch = epoch
+        return iter(self._loader)
+
+
+def scoring_batches(store: Store, size: tuple[int, int], batch_size: int) -> Iterator[tuple[Tensor, list[Sample]]]:
+    """Images at the input size, (B, 3, H, W) uint8, with the untouched samples to score against, in order."""
+    for start in range(0, len(store), batch_size):
+        samples = [store[i] for i in range(start, min(start + batch_size, len(store)))]
+        yield torch.stack([image_tensor(resize_image(sample.image, size)) for sample in samples]), samples

@@ -1,0 +1,140 @@
+"""Score one trained network and keep what the report shows: the work of the DVC stage `evaluate`."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from pipeline import paths
+from pipeline.checkpoint import load_weights
+from pipeline.datasets.sample import Sample
+from pipeline.datasets.store import DatasetInfo, Store, read_info
+from pipeline.device import choose_device
+from pipeline.evaluation import Scorer, Scores, predict, task_context
+from pipeline.network import build_network, parameter_count
+from pipeline.params import Params, ResolvedRun
+from pipeline.tasks import get_task
+from pipeline.tracking import continued_run
+
+SPLIT = "val"
+
+
+def evaluate_run(params: Params, name: str, seed: int) -> None:
+    """Score run `name` with `seed` on the val split.
+
+    Writes reports/metrics/<run>-<seed>.json and, for `evaluation.panels` samples, predictions and a picture under
+    reports/panels/<run>-<seed>/; adds both to the MLflow run that training began.
+    """
+    run, info = params.run(name), read_info()
+    trained = paths.read_json(paths.run_file(name, seed))
+    device = choose_device(run.training.precision, run.training.channels_last)
+    network = device.network(build_network(run, info))
+    load_weights(network, paths.weights_file(name, seed))
+
+    store = Store(paths.PREPARED / SPLIT, run.tasks)
+    shown = set(panel_indices(len(store), params.evaluation.panels))
+    scorer = Scorer(run.tasks, info, device.torch_device)
+    kept: list[tuple[Sample, dict[str, np.ndarray]]] = []
+    seen = 0
+    batches = predict(network, store, run.tasks, run.training, params.evaluation.batch_size, device)
+    for samples, predictions in batches:
+        for task, predicted in predictions.items():
+            scorer.update(task, predicted, [sample.labels[task] for sample in samples])
+        for i, sample in enumerate(samples):
+            if seen + i in shown:
+                kept.append((sample, {task: _as_label(of[i]) for task, of in predictions.items()}))
+        seen += len(samples)
+
+    metrics = {
+        "run": name,
+        "seed": seed,
+        "architecture": run.architecture,
+        "backbone": run.training.backbone,
+        "dataset": info.dataset,
+        "dataset_digest": info.digest,
+        "split": SPLIT,
+        "schedule": run.training.model_dump(mode="json"),
+        "parameters": parameter_count(network),
+        "training_seconds": trained["training_seconds"],
+        "headline": {
+            task: {"metric": get_task(task).headline, "higher_is_better": get_task(task).higher_is_better}
+            for task in run.tasks
+        },
+        "tasks": finite_or_none(scorer.compute()),
+    }
+    paths.write_json(paths.metrics_file(name, seed), metrics)
+    picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
+    with continued_run(params.experiment, trained["mlflow_run_id"], f"{name}-{seed}") as log:
+        flat = {f"{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
+        flat = {name: value for name, value in flat.items() if value is not None}
+        log.metrics(flat, step=run.training.epochs)
+        log.dataset(info.dataset, info.digest, "evaluation")
+        log.artifact(paths.metrics_file(name, seed))
+        if picture is not None:
+            log.artifact(picture, "panels")
+
+
+def finite_or_none(scores: Scores) -> dict[str, dict[str, float | None]]:
+    """JSON has no NaN: a metric that is not defined on this split (no valid pixel, say) is null in the files."""
+    return {
+        task: {name: value if math.isfinite(value) else None for name, value in of.items()}
+        for task, of in scores.items()
+    }
+
+
+def panel_indices(count: int, panels: int) -> list[int]:
+    """Samples shown to people: evenly spread over the split, the same for every run."""
+    return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels else []
+
+
+def _as_label(prediction: Tensor) -> np.ndarray:
+    """(1, C, H, W) decoded -> a label's layout: (H, W), or (H, W, C) where C > 1."""
+    array = prediction[0].cpu().numpy()
+    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+
+
+def _write_panels(
+    folder: Path, kept: list[tuple[Sample, dict[str, np.ndarray]]], run: ResolvedRun, info: DatasetInfo
+) -> Path | None:
+    """predictions.npz for the report, and one picture of this run alone for MLflow."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
+    np.savez_compressed(folder / "predictions.npz", **arrays)
+    if not kept:
+        return None
+    rows = [np.concatenate(list(_row(sample, predictions, run, info)), axis=1) for sample, predictions in kept]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    picture = folder / f"{run.name}.png"
+    cv2.imwrite(str(picture), np.concatenate(rows)[..., ::-1])
+    return picture
+
+
+def _row(
+    sample: Sample, predictions: dict[str, np.ndarray], run: ResolvedRun, info: DatasetInfo
+) -> Iterator[np.ndarray]:
+    """Image, then label and prediction of each task, painted at the image's size."""
+    height, width = sample.image.shape[:2]
+    yield sample.image
+    for task in run.tasks:
+        context = task_context(info, task)
+        label = sample.labels[task]
+        everywhere = np.ones_like(label.valid)
+        for painted in (
+            get_task(task).paint(label.value, label.valid, context),
+            get_task(task).paint(predictions[task], everywhere, context),
+        ):
+            yield cv2.resize(painted, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def load_predictions(run: str, seed: int) -> dict[str, np.ndarray]:
+    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}."""
+    with np.load(paths.panel_dir(run, seed) / "predictions.npz") as stored:
+        return {name: stored[name] for name in stored.files}

@@ -1,0 +1,118 @@
+"""Scoring: every prediction at its label's original resolution, against the untouched label, pooled over the split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.datasets.loading import scoring_batches, value_tensor
+from pipeline.datasets.sample import Label, Sample
+from pipeline.datasets.store import DatasetInfo, Store
+from pipeline.device import NORMALIZATIONS, Device
+from pipeline.params import Training
+from pipeline.tasks import get_task
+from pipeline.tasks.spec import Task, TaskContext
+
+Scores = dict[str, dict[str, float]]
+
+
+def task_context(info: DatasetInfo, task: str) -> TaskContext:
+    return TaskContext(classes=info.classes.get(task), edge_max_dist=info.edge_max_dist)
+
+
+def predict(
+    network: nn.Module, store: Store, tasks: tuple[str, ...], recipe: Training, batch_size: int, device: Device
+) -> Iterator[tuple[list[Sample], dict[str, list[Tensor]]]]:
+    """Batches of samples of `store`, in order, with the decoded predictions of each.
+
+    A prediction is (1, C, H, W) at the size of its label: class maps resized by nearest pixel, others bilinearly in
+    float32, with no rounding on the way (the protocol of the field, without its uint8 detour).
+    """
+    network.eval()
+    normalization = NORMALIZATIONS[recipe.normalization]
+    with torch.inference_mode():
+        for image, samples in scoring_batches(store, recipe.input_size, batch_size):
+            with device.autocast():
+                final = network(device.image(image, normalization)).final
+            predictions = {}
+            for name in tasks:
+                task = get_task(name)
+                decoded = task.decode(final[name].float()).split(1)
+                labels = (sample.labels[name] for sample in samples)
+                predictions[name] = [resize_prediction(task, *pair) for pair in zip(decoded, labels, strict=True)]
+            yield samples, predictions
+
+
+def resize_prediction(task: Task, decoded: Tensor, label: Label) -> Tensor:
+    """(1, C, h, w) -> (1, C, H, W) of the label."""
+    size = label.valid.shape
+    if decoded.shape[-2:] == size:
+        return decoded
+    if task.resize_prediction == "nearest":
+        return F.interpolate(decoded.float(), size=size, mode="nearest-exact").to(decoded.dtype)
+    return F.interpolate(decoded, size=size, mode="bilinear", align_corners=False)
+
+
+class Scorer:
+    """The metrics of several tasks over one split."""
+
+    def __init__(self, tasks: tuple[str, ...], info: DatasetInfo, device: torch.device):
+        self._metrics = {task: get_task(task).metric(task_context(info, task)).to(device) for task in tasks}
+        self._device = device
+
+    def update(self, task: str, predictions: Sequence[Tensor], labels: Sequence[Label]) -> None:
+        """Add decoded predictions, each (1, C, H, W) at the size of its label. Those of one size go in together."""
+        for _, group in groupby(zip(predictions, labels, strict=True), key=lambda pair: pair[1].valid.shape):
+            prediction, label = zip(*group, strict=True)
+            value = torch.stack([value_tensor(each.value) for each in label])
+            valid = torch.stack([torch.from_numpy(np.array(each.valid))[None] for each in label])
+            self._metrics[task].update(torch.cat(prediction), value.to(self._device), valid.to(self._device))
+
+    def compute(self) -> Scores:
+        return {task: metric.compute() for task, metric in self._metrics.items()}
+
+
+def score(
+    network: nn.Module,
+    store: Store,
+    tasks: tuple[str, ...],
+    info: DatasetInfo,
+    recipe: Training,
+    batch_size: int,
+    device: Device,
+) -> Scores:
+    """Score `network` on every sample of `store`: {task: {metric: value}}."""
+    scorer = Scorer(tasks, info, device.torch_device)
+    for samples, predictions in predict(network, store, tasks, recipe, batch_size, device):
+        for task, predicted in predictions.items():
+            scorer.update(task, predicted, [sample.labels[task] for sample in samples])
+    return scorer.compute()
+
+
+def score_trivial(
+    train: Store, val: Store, tasks: tuple[str, ...], info: DatasetInfo
+) -> tuple[Scores, dict[str, np.ndarray]]:
+    """Scores of the best constant prediction, learned from the train labels: what any network must beat.
+
+    Returns the scores and the constants: majority class, mean depth, mean normal, share of positives.
+    """
+    scorer = Scorer(tasks, info, torch.device("cpu"))
+    constants = {}
+    for task in tasks:
+        labels = ((label.value, label.valid) for label in train.labels(task))
+        constant = np.asarray(get_task(task).trivial(labels, task_context(info, task)))
+        constants[task] = constant
+        for label in val.labels(task):
+            scorer.update(task, [_constant_prediction(constant, label)], [label])
+    return scorer.compute(), constants
+
+
+def _constant_prediction(constant: np.ndarray, label: Label) -> Tensor:
+    tensor = torch.as_tensor(constant).reshape(1, -1, 1, 1)
+    tensor = tensor.long() if not tensor.is_floating_point() else tensor.float()
+    return tensor.expand(1, -1, *label.valid.shape)

@@ -1,0 +1,104 @@
+"""What a result was made from: a fingerprint of every input, taken before the work and checked after it.
+
+DVC records dependencies when a stage *ends*; an edit during a long training would be recorded as if it had been used.
+The stage's own list in dvc.yaml is the one home of what it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import TrainingError
+
+_VERSIONS = ("torch", "timm", "numpy")
+_WRITTEN_BY_DVC = {"params.yaml", "dvc.lock"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything a training run depends on, by name: code files and params by content, data by digest, versions."""
+
+    values: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        text = json.dumps(self.values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check_unchanged(self, now: Inputs) -> None:
+        """Raise TrainingError with the list of what was edited since these inputs were taken."""
+        names = sorted(self.values.keys() | now.values.keys())
+        changed = [name for name in names if self.values.get(name) != now.values.get(name)]
+        if changed:
+            raise TrainingError(
+                "inputs changed while the stage was running, so its result belongs to neither state:\n  "
+                + "\n  ".join(changed)
+                + "\nundo the edit, or run `dvc repro` again to train with it"
+            )
+
+
+def collect_inputs(stage: str, params: dict[str, Any], data_digest: str) -> Inputs:
+    """Inputs of a DVC stage: the code that dvc.yaml lists for it, `params` as typed, the data's digest, versions."""
+    values = {f"file {path}": _sha256(path) for path in stage_code(stage)}
+    values |= {f"param {name}": json.dumps(value, sort_keys=True) for name, value in params.items()}
+    values |= {f"version {name}": version(name) for name in _VERSIONS}
+    values["data"] = data_digest
+    return Inputs(values)
+
+
+def stage_code(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> list[Path]:
+    """The Python files among the dependencies of a stage in dvc.yaml, folders walked, sorted."""
+    definition = yaml.safe_load(dvc_yaml.read_text())["stages"][stage]
+    files: set[Path] = set()
+    for name in definition["deps"]:
+        path = Path(name)
+        if path.suffix == ".py":
+            files.add(path)
+        elif path.is_dir():
+            files |= set(path.rglob("*.py"))
+    return sorted(files)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
+
+
+def git_state() -> dict[str, str]:
+    """Commit and whether the tree differs from it. What DVC itself rewrites does not make it dirty."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return {"git.commit": "none", "git.dirty": "unknown"}
+    lines = (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines()
+    dirty = [line for line in lines if line[3:] not in _WRITTEN_BY_DVC and not line[3:].startswith("reports/")]
+    return {"git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.rstrip("\n")
+
+
+def dvc_tags() -> dict[str, str]:
+    """The stage and the experiment on whose behalf DVC runs this process; empty outside DVC."""
+    return {
+        f"dvc.{key}": os.environ[name]
+        for key, name in (("stage", "DVC_STAGE"), ("experiment", "DVC_EXP_NAME"))
+        if os.environ.get(name)
+    }
+
+
+def environment() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}}

@@ -1,0 +1,158 @@
+"""One training run from prepared data to saved weights, recorded in MLflow: the work of the DVC stage `train`."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import torch
+
+from pipeline import paths, provenance
+from pipeline.checkpoint import save_weights
+from pipeline.datasets.augment import Augmenter, ValueGeometry
+from pipeline.datasets.loading import TrainingBatches
+from pipeline.datasets.store import DatasetInfo, Store, read_info
+from pipeline.device import Device, choose_device
+from pipeline.evaluation import score
+from pipeline.network import build_network, parameter_count
+from pipeline.params import Params, ResolvedRun, load_params
+from pipeline.tasks import get_task
+from pipeline.tracking import RunLog, new_run
+from pipeline.training import EpochRecord, train
+
+
+def train_run(params: Params, name: str, seed: int) -> None:
+    """Train run `name` with `seed`; writes models/<run>-<seed>/ and reports/history/<run>-<seed>.csv.
+
+    Raises TrainingError for a loss that is not finite and when an input was edited meanwhile; TrackingError, before
+    anything is computed, when MLflow's store can't be reached.
+    """
+    run, info = params.run(name), read_info()
+    inputs = _inputs(params, name, seed, info)
+    device = choose_device(run.training.precision, run.training.channels_last)
+    started = time.time()
+    with new_run(params.experiment, f"{name}-{seed}") as log:
+        torch.manual_seed(seed)
+        network = device.network(build_network(run, info, run.training.pretrained))
+        _describe(log, params, run, seed, info, network, device, inputs)
+        val = Store(paths.PREPARED / "val", run.tasks)
+        history = train(
+            network,
+            _training_batches(run, seed, device),
+            make_augmenter(run),
+            run,
+            seed,
+            device,
+            log.metrics,
+            lambda: score(network, val, run.tasks, info, run.training, params.evaluation.batch_size, device),
+        )
+        inputs.check_unchanged(_inputs(load_params(), name, seed, info))
+        save_weights(network, paths.weights_file(name, seed))
+        _write_history(paths.history_file(name, seed), history)
+        record = _record(log.id, run, seed, inputs, history, device, started)
+        paths.write_json(paths.run_file(name, seed), record)
+        log.artifact(paths.weights_file(name, seed), "checkpoint")
+        log.artifact(paths.history_file(name, seed))
+
+
+def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:
+    return provenance.collect_inputs("train", params.run(name).model_dump() | {"seed": seed}, info.digest)
+
+
+def make_augmenter(run: ResolvedRun) -> Augmenter:
+    """The augmentation that params ask for, with the value rules of the run's tasks."""
+    chosen = run.training.augmentation
+    rules = {task: get_task(task) for task in run.all_tasks}
+    values = {name: ValueGeometry(task.on_flip, task.on_rotate, task.on_zoom) for name, task in rules.items()}
+    return Augmenter(chosen.flip, chosen.scale, chosen.scale_mode, chosen.rotation, values)
+
+
+def _training_batches(run: ResolvedRun, seed: int, device: Device) -> TrainingBatches:
+    store = Store(paths.PREPARED / "train", run.all_tasks)
+    on_gpu = device.torch_device.type == "cuda"
+    return TrainingBatches(store, run.training.input_size, run.training.batch_size, seed, on_gpu)
+
+
+def _describe(
+    log: RunLog,
+    params: Params,
+    run: ResolvedRun,
+    seed: int,
+    info: DatasetInfo,
+    network: torch.nn.Module,
+    device: Device,
+    inputs: provenance.Inputs,
+) -> None:
+    """Tell MLflow, at the start, what this run is."""
+    log.params(params.flat(run.name) | {"run": run.name, "seed": seed, "parameters": parameter_count(network)})
+    log.tags(
+        {
+            "run": run.name,
+            "seed": str(seed),
+            "architecture": run.architecture,
+            "tasks": ",".join(run.tasks),
+            "input_fingerprint": inputs.fingerprint,
+            "device": device.description,
+            "precision": str(device.dtype).removeprefix("torch."),
+            **{f"version.{package}": number for package, number in provenance.environment().items()},
+            **provenance.git_state(),
+            **provenance.dvc_tags(),
+        }
+    )
+    log.dataset(info.dataset, info.digest, "training")
+
+
+def _record(
+    run_id: str,
+    run: ResolvedRun,
+    seed: int,
+    inputs: provenance.Inputs,
+    history: list[EpochRecord],
+    device: Device,
+    started: float,
+) -> dict:
+    """What run.json says: who trained these weights, from what, on what, for how long, and how they scored."""
+    return {
+        "run": run.name,
+        "seed": seed,
+        "mlflow_run_id": run_id,
+        "input_fingerprint": inputs.fingerprint,
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 1),
+        "training_seconds": round(sum(epoch.seconds for epoch in history), 1),
+        "peak_memory_mb": _peak_memory_mb(),
+        "device": device.description,
+        "host": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores",
+        "environment": provenance.environment(),
+        **provenance.git_state(),
+        **provenance.dvc_tags(),
+        "last_validation": history[-1].scores,
+    }
+
+
+def _peak_memory_mb() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _write_history(path: Path, history: list[EpochRecord]) -> None:
+    """One row an epoch: epoch, learning_rate, loss (sum over tasks), loss/<task>, <task>/<metric>; for `dvc plots`."""
+    rows = []
+    for record in history:
+        row = {
+            "epoch": record.epoch,
+            "learning_rate": record.learning_rate,
+            "loss": sum(record.losses.values()),
+        }
+        row |= {f"loss/{task}": value for task, value in record.losses.items()}
+        row |= {f"{t}/{get_task(t).headline}": of[get_task(t).headline] for t, of in (record.scores or {}).items()}
+        rows.append(row)
+    with paths.atomic(path) as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[-1]), restval="")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,172 @@
+"""The training loop: one network, any tasks, the published recipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.balancing import FixedWeights
+from pipeline.datasets.augment import Augmenter
+from pipeline.datasets.loading import Batch, TrainingBatches
+from pipeline.device import NORMALIZATIONS, Device
+from pipeline.errors import TrainingError
+from pipeline.nets import Outputs
+from pipeline.params import ResolvedRun, Training
+from pipeline.tasks import get_task
+
+_WINDOW = 20  # steps between two looks at the losses: each look makes the host wait for the device
+_AUGMENT_STREAM = 1  # sets the augmentation's random stream apart from the sampler's
+
+Log = Callable[[dict[str, float], int], None]
+Scores = dict[str, dict[str, float]]
+
+
+def make_optimizer(network: nn.Module, recipe: Training) -> torch.optim.Optimizer:
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), momentum=recipe.momentum, **common)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](network.parameters(), **common)
+
+
+def learning_rate(recipe: Training, epoch: int) -> float:
+    """Rate of one epoch, counted from 0. poly: lr (1 - epoch / epochs)^power, constant within the epoch."""
+    if recipe.schedule == "poly":
+        return recipe.lr * (1 - epoch / recipe.epochs) ** recipe.power
+    return recipe.lr
+
+
+def task_losses(outputs: Outputs, batch: Batch, tasks: tuple[str, ...], deep_supervision: bool) -> dict[str, Tensor]:
+    """Scalar loss of each task: its final prediction's, plus every auxiliary prediction's with the same loss.
+
+    Auxiliary predictions are brought to the label's size bilinearly (MTI-Net, section 3.4; FACTS of the released
+    recipe: the same losses and weights at each scale). A task that is only auxiliary has no final prediction, and is
+    trained by its auxiliary ones even without deep supervision.
+    """
+    losses: dict[str, Tensor] = {}
+    for task in tasks:
+        loss = get_task(task).loss
+        target, valid = batch.value[task], batch.valid[task]
+        predictions = [outputs.final[task]] if task in outputs.final else []
+        if deep_supervision or not predictions:
+            predictions += [scale[task] for scale in outputs.auxiliary if task in scale]
+        losses[task] = sum(loss(_at_size(each, target.shape[-2:]), target, valid) for each in predictions)
+    return losses
+
+
+def _at_size(prediction: Tensor, size: torch.Size) -> Tensor:
+    if prediction.shape[-2:] == size:
+        return prediction
+    return F.interpolate(prediction, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@dataclass
+class LossWindow:
+    """The losses of the last few steps, kept on the device until the window is full."""
+
+    run: str
+    seed: int
+    tasks: tuple[str, ...]
+    rows: list[Tensor] = field(default_factory=list)
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        self.rows.append(torch.stack([losses[task].detach().float() for task in self.tasks]))
+
+    def drain(self, last_step: int) -> dict[str, float]:
+        """Mean loss of each task over the window, which is emptied. Raises TrainingError for one that is not finite."""
+        rows = torch.stack(self.rows).cpu()
+        self.rows.clear()
+        finite = rows.isfinite()
+        if not finite.all():
+            row, column = (~finite).nonzero()[0].tolist()
+            step = last_step - len(rows) + 1 + row
+            raise TrainingError(
+                f"the loss of {self.tasks[column]} is {rows[row, column].item()} at step {step} of run {self.run}, "
+                f"seed {self.seed}: training can't go on. Lower runs.{self.run}.training.lr or check its labels."
+            )
+        return {task: mean for task, mean in zip(self.tasks, rows.double().mean(0).tolist(), strict=True)}
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch did: mean losses by task, rate, duration, and scores where the epoch was validated."""
+
+    epoch: int
+    learning_rate: float
+    losses: dict[str, float]
+    seconds: float
+    scores: Scores | None
+
+
+def train(
+    network: nn.Module,
+    batches: TrainingBatches,
+    augmenter: Augmenter,
+    run: ResolvedRun,
+    seed: int,
+    device: Device,
+    log: Log,
+    validate: Callable[[], Scores],
+) -> list[EpochRecord]:
+    """Train `network` in place by the recipe of `run` and return a record of each epoch.
+
+    log(values, step) is told losses and learning rate once a window, and scores after each validation. `validate`
+    scores the network as it stands; the last epoch is always validated.
+    """
+    recipe = run.training
+    optimizer = make_optimizer(network, recipe)
+    balance = FixedWeights(recipe.task_weights)
+    normalization = NORMALIZATIONS[recipe.normalization]
+    window = LossWindow(run.name, seed, run.all_tasks)
+    history: list[EpochRecord] = []
+    step = 0
+    with tqdm(total=recipe.epochs * len(batches), desc=f"{run.name}-{seed}", unit="step", disable=None) as progress:
+        for epoch in range(recipe.epochs):
+            start = time.perf_counter()
+            rate = learning_rate(recipe, epoch)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            rng = np.random.default_rng([seed, epoch, _AUGMENT_STREAM])
+            network.train()
+            sums, counted = dict.fromkeys(run.all_tasks, 0.0), 0
+            for batch in batches.epoch(epoch):
+                geometry = augmenter.draw(len(batch.image), rng)
+                batch = augmenter(batch.to(device.torch_device), geometry)
+                with device.autocast():
+                    outputs = network(device.image(batch.image, normalization))
+                    losses = task_losses(outputs, batch, run.all_tasks, recipe.deep_supervision)
+                    total = balance(losses)
+                optimizer.zero_grad(set_to_none=True)
+                total.backward()
+                optimizer.step()
+                window.add(losses)
+                step += 1
+                progress.update()
+                if len(window.rows) == _WINDOW or step % len(batches) == 0:
+                    length = len(window.rows)
+                    means = window.drain(step)
+                    sums = {task: sums[task] + means[task] * length for task in sums}
+                    counted += length
+                    log(
+                        {**{f"loss/{task}": mean for task, mean in means.items()}, "learning_rate": rate},
+                        step,
+                    )
+                    progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
+            seconds = time.perf_counter() - start
+            scores = validate() if _validates(recipe, epoch) else None
+            if scores is not None:
+                log({f"val/{task}/{name}": v for task, of in scores.items() for name, v in of.items()}, step)
+            means = {task: total / counted for task, total in sums.items()}
+            history.append(EpochRecord(epoch + 1, rate, means, seconds, scores))
+    return history
+
+
+def _validates(recipe: Training, epoch: int) -> bool:
+    last = epoch + 1 == recipe.epochs
+    return last or (recipe.validate_every > 0 and (epoch + 1) % recipe.validate_every == 0)

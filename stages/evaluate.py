@@ -1,0 +1,16 @@
+"""DVC stage `evaluate@<run>-<seed>`: score one trained network at the labels' resolution."""
+
+from __future__ import annotations
+
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params, name: str, seed: int) -> None:
+    from pipeline.evaluate_run import evaluate_run  # imports torch: only once params are known to be right
+
+    evaluate_run(params, name, seed)
+
+
+if __name__ == "__main__":
+    run_stage(main, run_and_seed=True)

@@ -1,0 +1,16 @@
+"""DVC stage `train@<run>-<seed>`: train one network of params.yaml."""
+
+from __future__ import annotations
+
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params, name: str, seed: int) -> None:
+    from pipeline.train_run import train_run  # imports torch: only once params are known to be right
+
+    train_run(params, name, seed)
+
+
+if __name__ == "__main__":
+    run_stage(main, run_and_seed=True)

@@ -1,0 +1,68 @@
+"""Fingerprints change with every input, and an edit during a run is told."""
+
+import subprocess
+
+import pytest
+import yaml
+
+from pipeline import provenance
+from pipeline.errors import TrainingError
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipeline" / "nets").mkdir(parents=True)
+    for name in ("pipeline/training.py", "pipeline/nets/heads.py", "pipeline/report.py"):
+        (tmp_path / name).write_text("x = 1\n")
+    stage = {"cmd": "true", "deps": ["data/prepared", "pipeline/nets", "pipeline/training.py"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"train": stage}}))
+    return tmp_path
+
+
+def collect(lr=0.1, digest="d"):
+    return provenance.collect_inputs("train", {"lr": lr, "seed": 0}, digest)
+
+
+def test_every_declared_input_counts_and_no_other(project):
+    first = collect()
+    assert collect().fingerprint == first.fingerprint
+    assert collect(lr=0.2).fingerprint != first.fingerprint
+    assert collect(digest="e").fingerprint != first.fingerprint
+    (project / "pipeline/report.py").write_text("x = 2\n")
+    assert collect().fingerprint == first.fingerprint
+    (project / "pipeline/nets/heads.py").write_text("x = 2\n")
+    assert collect().fingerprint != first.fingerprint
+
+
+def test_an_edit_during_the_run_is_listed(project):
+    before = collect()
+    before.check_unchanged(collect())
+    (project / "pipeline/nets/heads.py").write_text("x = 3\n")
+    (project / "pipeline/nets/new.py").write_text("")
+    with pytest.raises(TrainingError, match=r"file pipeline/nets/heads\.py\n  file pipeline/nets/new\.py\n  param lr"):
+        before.check_unchanged(collect(lr=0.3))
+
+
+def test_git_state_knows_what_dvc_writes_itself(project):
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True, capture_output=True
+        )
+
+    assert provenance.git_state() == {"git.commit": "none", "git.dirty": "unknown"}
+    (project / "params.yaml").write_text("a: 1\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    assert provenance.git_state()["git.dirty"] == "false"
+    (project / "params.yaml").write_text("a: 2\n")
+    assert provenance.git_state()["git.dirty"] == "false"
+    (project / "pipeline/training.py").write_text("x = 5\n")
+    assert provenance.git_state()["git.dirty"] == "true"
+
+
+def test_the_stage_lists_of_this_project_name_files_that_exist():
+    for stage in ("train", "evaluate", "compare", "report"):
+        assert provenance.stage_code(stage)
+        assert all(path.exists() for path in provenance.stage_code(stage))

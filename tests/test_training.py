@@ -1,0 +1,166 @@
+"""The loop: recipe, losses, reproducibility, and what happens when a loss is no longer a number."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.datasets.loading import Batch, TrainingBatches
+from pipeline.datasets.sample import Label, Sample
+from pipeline.datasets.store import Store, write_split
+from pipeline.device import choose_device
+from pipeline.errors import ParamsError, TrainingError
+from pipeline.nets import Outputs
+from pipeline.params import parse_params
+from pipeline.tasks import get_task
+from pipeline.train_run import make_augmenter
+from pipeline.training import learning_rate, make_optimizer, task_losses, train
+
+SIZE = (32, 32)
+
+
+def params(epochs=3, **training):
+    return parse_params(
+        {
+            "experiment": "test",
+            "data": {"dataset": "rooms", "tasks": ["semseg", "depth"]},
+            "training": {
+                "backbone": "none", "input_size": SIZE, "batch_size": 4, "epochs": epochs, "lr": 0.01, **training
+            },
+            "seeds": [0],
+            "runs": {"pair": {"architecture": "multi_task", "tasks": ["semseg", "depth"]}},
+        }
+    ).run("pair")  # fmt: skip
+
+
+class Tiny(nn.Module):
+    """A network with a final and one auxiliary prediction for each task."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 8, 3, padding=1)
+        self.heads = nn.ModuleDict({"semseg": nn.Conv2d(8, 3, 1), "depth": nn.Conv2d(8, 1, 1)})
+
+    def forward(self, image):
+        features = self.body(image).relu()
+        final = {task: head(features) for task, head in self.heads.items()}
+        return Outputs(final, [{task: each[..., ::4, ::4] for task, each in final.items()}])
+
+
+@pytest.fixture
+def store(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def sample(i):
+        image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+        semseg = (image[..., 0] // 86).astype(np.uint8)
+        depth = image[..., 1].astype(np.float32) / 64
+        valid = np.ones(SIZE, bool)
+        return Sample(str(i), image, {"semseg": Label(semseg, valid), "depth": Label(depth, valid)})
+
+    write_split(tmp_path, (sample(i) for i in range(10)), ["semseg", "depth"])
+    return Store(tmp_path, ["semseg", "depth"])
+
+
+def run_training(store, run, seed=0, network=None):
+    torch.manual_seed(seed)
+    network = network or Tiny()
+    device = choose_device("float32", True)
+    batches = TrainingBatches(store, run.training.input_size, run.training.batch_size, seed, on_gpu=False)
+    logged = []
+    history = train(
+        network, batches, make_augmenter(run), run, seed, device,
+        lambda values, step: logged.append((step, values)), lambda: {"depth": {"rmse": 1.0}},
+    )  # fmt: skip
+    return network, history, logged
+
+
+def test_loss_goes_down_and_every_step_is_logged(store):
+    _, history, logged = run_training(store, params(epochs=40, deep_supervision=False))
+    assert len(history) == 40
+    assert history[-1].losses["semseg"] < 0.8 * history[0].losses["semseg"]
+    assert history[-1].losses["depth"] < 0.8 * history[0].losses["depth"]
+    steps = [step for step, values in logged if "learning_rate" in values]
+    assert steps == [2 * (epoch + 1) for epoch in range(40)]  # 10 samples in batches of 4: the rest is dropped
+
+
+def test_same_seed_same_weights_bit_for_bit(store):
+    run = params(augmentation={"flip": 0.5, "scale": [0.8, 1.2], "scale_mode": "range", "rotation": 10})
+    first, again, other = (run_training(store, run, seed)[0].state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_an_epoch_shows_each_sample_once_in_an_order_of_its_own(store):
+    batches = TrainingBatches(store, SIZE, 5, seed=3, on_gpu=False)
+    orders = [torch.cat([batch.image for batch in batches.epoch(epoch)]) for epoch in (0, 1, 0)]
+    assert torch.equal(orders[0], orders[2]) and not torch.equal(orders[0], orders[1])
+    assert len(torch.unique(orders[0].flatten(1), dim=0)) == 10
+
+
+def test_poly_schedule_by_hand():
+    recipe = params(epochs=4, lr=0.1).training
+    assert [learning_rate(recipe, epoch) for epoch in range(4)] == pytest.approx(
+        [0.1, 0.1 * 0.75**0.9, 0.1 * 0.5**0.9, 0.1 * 0.25**0.9]
+    )
+    assert learning_rate(params(schedule="constant").training, 2) == 0.01
+
+
+@pytest.mark.parametrize(("every", "validated"), [(0, [5]), (2, [2, 4, 5]), (1, [1, 2, 3, 4, 5])])
+def test_validates_when_asked_and_always_at_the_end(store, every, validated):
+    _, history, _ = run_training(store, params(epochs=5, validate_every=every))
+    assert [record.epoch for record in history if record.scores] == validated
+
+
+def test_deep_supervision_adds_each_scale_with_the_same_loss(store):
+    batch = next(TrainingBatches(store, SIZE, 4, 0, on_gpu=False).epoch(0))
+    outputs = Tiny()(batch.image.float() / 255)
+    with_it = task_losses(outputs, batch, ("semseg", "depth"), deep_supervision=True)
+    without = task_losses(outputs, batch, ("semseg", "depth"), deep_supervision=False)
+    loss = get_task("depth").loss
+    target, valid = batch.value["depth"], batch.valid["depth"]
+    low = nn.functional.interpolate(outputs.auxiliary[0]["depth"], size=SIZE, mode="bilinear")
+    torch.testing.assert_close(without["depth"], loss(outputs.final["depth"], target, valid))
+    torch.testing.assert_close(with_it["depth"], without["depth"] + loss(low, target, valid))
+
+
+def test_an_auxiliary_task_is_trained_without_a_final_prediction(store):
+    batch = next(TrainingBatches(store, SIZE, 4, 0, on_gpu=False).epoch(0))
+    outputs = Tiny()(batch.image.float() / 255)
+    del outputs.final["depth"]
+    losses = task_losses(outputs, batch, ("semseg", "depth"), deep_supervision=False)
+    assert losses["depth"] > 0 and losses["depth"].requires_grad
+
+
+def test_a_loss_that_is_not_finite_names_task_step_and_run(store):
+    class Broken(Tiny):
+        steps = 0
+
+        def forward(self, image):
+            outputs = super().forward(image)
+            self.steps += 1
+            if self.steps == 4:
+                outputs.final["depth"] = outputs.final["depth"] * float("inf")
+            return outputs
+
+    with pytest.raises(TrainingError, match=r"loss of depth is (inf|nan) at step 4 of run pair, seed 0.*training\.lr"):
+        run_training(store, params(epochs=4), network=Broken())
+
+
+def test_optimizers_take_the_recipe():
+    network = Tiny()
+    sgd = make_optimizer(network, params(optimizer="sgd", momentum=0.7, weight_decay=0.1).training)
+    assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.7 and sgd.defaults["weight_decay"] == 0.1
+    assert type(make_optimizer(network, params(optimizer="adamw").training)) is torch.optim.AdamW
+
+
+def test_unusable_device_is_told(monkeypatch):
+    monkeypatch.setenv("PIPELINE_DEVICE", "abacus")
+    with pytest.raises(ParamsError, match="PIPELINE_DEVICE=abacus"):
+        choose_device("auto", True)
+
+
+def test_a_batch_is_moved_whole(store):
+    batch = next(TrainingBatches(store, SIZE, 4, 0, on_gpu=False).epoch(0)).to(torch.device("cpu"))
+    assert isinstance(batch, Batch) and batch.value["depth"].shape == (4, 1, *SIZE)
+    assert batch.valid["semseg"].dtype == torch.bool and batch.image.dtype == torch.uint8
