@@ -1,0 +1,184 @@
+"""reports/report.md: what was measured, as tables, curves and pictures, out of the files that the stages wrote."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import figures, paths
+from pipeline.datasets.store import DatasetInfo, Store, read_info
+from pipeline.evaluate_run import SPLIT, finite_or_none, load_predictions, panel_indices
+from pipeline.evaluation import score_trivial, task_context
+from pipeline.names import SINGLE_TASK
+from pipeline.params import Params
+from pipeline.tasks import get_task
+from pipeline.tasks.spec import TaskContext
+
+TRIVIAL = "trivial predictor"
+_MISSING = "–"
+
+
+def write_report(params: Params) -> None:
+    """Write reports/report.md and reports/figures/ for the runs and seeds of `params`."""
+    info = read_info()
+    tasks = tuple(dict.fromkeys(task for run in params.runs.values() for task in run.tasks))
+    delta = paths.read_json(paths.DELTA_JSON)
+    shutil.rmtree(paths.FIGURES, ignore_errors=True)
+    paths.FIGURES.mkdir(parents=True)
+    train, val = (Store(paths.PREPARED / split, tasks) for split in ("train", SPLIT))
+    trivial, constants = score_trivial(train, val, tasks, info)
+
+    sections = [
+        f"# {params.experiment}: multi-task performance\n",
+        _introduction(params, info),
+        "## Scores\n\n" + _score_table(params, tasks, delta, finite_or_none(trivial)),
+        _gain_section(tasks, delta),
+        "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, val)),
+        "## Training\n\n" + _curves(params, tasks),
+        "## Every metric\n\n" + _all_metrics(params, tasks, trivial),
+        "## The trivial predictor\n\n" + _trivial_notes(tasks, constants, info),
+    ]
+    with paths.atomic(paths.REPORT) as file:
+        file.write("\n".join(section.rstrip() + "\n" for section in sections if section))
+
+
+def _introduction(params: Params, info: DatasetInfo) -> str:
+    recipe = params.training
+    height, width = recipe.input_size
+    counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
+    seeds = ", ".join(map(str, params.seeds))
+    return (
+        f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
+        f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
+        f"Scores are of the last weights on the {SPLIT} split at the labels' own resolution; "
+        "mean ± standard deviation over seeds."
+    )
+
+
+def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict) -> str:
+    head = ["run", *(_column(task) for task in tasks), "Δm %", "parameters", "training"]
+    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).headline]) for task in tasks), "", "", ""]]
+    single = [name for name, run in params.runs.items() if run.architecture == SINGLE_TASK]
+    for name in sorted(params.runs, key=lambda name: name not in single):  # baselines first, else params' order
+        scores = delta["scores"][name]
+        cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
+        gain = _spread(delta["delta_m"][name], sign=True) if name in delta["delta_m"] else ""
+        millions = f"{delta['runs'][name]['parameters'] / 1e6:.2f} M"
+        rows.append([f"`{name}`", *cells, gain, millions, f"{_training_seconds(params, name):.0f} s"])
+    return _table(head, rows)
+
+
+def _column(task: str) -> str:
+    spec = get_task(task)
+    unit = f" [{spec.unit}]" if spec.unit else ""
+    return f"{spec.title} {spec.headline}{unit} {'↑' if spec.higher_is_better else '↓'}"
+
+
+def _training_seconds(params: Params, run: str) -> float:
+    return float(np.mean([paths.read_json(paths.metrics_file(run, seed))["training_seconds"] for seed in params.seeds]))
+
+
+def _gain_section(tasks: tuple[str, ...], delta: dict[str, Any]) -> str:
+    if not delta["delta_m"]:
+        return ""
+    rows = []
+    for run, gain in delta["delta_m"].items():
+        scores = delta["scores"][run]
+        cells = [_number(scores[t].get("delta"), sign=True) if t in scores else "" for t in tasks]
+        rows.append([f"`{run}`", *cells, f"**{_spread(gain, sign=True)}**"])
+    figures.save(figures.gains(delta["scores"], delta["delta_m"]), paths.FIGURES / "gains.png")
+    text = "## Gain over the single-task baselines\n\n"
+    text += "Δm = 100/M · Σ s (m − b)/b over the M tasks of a run, positive is better, against baselines of the same "
+    text += "backbone, data, schedule and seed.\n\n"
+    text += _table(["run", *(f"{get_task(task).title} %" for task in tasks), "Δm %"], rows)
+    text += "".join(f"\n- {caveat}" for caveat in delta["caveats"])
+    return f"{text}\n\n![Gain by task](figures/gains.png)"
+
+
+def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, val: Store) -> Iterable[str]:
+    """One panel for each kept sample: the baselines share a column, each multi-task run has one; first seed."""
+    seed = params.seeds[0]
+    contexts: dict[str, TaskContext] = {task: task_context(info, task) for task in tasks}
+    stored = {name: load_predictions(name, seed) for name in params.runs}
+    single = [name for name, run in params.runs.items() if run.architecture == SINGLE_TASK]
+    for i in panel_indices(len(val), params.evaluation.panels):
+        sample = val[i]
+
+        def predictions(names: Iterable[str], sample_id: str = sample.id) -> dict[str, np.ndarray]:
+            found = ((task, stored[name].get(f"{sample_id}/{task}")) for name in names for task in tasks)
+            return {task: prediction for task, prediction in found if prediction is not None}
+
+        columns = {"single task": predictions(single)} if single else {}
+        columns |= {name: predictions([name]) for name in params.runs if name not in single}
+        file = paths.FIGURES / f"panel-{sample.id}.png"
+        figures.save(figures.panel(sample, columns, tasks, contexts), file)
+        yield f"![Sample {sample.id}](figures/{file.name})\n"
+
+
+def _curves(params: Params, tasks: tuple[str, ...]) -> str:
+    histories = {name: [pd.read_csv(paths.history_file(name, seed)) for seed in params.seeds] for name in params.runs}
+    figures.save(figures.curves(histories, tasks), paths.FIGURES / "curves.png")
+    return "![Training curves](figures/curves.png)"
+
+
+def _all_metrics(params: Params, tasks: tuple[str, ...], trivial: dict[str, dict[str, float]]) -> str:
+    """For each task a table of every metric by run, per-class scores folded away."""
+    files = {
+        name: [paths.read_json(paths.metrics_file(name, seed))["tasks"] for seed in params.seeds]
+        for name in params.runs
+    }
+    parts = []
+    for task in tasks:
+        names = list(trivial[task])
+        plain = [name for name in names if "/" not in name]
+        classes = [name for name in names if "/" in name]
+        columns = {TRIVIAL: [trivial[task]]}
+        columns |= {f"`{run}`": [each[task] for each in seeds] for run, seeds in files.items() if task in seeds[0]}
+        parts.append(f"### {get_task(task).title}\n\n{_metric_table(columns, plain)}")
+        if classes:
+            parts.append(f"<details><summary>by class</summary>\n\n{_metric_table(columns, classes)}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _metric_table(columns: dict[str, list[dict[str, float | None]]], metrics: list[str]) -> str:
+    rows = []
+    for metric in metrics:
+        values = [[seed.get(metric) for seed in seeds] for seeds in columns.values()]
+        rows.append([metric, *(_number(None if None in each else float(np.mean(each))) for each in values)])
+    return _table(["metric", *columns], rows)
+
+
+def _trivial_notes(tasks: tuple[str, ...], constants: dict[str, np.ndarray], info: DatasetInfo) -> str:
+    notes = ["The best constant prediction, learned from the training labels; what any network has to beat."]
+    for task in tasks:
+        value = constants[task]
+        if task in info.classes:
+            text = info.classes[task][int(value)]
+        else:
+            text = ", ".join(f"{each:.3f}" for each in np.atleast_1d(value))
+        notes.append(f"- {get_task(task).title}: {text}")
+    return "\n".join(notes)
+
+
+def _number(value: float | None, sign: bool = False) -> str:
+    """Three significant digits at least, whole numbers whole; a dash for what is not defined."""
+    if value is None or not np.isfinite(value):
+        return _MISSING
+    if not sign and float(value).is_integer() and abs(value) >= 100:
+        return f"{int(value):,}"
+    digits = 3 if abs(value) < 10 and not sign else 2
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def _spread(entry: dict[str, Any], sign: bool = False) -> str:
+    text = _number(entry.get("mean"), sign)
+    return f"{text} ± {_number(entry['std'])}" if entry.get("std") is not None else text
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,30 @@
+"""Compare multi-task runs with their single-task baselines: python -m stages.compare [--show]."""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline import paths
+from pipeline.comparison import compare, load_results
+from pipeline.delta_tables import format_table, write_delta
+from pipeline.errors import ComparisonError
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params, show: bool = False) -> None:
+    """Write delta.json and delta.csv and print the table; `show`: only print what was written last."""
+    if show:
+        if not paths.DELTA_JSON.is_file():
+            raise ComparisonError(f"{paths.DELTA_JSON} is missing; run `dvc repro compare` first")
+        print(format_table(paths.read_json(paths.DELTA_JSON)))
+        return
+    delta = compare(load_results(params), params.evaluation.allow_different)
+    write_delta(delta)
+    print(format_table(delta))
+
+
+if __name__ == "__main__":
+    command = argparse.ArgumentParser(description=__doc__)
+    command.add_argument("--show", action="store_true", help="only print the table that was written last")
+    run_stage(main, parser=command)

@@ -1,0 +1,16 @@
+"""DVC stage `report`: reports/report.md with its tables, curves and pictures."""
+
+from __future__ import annotations
+
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params) -> None:
+    from pipeline.report import write_report
+
+    write_report(params)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,180 @@
+"""The real graph, run by DVC in a git repository of its own on a tiny profile: all six tasks, all architectures."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.tasks import TASKS
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
+SIX = list(TASKS)
+
+PARAMS = {
+    "experiment": "tiny",
+    "data": {
+        "dataset": "rooms", "tasks": SIX, "limit": None,
+        "rooms": {"seed": 0, "train": 12, "val": 5, "size": [32, 64]},
+    },
+    "training": {
+        "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 4, "epochs": 2, "lr": 1.0e-3,
+        "augmentation": {"flip": 0.5, "scale": [1.0, 1.2], "scale_mode": "choice", "rotation": 0.0},
+    },
+    "evaluation": {"batch_size": 4, "panels": 2, "allow_different": []},
+    "seeds": [0],
+    "runs": {
+        "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
+        "depth": {"architecture": "single_task", "tasks": ["depth"]},
+        "multi_task": {"architecture": "multi_task", "tasks": SIX},
+        "sca": {
+            "architecture": "sequential_attention", "tasks": ["semseg", "depth"], "auxiliary_tasks": ["normals"],
+            "training": {"lr": 1.0e-3},
+        },
+    },
+}  # fmt: skip
+
+
+class Project:
+    """A copy of this project in a folder of its own."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        for part in PARTS:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / part, root / part)
+        (root / ".dvc").mkdir()
+        for name in ("config", ".gitignore"):
+            shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
+        (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+        self.git("init")
+        self.git("config", "user.name", "test")
+        self.git("config", "user.email", "test@example.org")
+        self.git("add", ".")
+        self.git("commit", "-m", "Start")
+
+    def git(self, *arguments: str) -> str:
+        return self._run("git", *arguments)
+
+    def dvc(self, *arguments: str) -> str:
+        return self._run(sys.executable, "-m", "dvc", *arguments)
+
+    def _run(self, *command: str) -> str:
+        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        done = subprocess.run(command, cwd=self.root, env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.root / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.output = project.dvc("repro")
+    return project
+
+
+def test_evaluation_reproduces_the_last_validation_exactly(project):
+    for run in PARAMS["runs"]:
+        scored = project.json(f"reports/metrics/{run}-0.json")["tasks"]
+        validated = project.json(f"models/{run}-0/run.json")["last_validation"]
+        assert scored == validated
+        assert set(scored) == set(PARAMS["runs"][run]["tasks"])
+
+
+def test_every_task_is_scored(project):
+    scores = project.json("reports/metrics/multi_task-0.json")["tasks"]
+    for name, task in TASKS.items():
+        assert np.isfinite(scores[name][task.headline]), name
+
+
+def test_delta_is_the_formula_applied_to_the_metrics_files(project):
+    def score(run: str, task: str, metric: str) -> float:
+        return project.json(f"reports/metrics/{run}-0.json")["tasks"][task][metric]
+
+    miou = (score("sca", "semseg", "mIoU") - score("semseg", "semseg", "mIoU")) / score("semseg", "semseg", "mIoU")
+    rmse = -(score("sca", "depth", "rmse") - score("depth", "depth", "rmse")) / score("depth", "depth", "rmse")
+    delta = project.json("reports/delta.json")["delta_m"]
+    assert delta["sca"]["mean"] == pytest.approx(100 * (miou + rmse) / 2)
+    assert "multi_task" not in delta  # it has tasks without a baseline
+    assert "no single-task run for normals" in (project.root / "reports/report.md").read_text()
+
+
+def test_report_shows_what_it_names(project):
+    report = (project.root / "reports/report.md").read_text()
+    pictures = [line.split("](")[1].rstrip(")") for line in report.splitlines() if line.startswith("![")]
+    assert len(pictures) == 2 + 1 + 1  # panels, gains, curves
+    for picture in pictures:
+        assert (project.root / "reports" / picture).stat().st_size > 5000
+    assert "| trivial predictor |" in report
+
+
+def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {f"{run}-0" for run in PARAMS["runs"]}
+    run = runs["sca-0"]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.lr"] == "0.001" and run.data.params["architecture"] == "sequential_attention"
+    assert {"loss/semseg", "loss/normals", "learning_rate", "val/depth/rmse", "depth/rmse"} <= set(run.data.metrics)
+    tags = run.data.tags
+    assert tags["git.commit"] == project.git("rev-parse", "HEAD").strip() and tags["git.dirty"] == "false"
+    assert tags["dvc.stage"] == "train@sca-0"
+    assert len(tags["input_fingerprint"]) == 64
+    digest = project.json("data/prepared/dataset.json")["digest"]
+    assert run.inputs.dataset_inputs[0].dataset.digest == digest[:36]
+    assert run.info.run_id == project.json("models/sca-0/run.json")["mlflow_run_id"]
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"checkpoint", "panels", "sca-0.json", "sca-0.csv"} <= artifacts
+
+
+def test_dvc_shows_metrics_and_plots(project):
+    assert "reports/metrics/sca-0.json" in project.dvc("metrics", "show")
+    plots = json.loads(project.dvc("plots", "show", "--json"))
+    points = plots["data"]["reports/history/semseg-0.csv"]
+    assert "errors" not in plots and "Training loss of semseg, seed 0" in json.dumps(points)
+
+
+def test_a_second_repro_does_nothing(project):
+    assert "Data and pipelines are up to date" in project.dvc("repro")
+    assert "Data and pipelines are up to date" in project.dvc("status")
+
+
+def test_an_experiment_reruns_only_what_its_change_touches(project):
+    output = project.dvc("exp", "run", "--name", "slow", "-S", "runs.sca.training.lr=1e-5")
+    ran = {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+    assert ran == {"train@sca-0", "evaluate@sca-0", "compare", "report"}
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    assert newest.data.params["training.lr"] == "1e-05"
+    assert newest.data.tags["dvc.experiment"] == "slow"
+
+
+def test_a_wrong_param_stops_the_graph_with_one_message(project):
+    path = project.root / "params.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("batch_size: 4", "batch_sise: 4", 1))
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "stages.train", "--run", "sca", "--seed", "0"],
+            cwd=project.root, text=True, capture_output=True,
+        )  # fmt: skip
+    finally:
+        path.write_text(before)
+    assert done.returncode == 2
+    assert "batch_sise" in done.stderr and "batch_size" in done.stderr and "Traceback" not in done.stderr
