@@ -87,7 +87,7 @@ class Training(Section):
     deep_supervision: StrictBool = True
     augmentation: Augmentation = Augmentation()
     normalization: Literal["imagenet", "half"] = "imagenet"
-    validate_every: Natural = 0
+    validate_every: Natural | None = 0
     channels_last: StrictBool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 

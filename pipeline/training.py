@@ -117,7 +117,7 @@ def train(
     """Train `network` in place by the recipe of `run` and return a record of each epoch.
 
     log(values, step) is told losses and learning rate once a window, and scores after each validation. `validate`
-    scores the network as it stands; the last epoch is always validated.
+    scores the network as it stands; the last epoch is always validated, unless `validate_every` is null.
     """
     recipe = run.training
     optimizer = make_optimizer(network, recipe)
@@ -168,5 +168,7 @@ def train(
 
 
 def _validates(recipe: Training, epoch: int) -> bool:
+    if recipe.validate_every is None:
+        return False
     last = epoch + 1 == recipe.epochs
     return last or (recipe.validate_every > 0 and (epoch + 1) % recipe.validate_every == 0)

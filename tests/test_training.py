@@ -106,7 +106,7 @@ def test_poly_schedule_by_hand():
     assert learning_rate(params(schedule="constant").training, 2) == 0.01
 
 
-@pytest.mark.parametrize(("every", "validated"), [(0, [5]), (2, [2, 4, 5]), (1, [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(("every", "validated"), [(0, [5]), (2, [2, 4, 5]), (1, [1, 2, 3, 4, 5]), (None, [])])
 def test_validates_when_asked_and_always_at_the_end(store, every, validated):
     _, history, _ = run_training(store, params(epochs=5, validate_every=every))
     assert [record.epoch for record in history if record.scores] == validated

@@ -13,9 +13,8 @@ import numpy as np
 from pipeline.datasets.rooms_mesh import tilt, turn
 from pipeline.datasets.rooms_scene import Room
 
-
-# One sensor for all frames, as in NYUD-v2 (a Kinect sees about 60 degrees): with a field of view that varied, depth could
-# not be told from a single image.
+# One sensor for all frames, as in NYUD-v2 (a Kinect sees about 60 degrees): with a field of view that varied, depth
+# could not be told from a single image.
 FIELD_OF_VIEW = np.deg2rad(60)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from .backbones import Backbone
-from .multi_task import MultiTask
-from .outputs import Outputs
-from .sequential_attention import SequentialAttention
-from .single_task import SingleTask
+from pipeline.nets.backbones import Backbone
+from pipeline.nets.multi_task import MultiTask
+from pipeline.nets.outputs import Outputs
+from pipeline.nets.sequential_attention import SequentialAttention
+from pipeline.nets.single_task import SingleTask
 
 __all__ = ["ARCHITECTURES", "Backbone", "Outputs", "build"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from .blocks import ConvNorm
+from pipeline.nets.blocks import ConvNorm
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, floor: float = 1e-6) -> Tensor:

@@ -6,8 +6,8 @@ import math
 import timm
 from torch import Tensor, nn
 
-from .blocks import resize
-from .weights import load_pretrained
+from pipeline.nets.blocks import resize
+from pipeline.nets.weights import load_pretrained
 
 STRIDES = (4, 8, 16, 32)
 

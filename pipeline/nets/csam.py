@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from .attention import CrossAttention
-from .blocks import ConvNorm
+from pipeline.nets.attention import CrossAttention
+from pipeline.nets.blocks import ConvNorm
 
 
 class CrossScaleAttention(nn.Module):

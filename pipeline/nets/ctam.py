@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .attention import CrossAttention
-from .blocks import ResidualBlock
+from pipeline.nets.attention import CrossAttention
+from pipeline.nets.blocks import ResidualBlock
 
 
 class CrossTaskAttention(nn.Module):

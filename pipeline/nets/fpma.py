@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .attention import WindowSelfAttention
-from .blocks import ResidualBlock, SqueezeExcite
+from pipeline.nets.attention import WindowSelfAttention
+from pipeline.nets.blocks import ResidualBlock, SqueezeExcite
 
 HEADS = 4
 

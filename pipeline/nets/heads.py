@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import Prediction, resize
+from pipeline.nets.blocks import Prediction, resize
 
 
 class MultiScaleHead(nn.Module):

@@ -10,15 +10,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .attention import WindowSelfAttention
-from .backbones import Backbone
-from .blocks import init_weights, resize
-from .csam import CrossScaleAttention
-from .ctam import CrossTaskAttention
-from .fpma import FeaturePropagation
-from .heads import MultiScaleHead
-from .outputs import Outputs
-from .task_features import TaskFeatures
+from pipeline.nets.attention import WindowSelfAttention
+from pipeline.nets.backbones import Backbone
+from pipeline.nets.blocks import init_weights, resize
+from pipeline.nets.csam import CrossScaleAttention
+from pipeline.nets.ctam import CrossTaskAttention
+from pipeline.nets.fpma import FeaturePropagation
+from pipeline.nets.heads import MultiScaleHead
+from pipeline.nets.outputs import Outputs
+from pipeline.nets.task_features import TaskFeatures
 
 ATT_HEADS = 6
 

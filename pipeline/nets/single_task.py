@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .backbones import Backbone
-from .blocks import init_weights, resize
-from .heads import MultiScaleHead
-from .outputs import Outputs
+from pipeline.nets.backbones import Backbone
+from pipeline.nets.blocks import init_weights, resize
+from pipeline.nets.heads import MultiScaleHead
+from pipeline.nets.outputs import Outputs
 
 
 class SingleTask(nn.Module):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .blocks import Prediction, ResidualBlock
+from pipeline.nets.blocks import Prediction, ResidualBlock
 
 
 class TaskFeatures(nn.Module):
