@@ -14,7 +14,7 @@ from typing import Any
 from pipeline import names, paths
 from pipeline.errors import ComparisonError
 from pipeline.metrics.delta import multi_task_performance, relative_gain, spread
-from pipeline.params import Params, ResolvedRun
+from pipeline.params import Params
 
 Result = dict[str, Any]  # a metrics file
 Row = dict[str, Any]  # a line of delta.csv
@@ -51,11 +51,6 @@ DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm
 
 
 # -- reading ------------------------------------------------------------------------------------------------
-
-
-def schedule_of(run: ResolvedRun) -> dict[str, Any]:
-    """The recipe of a run as its metrics file keeps it: every training value, in JSON's types."""
-    return run.training.model_dump(mode="json")
 
 
 def load_results(params: Params) -> list[Result]:

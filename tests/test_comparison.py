@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline import paths
-from pipeline.comparison import SAME_RECIPE, TUNED, compare, find_baseline, load_results, schedule_of
+from pipeline.comparison import SAME_RECIPE, TUNED, compare, find_baseline, load_results
 from pipeline.delta_tables import format_table, write_delta
 from pipeline.errors import ComparisonError
 from pipeline.params import Params, Training, parse_params
@@ -59,7 +59,7 @@ def result(params: Params, run: str, seed: int) -> dict:
         "dataset": "rooms",
         "dataset_digest": "d1",
         "split": "val",
-        "schedule": schedule_of(declared),
+        "schedule": declared.training.model_dump(mode="json"),
         "parameters": 1000,
         "headline": {task: HEADLINE[task] for task in declared.tasks},
         "tasks": {task: {HEADLINE[task]["metric"]: score, "images": 8} for task, score in SCORES[run][seed].items()},
