@@ -22,6 +22,7 @@ $(STAMP): requirements.txt
 	touch $@
 
 repro: $(STAMP)  ## run what params.yaml and the code changed, then show the multi-task performance
+	@python -m stages.check
 	dvc repro
 	@python -m stages.compare --show
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline import names, paths
-from pipeline.errors import ComparisonError
+from pipeline.errors import ComparisonError, DataError
 from pipeline.metrics.delta import multi_task_performance, relative_gain, spread
-from pipeline.params import Params
+from pipeline.params import Params, ResolvedRun
 
 Result = dict[str, Any]  # a metrics file
 Row = dict[str, Any]  # a line of delta.csv
@@ -66,10 +66,9 @@ def _load(params: Params, run: str, seed: int) -> Result:
     remedy = f"run `dvc repro evaluate@{run}-{seed}`"
     try:
         result = paths.read_json(path)
-    except FileNotFoundError as error:
-        raise ComparisonError(f"{path} is missing; {remedy} first") from error
-    except (OSError, ValueError) as error:
-        raise ComparisonError(f"{path} cannot be read ({error}); delete it and {remedy}") from error
+    except DataError as error:
+        fault = str(error).partition(";")[0]  # "... is missing" or "... is damaged"
+        raise ComparisonError(f"{fault}; {remedy} first") from error
     needed = ("run", "seed", "architecture", *SAME, "schedule", "parameters", "tasks", "headline")
     lacks = [key for key in needed if key not in result]
     lacks += [f"schedule.{key}" for key in SAME_RECIPE if key not in result.get("schedule", {})]
@@ -99,6 +98,13 @@ def differences(result: Result, baseline: Result) -> dict[str, tuple[Any, Any]]:
     for task in baseline["tasks"]:
         pairs[f"{task} metric"] = (result["headline"][task]["metric"], baseline["headline"][task]["metric"])
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def recipe_differences(run: ResolvedRun, baseline: ResolvedRun, allowed: Sequence[str] = ()) -> list[str]:
+    """What will make `compare` refuse this pair, as far as params tell: known before anything is trained."""
+    ours, theirs = run.training.model_dump(mode="json"), baseline.training.model_dump(mode="json")
+    fields = ["backbone", *(key for key in SAME_RECIPE if key not in allowed)]
+    return [f"{key} {ours[key]} against {theirs[key]}" for key in fields if ours[key] != theirs[key]]
 
 
 def find_baseline(result: Result, task: str, results: Iterable[Result], allowed: Sequence[str] = ()) -> Result | None:

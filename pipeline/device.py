@@ -1,4 +1,4 @@
-"""Where and how a network runs: device, precision, memory format. Hardware choices never come from params.yaml."""
+"""Where and how a network runs: device, precision, memory format. The device never comes from params.yaml."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def choose_device(precision: str, channels_last: bool) -> Device:
     except (RuntimeError, AssertionError) as error:
         raise ParamsError(f"PIPELINE_DEVICE={name} can't be used here: {str(error).splitlines()[0]}") from None
     if precision == "auto":
-        bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         dtype = torch.bfloat16 if bfloat16 else torch.float32
     else:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]

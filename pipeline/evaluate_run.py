@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +15,11 @@ from pipeline.checkpoint import load_weights
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import choose_device
-from pipeline.evaluation import Scorer, Scores, predict, task_context
+from pipeline.evaluation import Scorer, finite_or_none, predict, task_context
 from pipeline.network import build_network, parameter_count
 from pipeline.params import Params, ResolvedRun
 from pipeline.tasks import get_task
-from pipeline.tracking import continued_run
+from pipeline.tracking import connect, continued_run
 
 SPLIT = "val"
 
@@ -31,6 +30,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     Writes reports/metrics/<run>-<seed>.json and, for `evaluation.panels` samples, predictions and a picture under
     reports/panels/<run>-<seed>/; adds both to the MLflow run that training began.
     """
+    connect(params.experiment)  # first of all: an unreachable server is told before an hour of scoring, not after
     run, info = params.run(name), read_info()
     trained = paths.read_json(paths.run_file(name, seed))
     device = choose_device(run.training.precision, run.training.channels_last)
@@ -78,14 +78,6 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         log.artifact(paths.metrics_file(name, seed))
         if picture is not None:
             log.artifact(picture, "panels")
-
-
-def finite_or_none(scores: Scores) -> dict[str, dict[str, float | None]]:
-    """JSON has no NaN: a metric that is not defined on this split (no valid pixel, say) is null in the files."""
-    return {
-        task: {name: value if math.isfinite(value) else None for name, value in of.items()}
-        for task, of in scores.items()
-    }
 
 
 def panel_indices(count: int, panels: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -35,17 +36,17 @@ def predict(
     """
     network.eval()
     normalization = NORMALIZATIONS[recipe.normalization]
-    with torch.inference_mode():
-        for image, samples in scoring_batches(store, recipe.input_size, batch_size):
+    for image, samples in scoring_batches(store, recipe.input_size, batch_size):
+        predictions = {}
+        with torch.inference_mode():
             with device.autocast():
                 final = network(device.image(image, normalization)).final
-            predictions = {}
             for name in tasks:
                 task = get_task(name)
                 decoded = task.decode(final[name].float()).split(1)
                 labels = (sample.labels[name] for sample in samples)
                 predictions[name] = [resize_prediction(task, *pair) for pair in zip(decoded, labels, strict=True)]
-            yield samples, predictions
+        yield samples, predictions
 
 
 def resize_prediction(task: Task, decoded: Tensor, label: Label) -> Tensor:
@@ -92,6 +93,14 @@ def score(
         for task, predicted in predictions.items():
             scorer.update(task, predicted, [sample.labels[task] for sample in samples])
     return scorer.compute()
+
+
+def finite_or_none(scores: Scores) -> dict[str, dict[str, float | None]]:
+    """JSON has no NaN: a metric that is not defined on this split (no valid pixel, say) is null in the files."""
+    return {
+        task: {name: value if math.isfinite(value) else None for name, value in of.items()}
+        for task, of in scores.items()
+    }
 
 
 def score_trivial(

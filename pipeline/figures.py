@@ -90,7 +90,7 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
                 )
             axis.grid(alpha=0.3)
         axes[0, column].set_title(task.title, fontsize=10)
-        axes[0, column].set_ylabel("training loss" if column == 0 else "")
+        axes[0, column].set_ylabel("training loss (auxiliary included)" if column == 0 else "")
         arrow = "higher is better" if task.higher_is_better else "lower is better"
         axes[1, column].set_ylabel(f"{task.headline} ({arrow})", fontsize=8)
         axes[1, column].set_xlabel("epoch")

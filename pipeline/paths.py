@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.errors import DataError
+
 PARAMS = Path("params.yaml")
 
 RAW = Path("data/raw")
@@ -85,4 +87,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    """Read what a stage wrote. Raises DataError, with the remedy, for a file that is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; run `dvc repro` to make it") from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None

@@ -80,6 +80,7 @@ def git_state() -> dict[str, str]:
         return {"git.commit": "none", "git.dirty": "unknown"}
     lines = (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines()
     dirty = [line for line in lines if line[3:] not in _WRITTEN_BY_DVC and not line[3:].startswith("reports/")]
+    dirty += (_git("ls-files", "--others", "--exclude-standard", "pipeline", "stages") or "").splitlines()
     return {"git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from pipeline import figures, paths
 from pipeline.datasets.store import DatasetInfo, Store, read_info
-from pipeline.evaluate_run import SPLIT, finite_or_none, load_predictions, panel_indices
-from pipeline.evaluation import score_trivial, task_context
+from pipeline.evaluate_run import SPLIT, load_predictions, panel_indices
+from pipeline.evaluation import finite_or_none, score_trivial, task_context
 from pipeline.names import SINGLE_TASK
 from pipeline.params import Params
 from pipeline.tasks import get_task
@@ -165,7 +165,7 @@ def _trivial_notes(tasks: tuple[str, ...], constants: dict[str, np.ndarray], inf
 
 
 def _number(value: float | None, sign: bool = False) -> str:
-    """Three significant digits at least, whole numbers whole; a dash for what is not defined."""
+    """Three decimals below 10, two above, counts whole; a dash for what is not defined."""
     if value is None or not np.isfinite(value):
         return _MISSING
     if not sign and float(value).is_integer() and abs(value) >= 100:
@@ -176,7 +176,10 @@ def _number(value: float | None, sign: bool = False) -> str:
 
 def _spread(entry: dict[str, Any], sign: bool = False) -> str:
     text = _number(entry.get("mean"), sign)
-    return f"{text} ± {_number(entry['std'])}" if entry.get("std") is not None else text
+    if entry.get("std") is None:
+        return text
+    digits = len(text.partition(".")[2])  # a deviation is told as finely as its mean
+    return f"{text} ± {entry['std']:.{digits}f}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -42,7 +42,7 @@ def tracking_uri() -> str:
 def connect(experiment: str) -> str:
     """Reach the store and return the id of `experiment`, which is created when it does not exist.
 
-    Raises TrackingError before anything is computed when the server does not answer.
+    Raises TrackingError when the server does not answer: stages call this before they compute anything.
     """
     uri = tracking_uri()
     remote = uri.startswith(("http://", "https://"))
@@ -157,10 +157,15 @@ def _ended_properly(log: RunLog) -> Iterator[RunLog]:
     status = RunStatus.FAILED
     try:
         yield log
+        log.flush()
         status = RunStatus.FINISHED
     except KeyboardInterrupt:
         status = RunStatus.KILLED
         raise
+    except MlflowException as error:
+        raise TrackingError(f"MLflow's store {tracking_uri()} stopped taking run {log.id}: {error.message}") from error
     finally:
-        log.flush()
-        mlflow.end_run(RunStatus.to_string(status))
+        try:
+            log.flush()
+        finally:
+            mlflow.end_run(RunStatus.to_string(status))

@@ -17,7 +17,7 @@ from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.loading import TrainingBatches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
-from pipeline.evaluation import score
+from pipeline.evaluation import finite_or_none, score
 from pipeline.network import build_network, parameter_count
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
@@ -50,7 +50,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
             log.metrics,
             lambda: score(network, val, run.tasks, info, run.training, params.evaluation.batch_size, device),
         )
-        inputs.check_unchanged(_inputs(load_params(), name, seed, info))
+        inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
         save_weights(network, paths.weights_file(name, seed))
         _write_history(paths.history_file(name, seed), history)
         record = _record(log.id, run, seed, inputs, history, device, started)
@@ -130,7 +130,7 @@ def _record(
         "environment": provenance.environment(),
         **provenance.git_state(),
         **provenance.dvc_tags(),
-        "last_validation": history[-1].scores,
+        "last_validation": finite_or_none(history[-1].scores or {}),
     }
 
 

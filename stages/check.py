@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import names, paths
-from pipeline.params import Params
+from pipeline.comparison import recipe_differences
+from pipeline.params import Params, ResolvedRun
 from stages._entry import run_stage
 
 
@@ -30,20 +31,30 @@ def main(params: Params, file: str) -> None:
 def warnings(params: Params) -> Iterator[str]:
     """What is valid, but probably not meant."""
     runs = [params.run(name) for name in params.runs]
-    baselines = {(run.tasks[0], run.training.backbone) for run in runs if run.architecture == names.SINGLE_TASK}
     for run in runs:
-        backbone, size, weights = run.training.backbone, run.training.input_size, run.training.pretrained
         if run.architecture != names.SINGLE_TASK:
-            lacking = [task for task in run.tasks if (task, backbone) not in baselines]
-            if lacking:
-                yield f"runs.{run.name}: no single-task run of {', '.join(lacking)} on {backbone}, so no Δm"
+            for task in run.tasks:
+                yield from baseline_warnings(run, task, runs, params.evaluation.allow_different)
+        backbone, size, weights = run.training.backbone, run.training.input_size, run.training.pretrained
         if backbone.startswith("hrnet") and any(side % 32 for side in size):
-            yield f"runs.{run.name}: HRNet wants an input_size in multiples of 32, got {list(size)}"
+            yield f"runs.{run.name}: HRNet works at multiples of 32, so input_size {list(size)} is enlarged in it"
         if isinstance(weights, str) and not Path(weights).is_file():
             yield f"runs.{run.name}: pretrained {weights} is not there yet"
     for task in params.data.tasks:
         if not any(task in run.all_tasks for run in runs):
             yield f"data.tasks: no run uses {task}"
+
+
+def baseline_warnings(run: ResolvedRun, task: str, runs: list[ResolvedRun], allowed: tuple[str, ...]) -> Iterator[str]:
+    """Whether `compare` will find a fair baseline for one task of a multi-task run."""
+    baselines = [other for other in runs if other.architecture == names.SINGLE_TASK and other.tasks == (task,)]
+    if not baselines:
+        yield f"runs.{run.name}: no single-task run of {task}, so no multi-task performance (Δm)"
+        return
+    found = {other.name: recipe_differences(run, other, allowed) for other in baselines}
+    if all(found.values()):
+        told = "; ".join(f"{name}: {', '.join(differences)}" for name, differences in found.items())
+        yield f"runs.{run.name}: compare will refuse every {task} baseline: {told}"
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def test_a_missing_file_names_the_stage(params, results, in_tmp):
 def test_a_damaged_file_is_told(params, results, in_tmp, text):
     write(results)
     paths.metrics_file("depth", 1).write_text(text)
-    with pytest.raises(ComparisonError, match=r"depth-1.json (cannot be read|lacks run, seed).*evaluate@depth-1"):
+    with pytest.raises(ComparisonError, match=r"depth-1.json (is damaged|lacks run, seed).*evaluate@depth-1"):
         load_results(params)
 
 

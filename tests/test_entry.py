@@ -29,8 +29,8 @@ def test_a_stage_gets_params_run_and_seed():
         got.append((params.run(name).name, seed))
 
     got: list[tuple[str, int]] = []
-    assert run(main, run_and_seed=True, argv=["--run", "depth", "--seed", "3"]) == 0
-    assert got == [("depth", 3)]
+    assert run(main, run_and_seed=True, argv=["--run", "normals", "--seed", "3"]) == 0
+    assert got == [("normals", 3)]
 
 
 def test_wrong_params_stop_a_stage_before_it_begins(params_file, capsys):

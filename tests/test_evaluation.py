@@ -8,8 +8,8 @@ from torch import nn
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import DatasetInfo, Store, write_split
 from pipeline.device import choose_device
-from pipeline.evaluate_run import finite_or_none, panel_indices
-from pipeline.evaluation import predict, resize_prediction, score, score_trivial
+from pipeline.evaluate_run import panel_indices
+from pipeline.evaluation import finite_or_none, predict, resize_prediction, score, score_trivial
 from pipeline.nets import Outputs
 from pipeline.params import parse_params
 from pipeline.tasks import TASKS, get_task

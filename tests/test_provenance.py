@@ -60,6 +60,10 @@ def test_git_state_knows_what_dvc_writes_itself(project):
     assert provenance.git_state()["git.dirty"] == "false"
     (project / "pipeline/training.py").write_text("x = 5\n")
     assert provenance.git_state()["git.dirty"] == "true"
+    git("checkout", "pipeline/training.py")
+    assert provenance.git_state()["git.dirty"] == "false"
+    (project / "pipeline/new_task.py").write_text("")
+    assert provenance.git_state()["git.dirty"] == "true"
 
 
 def test_the_stage_lists_of_this_project_name_files_that_exist():

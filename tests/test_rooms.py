@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline.datasets.rooms import ROOMS, read, render_frame, splits
-from pipeline.datasets.rooms_camera import intrinsics
-from pipeline.datasets.rooms_labels import EDGE_JUMP, edges, salient
-from pipeline.datasets.rooms_people import PARTS
-from pipeline.datasets.rooms_scene import CLASSES
+from pipeline.datasets.rooms.camera import intrinsics
+from pipeline.datasets.rooms.dataset import ROOMS, read, render_frame, splits
+from pipeline.datasets.rooms.labels import EDGE_JUMP, edges, salient
+from pipeline.datasets.rooms.people import PARTS
+from pipeline.datasets.rooms.scene import CLASSES
 
 SIZE = (36, 48)
 TINY = (18, 24)

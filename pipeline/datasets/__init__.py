@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline import names
 from pipeline.datasets.ccp import CCP
-from pipeline.datasets.rooms import ROOMS
+from pipeline.datasets.rooms.dataset import ROOMS
 from pipeline.datasets.spec import Dataset
 from pipeline.errors import DataError
 

@@ -41,13 +41,14 @@ def prepare(raw: Path, target: Path, params: Data, workers: int | None = None) -
                 ids = list(ids)[: params.limit]
                 samples = _read_all(partial(_read, dataset.name, source, split, params), ids, workers, split)
                 counts[split] = write_split(new / split, samples, params.tasks)
+        classes = {task: names for task, names in dataset.classes.items() if task in params.tasks}
         info = DatasetInfo(
             dataset=dataset.name,
             tasks=tuple(params.tasks),
-            classes={task: names for task, names in dataset.classes.items() if task in params.tasks},
+            classes=classes,
             edge_max_dist=dataset.edge_max_dist,
             splits=counts,
-            digest=digest(new),
+            digest=digest(new, [dataset.name, classes, dataset.edge_max_dist]),
         )
         write_info(new, info)
         replace_folder(new, target)

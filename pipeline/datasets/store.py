@@ -111,9 +111,9 @@ def _check(sample: Sample, tasks: tuple[str, ...]) -> None:
             raise DataError(f"sample {sample.id}: {task} has values that are not finite where it is valid")
 
 
-def digest(folder: Path) -> str:
-    """sha256 over the names and bytes of all packed files below `folder`."""
-    total = hashlib.sha256()
+def digest(folder: Path, facts: object = None) -> str:
+    """sha256 over the names and bytes of all packed files below `folder`, and over `facts` that go with them."""
+    total = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for path in sorted(folder.glob("*/*")):
         total.update(str(path.relative_to(folder)).encode() + b"\0")
         with path.open("rb") as file:

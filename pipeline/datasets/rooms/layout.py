@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.datasets.rooms_mesh import Builder, Frame, turn
-from pipeline.datasets.rooms_palette import Palette
+from pipeline.datasets.rooms.mesh import Builder, Frame, turn
+from pipeline.datasets.rooms.palette import Palette
 
 _THICK = 0.2
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.datasets import rooms_texture as texture
-from pipeline.datasets.rooms_camera import Camera, intrinsics
-from pipeline.datasets.rooms_mesh import Soup
-from pipeline.datasets.rooms_scene import Light, Room
+from pipeline.datasets.rooms import texture
+from pipeline.datasets.rooms.camera import Camera, intrinsics
+from pipeline.datasets.rooms.mesh import Soup
+from pipeline.datasets.rooms.scene import Light, Room
 
 _LIFT = 2e-3  # metres that a secondary ray starts above its surface
 

@@ -8,7 +8,7 @@ import colorsys
 
 import numpy as np
 
-from pipeline.datasets.rooms_mesh import Builder
+from pipeline.datasets.rooms.mesh import Builder
 
 _WOOD = (("wood", 0.05), ("wood", 0.09), ("plain", 0.3))
 _CLOTH = (

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.datasets.rooms_mesh import Builder, Frame, Seat, Surface, Thing, tilt, turn
-from pipeline.datasets.rooms_palette import Palette
+from pipeline.datasets.rooms.mesh import Builder, Frame, Seat, Surface, Thing, tilt, turn
+from pipeline.datasets.rooms.palette import Palette
 
 
 def _legs(thing: Thing, width: float, depth: float, height: float, thick: float, material: int, taper=1.0) -> None:

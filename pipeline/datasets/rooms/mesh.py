@@ -81,7 +81,7 @@ def unit_shape(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface looks. `pattern` names a function of rooms_texture; `period` is its size in metres."""
+    """How a surface looks. `pattern` names a function of texture; `period` is its size in metres."""
 
     colour: np.ndarray
     second: np.ndarray

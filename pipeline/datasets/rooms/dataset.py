@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.datasets.rooms_camera import Camera, camera_rays, draw_camera
-from pipeline.datasets.rooms_labels import make_labels
-from pipeline.datasets.rooms_people import PARTS
-from pipeline.datasets.rooms_render import Caster, photograph, shade
-from pipeline.datasets.rooms_scene import CLASSES, Room, build_room
+from pipeline.datasets.rooms.camera import Camera, camera_rays, draw_camera
+from pipeline.datasets.rooms.labels import make_labels
+from pipeline.datasets.rooms.people import PARTS
+from pipeline.datasets.rooms.render import Caster, photograph, shade
+from pipeline.datasets.rooms.scene import CLASSES, Room, build_room
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
 

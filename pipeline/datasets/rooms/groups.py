@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.datasets import rooms_furniture as furniture
-from pipeline.datasets.rooms_mesh import turn
+from pipeline.datasets.rooms import furniture
+from pipeline.datasets.rooms.mesh import turn
 
 
 def _sofa_corner(b, p, rng, layout) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.datasets.rooms_camera import Camera
-from pipeline.datasets.rooms_render import Caster, Hits
-from pipeline.datasets.rooms_scene import CLASSES, Room
-from pipeline.datasets.rooms_texture import noise
+from pipeline.datasets.rooms.camera import Camera
+from pipeline.datasets.rooms.render import Caster, Hits
+from pipeline.datasets.rooms.scene import CLASSES, Room
+from pipeline.datasets.rooms.texture import noise
 from pipeline.datasets.sample import Label
 
 EDGE_JUMP = 0.05  # relative depth step between instances that counts as an occlusion edge

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.datasets.rooms_mesh import Builder, Frame, Surface, turn
-from pipeline.datasets.rooms_palette import Palette
+from pipeline.datasets.rooms.mesh import Builder, Frame, Surface, turn
+from pipeline.datasets.rooms.palette import Palette
 
 
 def vase(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.datasets.rooms_mesh import tilt, turn
-from pipeline.datasets.rooms_scene import Room
+from pipeline.datasets.rooms.mesh import tilt, turn
+from pipeline.datasets.rooms.scene import Room
 
 # One sensor for all frames, as in NYUD-v2 (a Kinect sees about 60 degrees): with a field of view that varied, depth
 # could not be told from a single image.

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.datasets.rooms_mesh import Builder, Frame, Seat, Thing, aim, tilt, turn
-from pipeline.datasets.rooms_palette import Palette
+from pipeline.datasets.rooms.mesh import Builder, Frame, Seat, Thing, aim, tilt, turn
+from pipeline.datasets.rooms.palette import Palette
 
 PARTS = ("background", "head", "torso", "upper_arm", "lower_arm", "upper_leg", "lower_leg")
 HEAD, TORSO, UPPER_ARM, LOWER_ARM, UPPER_LEG, LOWER_LEG = range(1, 7)

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.datasets import rooms_objects as objects
-from pipeline.datasets import rooms_people as people
-from pipeline.datasets.rooms_groups import GROUPS
-from pipeline.datasets.rooms_layout import Layout, shell
-from pipeline.datasets.rooms_mesh import Builder, Frame, Looks, Soup, bake
-from pipeline.datasets.rooms_palette import Palette
+from pipeline.datasets.rooms import objects, people
+from pipeline.datasets.rooms.groups import GROUPS
+from pipeline.datasets.rooms.layout import Layout, shell
+from pipeline.datasets.rooms.mesh import Builder, Frame, Looks, Soup, bake
+from pipeline.datasets.rooms.palette import Palette
 
 CLASSES = (
     "bed",
