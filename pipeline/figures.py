@@ -67,7 +67,10 @@ def panel(
 
 
 def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]) -> Figure:
-    """Training loss and headline score by epoch, a column for each task, a line for each run (mean over its seeds)."""
+    """Loss of the final prediction and headline score by epoch: a column for each task, a line for each run.
+
+    Lines are means over seeds. Auxiliary losses are left out: networks that have them would only look worse.
+    """
     figure, axes = plt.subplots(
         2, len(tasks), figsize=(3.4 * len(tasks) + 0.6, 5), squeeze=False, sharex=True, layout="constrained"
     )
@@ -90,7 +93,7 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
                 )
             axis.grid(alpha=0.3)
         axes[0, column].set_title(task.title, fontsize=10)
-        axes[0, column].set_ylabel("training loss (auxiliary included)" if column == 0 else "")
+        axes[0, column].set_ylabel("training loss" if column == 0 else "")
         arrow = "higher is better" if task.higher_is_better else "lower is better"
         axes[1, column].set_ylabel(f"{task.headline} ({arrow})", fontsize=8)
         axes[1, column].set_xlabel("epoch")

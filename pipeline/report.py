@@ -148,7 +148,8 @@ def _metric_table(columns: dict[str, list[dict[str, float | None]]], metrics: li
     rows = []
     for metric in metrics:
         values = [[seed.get(metric) for seed in seeds] for seeds in columns.values()]
-        rows.append([metric, *(_number(None if None in each else float(np.mean(each))) for each in values)])
+        show = _count if metric in ("images", "valid_pixels") else _number
+        rows.append([metric, *(show(None if None in each else float(np.mean(each))) for each in values)])
     return _table(["metric", *columns], rows)
 
 
@@ -164,12 +165,14 @@ def _trivial_notes(tasks: tuple[str, ...], constants: dict[str, np.ndarray], inf
     return "\n".join(notes)
 
 
+def _count(value: float | None) -> str:
+    return _MISSING if value is None else f"{value:,.0f}"
+
+
 def _number(value: float | None, sign: bool = False) -> str:
-    """Three decimals below 10, two above, counts whole; a dash for what is not defined."""
+    """Three decimals below 10, two above; a dash for what is not defined."""
     if value is None or not np.isfinite(value):
         return _MISSING
-    if not sign and float(value).is_integer() and abs(value) >= 100:
-        return f"{int(value):,}"
     digits = 3 if abs(value) < 10 and not sign else 2
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 

@@ -141,7 +141,10 @@ def _peak_memory_mb() -> int:
 
 
 def _write_history(path: Path, history: list[EpochRecord]) -> None:
-    """One row an epoch: epoch, learning_rate, loss (sum over tasks), loss/<task>, <task>/<metric>; for `dvc plots`."""
+    """One row an epoch, for `dvc plots`.
+
+    Columns: epoch, learning_rate, loss (the sum of all), loss/<task>, loss_auxiliary/<task>, <task>/<headline>.
+    """
     rows = []
     for record in history:
         row = {
@@ -149,7 +152,7 @@ def _write_history(path: Path, history: list[EpochRecord]) -> None:
             "learning_rate": record.learning_rate,
             "loss": sum(record.losses.values()),
         }
-        row |= {f"loss/{task}": value for task, value in record.losses.items()}
+        row |= record.losses
         row |= {f"{t}/{get_task(t).headline}": of[get_task(t).headline] for t, of in (record.scores or {}).items()}
         rows.append(row)
     with paths.atomic(path) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -43,21 +44,36 @@ def learning_rate(recipe: Training, epoch: int) -> float:
 
 
 def task_losses(outputs: Outputs, batch: Batch, tasks: tuple[str, ...], deep_supervision: bool) -> dict[str, Tensor]:
-    """Scalar loss of each task: its final prediction's, plus every auxiliary prediction's with the same loss.
+    """Scalar losses: `loss/<task>` of each final prediction, `loss_auxiliary/<task>` summed over the auxiliary ones.
 
-    Auxiliary predictions are brought to the label's size bilinearly (MTI-Net, section 3.4; FACTS of the released
-    recipe: the same losses and weights at each scale). A task that is only auxiliary has no final prediction, and is
-    trained by its auxiliary ones even without deep supervision.
+    Auxiliary predictions are brought to the label's size bilinearly and meet the same loss (MTI-Net, section 3.4, and
+    the released recipe: the same losses and weights at each scale). A task that is only auxiliary has no final
+    prediction, and is trained by its auxiliary ones even without deep supervision.
     """
     losses: dict[str, Tensor] = {}
     for task in tasks:
-        loss = get_task(task).loss
-        target, valid = batch.value[task], batch.valid[task]
-        predictions = [outputs.final[task]] if task in outputs.final else []
-        if deep_supervision or not predictions:
-            predictions += [scale[task] for scale in outputs.auxiliary if task in scale]
-        losses[task] = sum(loss(_at_size(each, target.shape[-2:]), target, valid) for each in predictions)
+        loss, target, valid = get_task(task).loss, batch.value[task], batch.valid[task]
+        if task in outputs.final:
+            losses[f"loss/{task}"] = loss(_at_size(outputs.final[task], target.shape[-2:]), target, valid)
+        if deep_supervision or task not in outputs.final:
+            scales = [scale[task] for scale in outputs.auxiliary if task in scale]
+            if scales:
+                each = [loss(_at_size(scale, target.shape[-2:]), target, valid) for scale in scales]
+                losses[f"loss_auxiliary/{task}"] = sum(each)
     return losses
+
+
+def by_task(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Final and auxiliary losses of each task added up: what is balanced between tasks."""
+    totals: dict[str, Tensor] = {}
+    for name, loss in losses.items():
+        task = _task_of(name)
+        totals[task] = totals[task] + loss if task in totals else loss
+    return totals
+
+
+def _task_of(loss: str) -> str:
+    return loss.partition("/")[2]
 
 
 def _at_size(prediction: Tensor, size: torch.Size) -> Tensor:
@@ -72,14 +88,15 @@ class LossWindow:
 
     run: str
     seed: int
-    tasks: tuple[str, ...]
+    names: tuple[str, ...] = ()
     rows: list[Tensor] = field(default_factory=list)
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        self.rows.append(torch.stack([losses[task].detach().float() for task in self.tasks]))
+        self.names = tuple(losses)
+        self.rows.append(torch.stack([loss.detach().float() for loss in losses.values()]))
 
     def drain(self, last_step: int) -> dict[str, float]:
-        """Mean loss of each task over the window, which is emptied. Raises TrainingError for one that is not finite."""
+        """Mean of each loss over the window, which is emptied. Raises TrainingError for one that is not finite."""
         rows = torch.stack(self.rows).cpu()
         self.rows.clear()
         finite = rows.isfinite()
@@ -87,15 +104,16 @@ class LossWindow:
             row, column = (~finite).nonzero()[0].tolist()
             step = last_step - len(rows) + 1 + row
             raise TrainingError(
-                f"the loss of {self.tasks[column]} is {rows[row, column].item()} at step {step} of run {self.run}, "
-                f"seed {self.seed}: training can't go on. Lower runs.{self.run}.training.lr or check its labels."
+                f"the loss of {_task_of(self.names[column])} is {rows[row, column].item()} at step {step} of run "
+                f"{self.run}, seed {self.seed}: training can't go on. "
+                f"Lower runs.{self.run}.training.lr or check its labels."
             )
-        return {task: mean for task, mean in zip(self.tasks, rows.double().mean(0).tolist(), strict=True)}
+        return dict(zip(self.names, rows.double().mean(0).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch did: mean losses by task, rate, duration, and scores where the epoch was validated."""
+    """What one epoch did: mean losses by name, rate, duration, and scores where the epoch was validated."""
 
     epoch: int
     learning_rate: float
@@ -123,7 +141,7 @@ def train(
     optimizer = make_optimizer(network, recipe)
     balance = FixedWeights(recipe.task_weights)
     normalization = NORMALIZATIONS[recipe.normalization]
-    window = LossWindow(run.name, seed, run.all_tasks)
+    window = LossWindow(run.name, seed)
     history: list[EpochRecord] = []
     step = 0
     with tqdm(total=recipe.epochs * len(batches), desc=f"{run.name}-{seed}", unit="step", disable=None) as progress:
@@ -134,14 +152,14 @@ def train(
                 group["lr"] = rate
             rng = np.random.default_rng([seed, epoch, _AUGMENT_STREAM])
             network.train()
-            sums, counted = dict.fromkeys(run.all_tasks, 0.0), 0
+            sums: Counter[str] = Counter()
             for batch in batches.epoch(epoch):
                 geometry = augmenter.draw(len(batch.image), rng)
                 batch = augmenter(batch.to(device.torch_device), geometry)
                 with device.autocast():
                     outputs = network(device.image(batch.image, normalization))
                     losses = task_losses(outputs, batch, run.all_tasks, recipe.deep_supervision)
-                    total = balance(losses)
+                    total = balance(by_task(losses))
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
                 optimizer.step()
@@ -151,18 +169,14 @@ def train(
                 if len(window.rows) == _WINDOW or step % len(batches) == 0:
                     length = len(window.rows)
                     means = window.drain(step)
-                    sums = {task: sums[task] + means[task] * length for task in sums}
-                    counted += length
-                    log(
-                        {**{f"loss/{task}": mean for task, mean in means.items()}, "learning_rate": rate},
-                        step,
-                    )
+                    sums.update({name: mean * length for name, mean in means.items()})
+                    log(means | {"learning_rate": rate}, step)
                     progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
             seconds = time.perf_counter() - start
             scores = validate() if _validates(recipe, epoch) else None
             if scores is not None:
                 log({f"val/{task}/{name}": v for task, of in scores.items() for name, v in of.items()}, step)
-            means = {task: total / counted for task, total in sums.items()}
+            means = {name: total / len(batches) for name, total in sums.items()}
             history.append(EpochRecord(epoch + 1, rate, means, seconds, scores))
     return history
 

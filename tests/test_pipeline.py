@@ -131,7 +131,14 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     run = runs["sca-0"]
     assert run.info.status == "FINISHED"
     assert run.data.params["training.lr"] == "0.001" and run.data.params["architecture"] == "sequential_attention"
-    assert {"loss/semseg", "loss/normals", "learning_rate", "val/depth/rmse", "depth/rmse"} <= set(run.data.metrics)
+    assert {
+        "loss/semseg",
+        "loss_auxiliary/semseg",
+        "loss_auxiliary/normals",
+        "learning_rate",
+        "val/depth/rmse",
+        "depth/rmse",
+    } <= set(run.data.metrics)
     tags = run.data.tags
     assert tags["git.commit"] == project.git("rev-parse", "HEAD").strip() and tags["git.dirty"] == "false"
     assert tags["dvc.stage"] == "train@sca-0"

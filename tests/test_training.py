@@ -14,7 +14,7 @@ from pipeline.nets import Outputs
 from pipeline.params import parse_params
 from pipeline.tasks import get_task
 from pipeline.train_run import make_augmenter
-from pipeline.training import learning_rate, make_optimizer, task_losses, train
+from pipeline.training import by_task, learning_rate, make_optimizer, task_losses, train
 
 SIZE = (32, 32)
 
@@ -78,8 +78,8 @@ def run_training(store, run, seed=0, network=None):
 def test_loss_goes_down_and_every_step_is_logged(store):
     _, history, logged = run_training(store, params(epochs=40, deep_supervision=False))
     assert len(history) == 40
-    assert history[-1].losses["semseg"] < 0.8 * history[0].losses["semseg"]
-    assert history[-1].losses["depth"] < 0.8 * history[0].losses["depth"]
+    assert history[-1].losses["loss/semseg"] < 0.8 * history[0].losses["loss/semseg"]
+    assert history[-1].losses["loss/depth"] < 0.8 * history[0].losses["loss/depth"]
     steps = [step for step, values in logged if "learning_rate" in values]
     assert steps == [2 * (epoch + 1) for epoch in range(40)]  # 10 samples in batches of 4: the rest is dropped
 
@@ -120,8 +120,11 @@ def test_deep_supervision_adds_each_scale_with_the_same_loss(store):
     loss = get_task("depth").loss
     target, valid = batch.value["depth"], batch.valid["depth"]
     low = nn.functional.interpolate(outputs.auxiliary[0]["depth"], size=SIZE, mode="bilinear")
-    torch.testing.assert_close(without["depth"], loss(outputs.final["depth"], target, valid))
-    torch.testing.assert_close(with_it["depth"], without["depth"] + loss(low, target, valid))
+    torch.testing.assert_close(without["loss/depth"], loss(outputs.final["depth"], target, valid))
+    torch.testing.assert_close(with_it["loss/depth"], without["loss/depth"])
+    torch.testing.assert_close(with_it["loss_auxiliary/depth"], loss(low, target, valid))
+    assert set(without) == {"loss/semseg", "loss/depth"}
+    torch.testing.assert_close(by_task(with_it)["depth"], with_it["loss/depth"] + with_it["loss_auxiliary/depth"])
 
 
 def test_an_auxiliary_task_is_trained_without_a_final_prediction(store):
@@ -129,7 +132,8 @@ def test_an_auxiliary_task_is_trained_without_a_final_prediction(store):
     outputs = Tiny()(batch.image.float() / 255)
     del outputs.final["depth"]
     losses = task_losses(outputs, batch, ("semseg", "depth"), deep_supervision=False)
-    assert losses["depth"] > 0 and losses["depth"].requires_grad
+    assert set(losses) == {"loss/semseg", "loss_auxiliary/depth"}
+    assert losses["loss_auxiliary/depth"] > 0 and losses["loss_auxiliary/depth"].requires_grad
 
 
 def test_a_loss_that_is_not_finite_names_task_step_and_run(store):
