@@ -33,8 +33,9 @@ lint: $(STAMP)  ## ruff
 	ruff check .
 
 ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
-	@echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C stops it)"
-	@mlflow ui --port $(PORT) --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}"
+	@case "$$MLFLOW_TRACKING_URI" in http*) echo "MLflow: $$MLFLOW_TRACKING_URI (MLFLOW_TRACKING_URI)";; \
+	*) echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C stops it; up in about 15 s)"; \
+	mlflow ui --port $(PORT) --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}";; esac
 
 clean:  ## remove the environment and tools' caches; data, models, results and MLflow's store stay
 	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info

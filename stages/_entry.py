@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -10,6 +11,11 @@ from typing import NoReturn
 from pipeline import paths
 from pipeline.errors import PipelineError
 from pipeline.params import load_params
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """A stage that is told to end closes its MLflow run, as after Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def run_stage(
@@ -30,6 +36,7 @@ def run_stage(
         parser.add_argument("--run", required=True, dest="name", help="a name in params.yaml's runs")
         parser.add_argument("--seed", required=True, type=int)
     arguments = vars(parser.parse_args(argv))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         main(load_params(arguments.get("file", paths.PARAMS)), **arguments)
     except PipelineError as error:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,20 @@ def test_our_own_bug_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         run_stage(main, argv=[])
+
+
+def test_a_terminated_stage_ends_as_if_interrupted():
+    def main(params: Params) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            closed.append(True)
+
+    closed: list[bool] = []
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run(main) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert closed == [True]
