@@ -74,7 +74,7 @@ def test_a_terminated_stage_ends_as_if_interrupted():
     closed: list[bool] = []
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert run(main) == 130
+        assert run(main, argv=[]) == 130
     finally:
         signal.signal(signal.SIGTERM, before)
     assert closed == [True]
