@@ -29,6 +29,7 @@ _REACH_SECONDS = 5
 _METRICS_A_BATCH = 1000
 _PARAMS_A_BATCH = 100
 _SYSTEM_SECONDS = 5
+_FLUSH_SECONDS = 5  # how far curves in the browser lag behind the training
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -93,14 +94,16 @@ class RunLog:
         self.id = run_id
         self._client = mlflow.MlflowClient()
         self._metrics: list[Metric] = []
+        self._flushed = time.monotonic()
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)
         self._metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
-        if len(self._metrics) >= _METRICS_A_BATCH:
+        if len(self._metrics) >= _METRICS_A_BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
+        self._flushed = time.monotonic()
         while self._metrics:
             batch, self._metrics = self._metrics[:_METRICS_A_BATCH], self._metrics[_METRICS_A_BATCH:]
             self._client.log_batch(self.id, metrics=batch)

@@ -82,3 +82,10 @@ def test_a_deleted_experiment_is_told(project):
     mlflow.delete_experiment(experiment)
     with pytest.raises(TrackingError, match="was deleted; restore it"):
         tracking.connect("rooms")
+
+
+def test_curves_appear_while_the_run_goes_on(project, monkeypatch):
+    monkeypatch.setattr(tracking, "_FLUSH_SECONDS", 0)
+    with tracking.new_run("rooms", "depth-0") as log:
+        log.metrics({"loss/depth": 2.0}, 1)
+        assert find(log.id).data.metrics["loss/depth"] == 2.0
