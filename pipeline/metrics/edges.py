@@ -8,14 +8,15 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from pipeline.metrics.base import Metric
-from pipeline.metrics.boundaries import THRESHOLDS, count_boundaries
+from pipeline.metrics.boundaries import THRESHOLDS, BoundaryCounts, count_boundaries
 
 
 class EdgeMetric(Metric):
@@ -26,11 +27,14 @@ class EdgeMetric(Metric):
     stands; counts summed over the images. Predictions and labels in pixels that are not valid are ignored,
     images without valid pixels not scored.
 
+    Images are matched in worker processes while the network goes on predicting, whatever their sizes.
+
     max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD).
     """
 
     def __init__(self, max_dist: float, nms: bool = False) -> None:
         super().__init__()
+        self._pending: deque[Future[BoundaryCounts]] = deque()
         self.max_dist = max_dist
         self.nms = nms
         for name in ("matched", "predicted"):
@@ -45,14 +49,27 @@ class EdgeMetric(Metric):
         self.valid_pixels += valid.sum()
         count = partial(count_boundaries, max_dist=self.max_dist, nms=self.nms)
         arrays = [x[scored].squeeze(1).cpu().numpy() for x in (prediction.float(), target > 0.5, valid)]
-        parallel = len(arrays[0]) > 1 and _WORKERS > 1
-        for counts in _pool().map(count, *arrays) if parallel else map(count, *arrays):
+        for image in zip(*arrays, strict=True):
+            self._pending.append(_pool().submit(count, *image))
+        self._collect(leave=_AHEAD * _WORKERS)
+
+    def _collect(self, leave: int = 0) -> None:
+        """Add the counts of finished images, the oldest first, until at most `leave` are still under way."""
+        while len(self._pending) > leave:
+            counts = self._pending.popleft().result()
             self.matched += torch.from_numpy(counts.matched).to(self.device)
             self.predicted += torch.from_numpy(counts.predicted).to(self.device)
             self.labelled += counts.labelled
 
+    @property
+    def states(self) -> dict[str, Tensor]:
+        if self._pending:
+            self._collect()
+        return super().states
+
     def compute(self) -> dict[str, float]:
         """The scores, and the counts of images and pixels scored; NaN where nothing was."""
+        self._collect()
         matched = self.matched.double()
         precision = matched / self.predicted.clamp(min=1)
         recall = matched / self.labelled.clamp(min=1)
@@ -71,6 +88,7 @@ class EdgeMetric(Metric):
 
 
 _WORKERS = os.cpu_count() or 1
+_AHEAD = 8  # images a worker that may wait: enough to keep all busy, few enough for memory
 
 
 @cache
