@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import maximum_flow
 THRESHOLDS = np.arange(1, 100, dtype=np.float32) / np.float32(100)
 
 # Neighbours x1..x8 of a pixel, counter-clockwise from the east, as (row, column) steps.
+_ALL = 255  # the code of a pixel whose neighbours are all on
 _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
 
 
@@ -50,28 +51,35 @@ _DELETABLE = _deletable()
 def thin(mask: np.ndarray) -> np.ndarray:
     """Thin a boolean (H, W) mask to lines one pixel wide; connectivity is kept.
 
-    Guo and Hall, "Parallel thinning with two-subiteration algorithms", CACM 1989 (MATLAB's `bwmorph(...,
-    'thin')`). Neighbourhood codes are kept up to date only where a pixel was deleted, so the cost follows the
-    mask's area, not the image's area times the number of iterations.
+    Guo and Hall, "Parallel thinning with two-subiteration algorithms", CACM 1989 (MATLAB's `bwmorph(..., 'thin')`).
+    Only pixels at a border are looked at, since one with all eight neighbours is never deleted: the cost follows the
+    mask's area and not, as for whole-image passes, the image's area times the number of iterations.
     """
     padded = np.pad(np.asarray(mask, dtype=np.uint8), 1)
+    height, width = mask.shape
+    codes = np.zeros_like(padded)
+    for bit, (row, column) in enumerate(_NEIGHBOURS):
+        codes[1:-1, 1:-1] |= padded[1 + row : 1 + row + height, 1 + column : 1 + column + width] << np.uint8(bit)
     steps = [row * padded.shape[1] + column for row, column in _NEIGHBOURS]
-    on = padded.reshape(-1)
-    pixels = np.flatnonzero(on)
-    code = np.zeros_like(on)
-    for bit, step in enumerate(steps):
-        code[pixels] |= on[pixels + step] << np.uint8(bit)
+    on, code = padded.reshape(-1), codes.reshape(-1)
+    border = np.flatnonzero((on == 1) & (code != _ALL))
     settled = False
     while not settled:
         settled = True
         for table in _DELETABLE:
-            delete = table[code[pixels]]
-            deleted, pixels = pixels[delete], pixels[~delete]
-            if deleted.size:
-                settled = False
-                on[deleted] = 0
-                for bit, step in enumerate(steps):  # one step back, the deleted pixel was neighbour `bit`
-                    code[deleted - step] &= np.uint8(255 - (1 << bit))
+            delete = table[code[border]]
+            deleted, border = border[delete], border[~delete]
+            if not deleted.size:
+                continue
+            settled = False
+            on[deleted] = 0
+            laid_bare = []
+            for bit, step in enumerate(steps):  # a pixel one step back sees the deleted one as its neighbour `bit`
+                seen = deleted - step
+                before = code[seen]
+                laid_bare.append(seen[(before == _ALL) & (on[seen] == 1)])
+                code[seen] = before & np.uint8(_ALL - (1 << bit))
+            border = np.concatenate([border, *laid_bare])
     return padded[1:-1, 1:-1].astype(bool)
 
 
