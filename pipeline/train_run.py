@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import platform
+import resource
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,6 +99,7 @@ def _describe(
             "input_fingerprint": inputs.fingerprint,
             "device": device.description,
             "precision": str(device.dtype).removeprefix("torch."),
+            "pretrained": str(network.backbone.load_report or "none: random initialisation"),
             **{f"version.{package}": number for package, number in provenance.environment().items()},
             **provenance.git_state(),
             **provenance.dvc_tags(),
@@ -135,8 +137,6 @@ def _record(
 
 
 def _peak_memory_mb() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

@@ -67,6 +67,10 @@ def test_truncated_file_is_told(tmp_path, samples):
          "valid mask of depth"),
         (lambda s: Sample(s.id, s.image, s.labels | {"depth": Label(s.labels["depth"].value * np.nan,
                                                                      s.labels["depth"].valid)}), "not finite"),
+        (lambda s: Sample(s.id, s.image, s.labels | {"depth": Label(s.labels["depth"].value.astype(np.float64),
+                                                                     s.labels["depth"].valid)}), "expected float32"),
+        (lambda s: Sample(s.id, s.image, s.labels | {"normals": Label(s.labels["normals"].value[..., 0],
+                                                                       s.labels["normals"].valid)}), r", 3\)"),
         (lambda s: Sample("id-1", s.image, s.labels), "twice"),
     ],
 )  # fmt: skip

@@ -81,8 +81,7 @@ def _read_all(read, ids: Sequence[str], workers: int | None, split: str) -> Iter
 
 
 def _one_thread() -> None:
-    """Each worker computes on one thread: the parallelism is over samples."""
-    os.environ["OMP_NUM_THREADS"] = "1"
+    """Workers decode on one thread each: the parallelism is over samples."""
     import cv2
 
     cv2.setNumThreads(1)

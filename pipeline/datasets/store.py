@@ -95,6 +95,8 @@ def write_split(folder: Path, samples: Iterable[Sample], tasks: Iterable[str]) -
 
 
 def _check(sample: Sample, tasks: tuple[str, ...]) -> None:
+    from pipeline.tasks import get_task  # imports torch: here, so that the processes that only decode do without
+
     image = sample.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"sample {sample.id}: image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
@@ -106,6 +108,14 @@ def _check(sample: Sample, tasks: tuple[str, ...]) -> None:
             raise DataError(
                 f"sample {sample.id}: the valid mask of {task} is {label.valid.dtype} {label.valid.shape}, "
                 f"expected bool {label.value.shape[:2]}"
+            )
+        expected = np.dtype(np.uint8 if get_task(task).categorical else np.float32)
+        channels = get_task(task).label_channels
+        shape = label.valid.shape if channels == 1 else (*label.valid.shape, channels)
+        if label.value.dtype != expected or label.value.shape != shape:
+            raise DataError(
+                f"sample {sample.id}: the label of {task} is {label.value.dtype} {label.value.shape}, "
+                f"expected {expected} {shape}"
             )
         if label.value.dtype.kind == "f" and not np.isfinite(label.value[label.valid]).all():
             raise DataError(f"sample {sample.id}: {task} has values that are not finite where it is valid")

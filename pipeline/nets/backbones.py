@@ -45,7 +45,7 @@ def _create(name: str) -> nn.Module:
     options = {"features_only": True} | ({"feature_location": ""} if name.startswith("hrnet") else {})
     try:
         info = timm.create_model(name, **options).feature_info
-    except (RuntimeError, AttributeError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AttributeError, NotImplementedError, TypeError) as error:  # what timm raises, by model
         raise ValueError(f"Backbone {name!r} cannot give intermediate features in timm: {error}") from error
     deepest = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride wins
     if not set(STRIDES) <= set(deepest):

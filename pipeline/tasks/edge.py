@@ -34,9 +34,6 @@ TASK = Task(
     categorical=True,
     resize_label="max",
     resize_prediction="bilinear",
-    on_flip=shared.unchanged,
-    on_rotate=shared.unchanged,
-    on_zoom=shared.unchanged,
     paint=paint_grey,
     trivial=shared.mean_value,
 )

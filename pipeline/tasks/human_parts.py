@@ -31,11 +31,7 @@ TASK = Task(
     headline="mIoU",
     higher_is_better=True,
     categorical=True,
-    resize_label="nearest",
     resize_prediction="nearest",
-    on_flip=shared.unchanged,  # left and right parts share a class
-    on_rotate=shared.unchanged,
-    on_zoom=shared.unchanged,
     paint=paint_classes,
     trivial=shared.majority_class,
 )

@@ -51,11 +51,9 @@ TASK = Task(
     headline="mean",
     higher_is_better=False,
     categorical=False,
-    resize_label="nearest",
     resize_prediction="bilinear",
     on_flip=_on_flip,
     on_rotate=_on_rotate,
-    on_zoom=shared.unchanged,
     paint=paint_normals,
     trivial=shared.mean_direction,
 )

@@ -31,11 +31,7 @@ TASK = Task(
     headline="mIoU",
     higher_is_better=True,
     categorical=True,
-    resize_label="nearest",
     resize_prediction="bilinear",
-    on_flip=shared.unchanged,
-    on_rotate=shared.unchanged,
-    on_zoom=shared.unchanged,
     paint=paint_grey,
     trivial=shared.mean_value,
 )

@@ -1,4 +1,4 @@
-"""Pieces that several tasks share: decoding, what geometry leaves alone, and constant predictors."""
+"""Pieces that several tasks share: decoding and constant predictors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ from torch import Tensor
 from pipeline.tasks.spec import TaskContext
 
 Labels = Iterable[tuple[np.ndarray, np.ndarray]]
-
-
-def unchanged(value: Tensor, _amount: Tensor | None = None) -> Tensor:
-    """What geometry does to values that don't depend on the viewpoint."""
-    return value
 
 
 def class_names(context: TaskContext) -> tuple[str, ...]:

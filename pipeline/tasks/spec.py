@@ -25,6 +25,11 @@ class TaskContext:
     edge_max_dist: float = 0.0075
 
 
+def unchanged(value: Tensor, _amount: Tensor | None = None) -> Tensor:
+    """What geometry does to values that don't depend on the viewpoint."""
+    return value
+
+
 @dataclass(frozen=True)
 class Task:
     """One dense prediction task. Tensors are (B, C, H, W), `valid` (B, 1, H, W) bool; arrays as in `Label`.
@@ -36,7 +41,7 @@ class Task:
         metres.
     metric: a fresh metric: `update(decoded prediction, target, valid)`, `compute()` -> {key: number}.
     headline: the key that Δm compares; higher_is_better: its direction.
-    categorical: label values are codes, which a warp or resize must pick (nearest), never mix.
+    categorical: label values are codes (classes; 0 and 1), uint8, rather than float32 measurements.
     resize_label: how a label is shrunk to a smaller training size: the nearest pixel, or `max` where values are thin
         lines of 1 that would be lost: a pixel is 1 when any that it covers is. Scoring never resizes labels.
     resize_prediction: how a decoded prediction is resized to its label.
@@ -59,10 +64,10 @@ class Task:
     headline: str
     higher_is_better: bool
     categorical: bool
-    resize_label: Literal["nearest", "max"]
     resize_prediction: Literal["nearest", "bilinear"]
-    on_flip: Callable[[Tensor], Tensor]
-    on_rotate: Callable[[Tensor, Tensor], Tensor]
-    on_zoom: Callable[[Tensor, Tensor], Tensor]
     paint: Callable[[np.ndarray, np.ndarray, TaskContext], np.ndarray]
     trivial: Callable[[Iterable[tuple[np.ndarray, np.ndarray]], TaskContext], np.ndarray]
+    resize_label: Literal["nearest", "max"] = "nearest"
+    on_flip: Callable[[Tensor], Tensor] = unchanged
+    on_rotate: Callable[[Tensor, Tensor], Tensor] = unchanged
+    on_zoom: Callable[[Tensor, Tensor], Tensor] = unchanged
