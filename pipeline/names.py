@@ -15,8 +15,12 @@ TASKS = ("semseg", "human_parts", "sal", "depth", "normals", "edge")
 DATASET_TASKS = {
     "rooms": TASKS,
     "ccp": ("human_parts", "sal", "edge"),
+    "nyud": ("semseg", "depth", "normals", "edge"),
+    "pascal_context": ("semseg", "human_parts", "sal", "normals", "edge"),
+    "folder": TASKS,  # those that its dataset.yaml lists
 }
 DATASETS = tuple(DATASET_TASKS)
+WITHOUT_ARCHIVE = ("rooms", "folder")
 
 SINGLE_TASK = "single_task"
 

@@ -52,21 +52,36 @@ class Rooms(Section):
 
 
 class Data(Section):
-    """What `prepare` packs: the dataset, the tasks whose labels are kept, at most `limit` samples a split."""
+    """What `prepare` packs: the dataset, the tasks whose labels are kept, at most `limit` samples a split.
+
+    archive: another archive of the dataset's layout than the published one: a file name in PIPELINE_ARCHIVES, a path
+    or an address. folder: where the dataset called `folder` lies. skip_broken: leave out broken samples, not fail.
+    """
 
     dataset: Annotated[str, one_of("dataset", names.DATASETS)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
     limit: Count | None = None
+    archive: Annotated[str, Field(min_length=1)] | None = None
+    folder: Annotated[str, Field(min_length=1)] = "data/own"
+    skip_broken: StrictBool = False
     rooms: Rooms = Rooms()
 
 
 class Augmentation(Section):
-    """Random geometry of training images: flip probability, zoom factors, and rotation in ± degrees."""
+    """Random changes of training images: flip probability, zoom factors, rotation in ± degrees, and photometry.
+
+    crop: which part of an enlarged image is kept. brightness, contrast, saturation: each factor is uniform in
+    [1 - value, 1 + value]; 0 leaves the image alone.
+    """
 
     flip: Share = 0.5
     scale: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
     scale_mode: Literal["choice", "range"] = "choice"
     rotation: Angle = 0.0
+    crop: Literal["center", "random"] = "center"
+    brightness: Share = 0.0
+    contrast: Share = 0.0
+    saturation: Share = 0.0
 
 
 class Training(Section):
@@ -110,10 +125,17 @@ RecipeValue = Annotated[str, one_of("training value", sorted(set(Training.model_
 
 
 class Evaluation(Section):
-    """Scoring and comparison. `allow_different`: recipe values that may differ from the baselines'."""
+    """Scoring and comparison. `allow_different`: recipe values that may differ from the baselines'.
+
+    select_on: which weights are scored: null: the last; train_holdout: those of the epoch that did best on a tenth
+    of the training split, kept out of training for that. edge_nms: non-maximum suppression of edge predictions
+    before they are thinned.
+    """
 
     batch_size: Count = 16
     panels: Natural = 4
+    select_on: Literal["train_holdout"] | None = None
+    edge_nms: StrictBool = False
     allow_different: Annotated[tuple[RecipeValue, ...], Unique] = ()
 
 
@@ -169,7 +191,7 @@ class Params(Section):
             data.pop(section, None)
         training = run.training.model_dump()
         training["task_weights"] = {task: training["task_weights"][task] for task in run.all_tasks}
-        tree = {"data": data, "training": training, "evaluation": self.evaluation.model_dump()}
+        tree = {"data": data, "training": training, "evaluation": self.evaluation.model_dump(exclude_none=True)}
         return _flatten(run.model_dump(exclude={"training", "name"})) | _flatten(tree)
 
 
@@ -241,9 +263,15 @@ def _cross_problems(params: Params) -> list[Problem]:
         for task in params.data.tasks
         if task not in available
     ]
+    if params.data.archive is not None and params.data.dataset in names.WITHOUT_ARCHIVE:
+        problems.append(Problem("data.archive", f"{params.data.dataset} comes from no archive; set it to null"))
     for name, run in params.runs.items():
         found = _run_problems(run, params.data.tasks)
         problems += [Problem(f"runs.{name}.{key}", text) for key, text in found]
+        every = run.training.get("validate_every", params.training.validate_every)
+        if params.evaluation.select_on is not None and every in (None, 0):
+            text = f"{str(every).lower().replace('none', 'null')} leaves evaluation.select_on no epochs to choose from"
+            problems.append(Problem(f"runs.{name}.training.validate_every", f"{text}; give 1 or more"))
     return problems
 
 

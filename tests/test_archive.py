@@ -1,44 +1,25 @@
-"""Archives from a real HTTP server on the loopback: whatever goes wrong, a whole archive is taken or none."""
+"""Archives from a folder and from a real HTTP server on the loopback: the right one is taken whole, and recorded."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pipeline.datasets.archive import extracted, fetch
+from pipeline.datasets.unpack import inspect
 from pipeline.errors import DataError
-from tests.archive_site import GOOD, NOISE, WHOLE, Site, get, names, serve, tar_gz, wanted
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, target
-    return member
+from tests.archive_site import NOISE, WHOLE, Site, get, names, serve, tar_gz, wanted
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     with serve() as served:
         yield served
-
-
-@pytest.fixture(autouse=True)
-def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PIPELINE_ARCHIVES", raising=False)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
-
-
-def assert_nothing_taken(raw: Path) -> None:
-    assert names(raw) == []
 
 
 def test_downloads_checks_and_records(site: Site, tmp_path: Path) -> None:
@@ -51,6 +32,7 @@ def test_downloads_checks_and_records(site: Site, tmp_path: Path) -> None:
     assert record == json.loads((raw / "source.json").read_text())
     assert record["file_name"] == "set.tar.gz"
     assert (record["source"], record["sha256"], record["size"]) == (site.url("a"), digest, len(WHOLE))
+    assert record["published"] is True and record["unpacked_size"] == len(NOISE) + 1
     assert names(tmp_path) == ["raw"]  # no partial file is left
 
 
@@ -70,55 +52,6 @@ def test_archive_without_a_top_folder(site: Site, tmp_path: Path) -> None:
     get(wanted(site.url("a")), tmp_path / "raw")
     with extracted(tmp_path / "raw", tmp_path / "scratch") as folder:
         assert (folder / "labels/one.txt").read_bytes() == b"1"
-
-
-@dataclass(frozen=True)
-class Bad:
-    content: bytes
-    message: str
-    changes: dict = field(default_factory=dict)
-
-
-BAD = {
-    "web page": Bad(
-        b"<!DOCTYPE html><html><head><title>Quota &amp; limits</title>", "web page titled 'Quota & limits'"
-    ),
-    "truncated": Bad(WHOLE[:200_000], "not a whole tar.gz archive"),
-    "truncated checksum": Bad(WHOLE[:-4], "not a whole tar.gz archive"),
-    "flipped byte": Bad(WHOLE[:-5] + bytes([WHOLE[-5] ^ 1]) + WHOLE[-4:], "not a whole tar.gz archive"),
-    "no archive": Bad(b"nonsense" * 100, "not a whole tar.gz archive"),
-    "gzip but no tar": Bad(gzip.compress(b"nonsense" * 1000), "not a whole tar.gz archive"),
-    "empty": Bad(b"", "not a whole tar.gz archive"),
-    "sha256": Bad(WHOLE, "sha256 is", {"sha256": "0" * 64}),
-    "size": Bad(WHOLE, "bytes instead of 7", {"size": 7}),
-    "namesake": Bad(tar_gz({"other/images/1.png": b"1"}), "another archive: no labels inside, but other/images"),
-    "traversal": Bad(tar_gz(GOOD | {"set-1/../../evil": b""}), "'set-1/../../evil' would be written outside"),
-    "absolute": Bad(tar_gz(GOOD | {"/evil": b""}), "'/evil' would be written outside"),
-    "symlink": Bad(tar_gz(GOOD, special("set-1/evil", tarfile.SYMTYPE, "/etc")), "'set-1/evil' is a link"),
-    "hard link": Bad(tar_gz(GOOD, special("set-1/evil", tarfile.LNKTYPE, "/etc/x")), "'set-1/evil' is a link"),
-    "device": Bad(tar_gz(GOOD, special("set-1/evil", tarfile.CHRTYPE)), "'set-1/evil' is a device"),
-    "pipe": Bad(tar_gz(GOOD, special("set-1/evil", tarfile.FIFOTYPE)), "'set-1/evil' is a device or other"),
-}
-
-
-@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_bad_archive_is_named_and_the_next_source_tried(site: Site, tmp_path: Path, bad: Bad) -> None:
-    site.files["bad"] = bad.content
-    archive = wanted(site.url("bad"), **bad.changes)
-    with pytest.raises(DataError) as caught:
-        get(archive, tmp_path / "raw")
-    assert bad.message in str(caught.value)
-    assert_nothing_taken(tmp_path / "raw")
-    if not bad.changes:
-        site.files["good"] = WHOLE
-        record = get(wanted(site.url("bad"), site.url("good")), tmp_path / "raw")
-        assert record["source"] == site.url("good")
-
-
-def test_page_is_recognised_by_its_type_too(site: Site, tmp_path: Path) -> None:
-    site.files["a"], site.content_type = b"Please log in", "text/html; charset=utf-8"
-    with pytest.raises(DataError, match="a web page instead of the archive"):
-        get(wanted(site.url("a")), tmp_path / "raw")
 
 
 def test_one_message_with_every_source_and_the_way_by_hand(
@@ -171,6 +104,129 @@ def test_fetched_once(site: Site, tmp_path: Path) -> None:
     (tmp_path / "raw/set.tar.gz").write_bytes(WHOLE[:-1])  # damaged since
     get(archive, tmp_path / "raw")
     assert len(site.asked) == 2 and (tmp_path / "raw/set.tar.gz").read_bytes() == WHOLE
+
+
+def test_whatever_else_lies_in_raw_is_removed(site: Site, tmp_path: Path) -> None:
+    """A killed call leaves such files; in DVC's output they would change its hash."""
+    site.files["a"] = WHOLE
+    raw = tmp_path / "raw"
+    for _ in range(2):  # before a fetch, and where the archive is already there
+        (raw / "folder").mkdir(parents=True)
+        (raw / ".source.json.x1y2").write_text("{")
+        (raw / "link").symlink_to(tmp_path)
+        get(wanted(site.url("a")), raw)
+        assert names(raw) == ["set.tar.gz", "source.json"]
+    assert len(site.asked) == 1 and tmp_path.exists()
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"file_name": "set.tar.gz"}'])
+def test_a_damaged_record_is_no_record(site: Site, tmp_path: Path, record: str) -> None:
+    site.files["a"] = WHOLE
+    whole = get(wanted(site.url("a")), tmp_path / "raw")
+    (tmp_path / "raw/source.json").write_text(record)
+    assert get(wanted(site.url("a")), tmp_path / "raw") == whole and len(site.asked) == 2
+
+
+def test_one_process_at_a_time(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "raw.partial").mkdir()
+    with FileLock(tmp_path / "raw.partial/lock"), pytest.raises(DataError, match="another process is filling"):
+        get(wanted(site.url("a")), tmp_path / "raw")
+    assert site.asked == []
+
+
+def test_the_beginning_of_another_archive_is_kept(site: Site, tmp_path: Path) -> None:
+    site.files |= {"a": WHOLE, "b": tar_gz({"set-2/labels/x": NOISE})}
+    site.drops = [100_000, 0, 0, 0, 0]
+    with pytest.raises(DataError):
+        get(wanted(site.url("a")), tmp_path / "raw")
+    get(wanted(site.url("b"), file_name="other.tar.gz"), tmp_path / "raw")
+    site.asked.clear()
+    get(wanted(site.url("a")), tmp_path / "raw")
+    assert [asked for _, asked in site.asked] == ["bytes=100000-"]
+    assert names(tmp_path) == ["raw"]
+
+
+@pytest.mark.parametrize("other", ["mini.tgz", "own/mini.tgz", "{root}/own/mini.tgz", "{site}/mini.tgz"])
+def test_another_archive_of_the_layout(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str) -> None:
+    mini = tar_gz({"mini/labels/one.txt": b"mini"})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "archives").mkdir()
+    (tmp_path / "own/mini.tgz").write_bytes(mini)
+    (tmp_path / "archives/mini.tgz").write_bytes(mini)
+    (tmp_path / "archives/set.tar.gz").write_bytes(WHOLE)
+    site.files["mini.tgz"] = mini
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("PIPELINE_ARCHIVES", "archives")
+    other = other.format(root=tmp_path, site=site.address)
+    archive = wanted(sha256=hashlib.sha256(WHOLE).hexdigest(), size=len(WHOLE))
+    raw = tmp_path / "raw"
+    for _ in range(2):
+        record = get(archive, raw, other)
+        assert record["sha256"] == hashlib.sha256(mini).hexdigest() and record["size"] == len(mini)
+        assert record["source"] == other and record["published"] is False
+        assert (raw / "set.tar.gz").read_bytes() == mini
+    assert len(site.asked) == other.startswith("http")  # what came over the net is kept
+    with extracted(raw, tmp_path / "scratch") as folder:
+        assert (folder / "labels/one.txt").read_bytes() == b"mini"
+    assert get(archive, raw)["published"] is True  # and back again
+    assert (raw / "set.tar.gz").read_bytes() == WHOLE
+
+
+def test_another_archive_that_is_the_published_one(site: Site, tmp_path: Path) -> None:
+    site.files["a"] = WHOLE
+    record = get(wanted(sha256=hashlib.sha256(WHOLE).hexdigest()), tmp_path / "raw", site.url("a"))
+    assert record["published"] is True
+
+
+def test_a_persons_own_file_that_changed_is_copied_again(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content in (b"1", b"2"):
+        Path("own.tgz").write_bytes(tar_gz({"labels/one.txt": content}))
+        get(wanted(), tmp_path / "raw", "own.tgz")
+        assert (tmp_path / "raw/set.tar.gz").read_bytes() == Path("own.tgz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("gone.tgz", "gone.tgz: there is no file .*/gone.tgz"),
+        ("~nobody-known/gone.tgz", "there is no file"),
+        ("s3://bucket/a.tgz", "an address of a kind that can't be fetched"),
+        ("{site}/gone", "HTTP 404"),
+        ("{site}/other", "another archive: no labels inside"),
+    ],
+)
+def test_another_archive_that_is_no_good(site: Site, tmp_path: Path, other: str, message: str) -> None:
+    site.files["other"] = tar_gz({"x/y": b""})
+    with pytest.raises(DataError, match=f"(?s)data.archive could not be used.*{message}.*null is the published"):
+        get(wanted(site.url("a")), tmp_path / "raw", other.format(site=site.address))
+    assert names(tmp_path / "raw") == [] and "/a" not in dict(site.asked)
+
+
+def test_a_generated_dataset_has_no_other_archive(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="data.archive is mini.tgz, but this dataset comes from no archive"):
+        get(None, tmp_path / "raw", "mini.tgz")
+
+
+def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+    with pytest.raises(DataError, match="data/raw can't be filled: .*Not a directory"):
+        get(wanted(), tmp_path / "data/raw")
+
+
+def test_every_marker_must_lie_below_one_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a.tgz"
+    path.write_bytes(tar_gz({"./top/a/1.npy": b"12", "top/b/2.png": b"3", "top/sets/train.txt": b"", "x/a/1.txt": b""}))
+    assert inspect(path, ("a/*.npy", "b", "sets/*.txt")) == {"root": "top", "unpacked_size": 3}
+    assert inspect(path, ("a",))["root"] == "x"  # the shortest; one marker alone can't tell
+    assert inspect(path, ("top/b/2.png",))["root"] == ""
+    for missing in ("a/*.mat", "A/*.npy", "1.np", "b/3.png", "a/1.npy/x"):
+        with pytest.raises(DataError, match=rf"another archive: no {missing.replace('*', '.')} inside, but"):
+            inspect(path, ("b", missing))
+    with pytest.raises(DataError, match="a/1.txt and b are not below one folder"):
+        inspect(path, ("a/1.txt", "b"))
 
 
 def test_generated_dataset_replaces_a_fetched_one(site: Site, tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def unnamed_label(raw: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (no_photo, "0001.jpg is missing or not an image"),
+        (no_photo, "photos/0001.jpg is missing"),
         (broken_labels, "0001.mat can't be read"),
         (no_groundtruth, "0001.mat holds no groundtruth"),
         (real_labels, "holds float64"),

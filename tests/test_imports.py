@@ -24,7 +24,8 @@ MAY_IMPORT = {
     ),
     "pipeline.params_types": ("pipeline.names",),
     "pipeline.params_problems": ("pipeline.errors", "pipeline.names"),
-    "pipeline.metrics": ("pipeline.errors",),
+    "pipeline.metrics": ("pipeline.errors", "pipeline.workers"),
+    "pipeline.workers": (),
     "pipeline.metrics.delta": (),
     "pipeline.losses": ("pipeline.errors",),
     "pipeline.tasks": ("pipeline.losses", "pipeline.metrics", "pipeline.errors", "pipeline.names"),
@@ -34,9 +35,12 @@ MAY_IMPORT = {
         "pipeline.tasks",
         "pipeline.metrics",
         "pipeline.params",
+        "pipeline.params_problems",  # a person's dataset.yaml is told what is wrong in the same way
+        "pipeline.params_types",
         "pipeline.paths",
         "pipeline.errors",
         "pipeline.names",
+        "pipeline.workers",
     ),
 }
 
@@ -45,6 +49,7 @@ THIRD_PARTY = {
     "pipeline.errors": (),
     "pipeline.names": (),
     "pipeline.paths": (),
+    "pipeline.workers": (),
     "pipeline.params": ("pydantic",),
     "pipeline.params_types": ("pydantic",),
     "pipeline.params_problems": ("pydantic", "yaml"),

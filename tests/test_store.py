@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.datasets.sample import Label, Sample
+from pipeline.datasets.sample import Label, Sample, decode_normals
 from pipeline.datasets.store import DatasetInfo, Store, digest, read_info, write_info, write_split
 from pipeline.errors import DataError
 
@@ -37,6 +37,21 @@ def test_gives_back_every_byte(tmp_path, samples):
             assert read.labels[task].value.dtype == DTYPES[task]
             np.testing.assert_array_equal(read.labels[task].value, written.labels[task].value)
             np.testing.assert_array_equal(read.labels[task].valid, written.labels[task].valid)
+
+
+def test_normals_in_eight_bits_are_kept_so_and_read_as_unit_vectors(tmp_path):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    image, valid = rng.integers(0, 256, (16, 16, 3), np.uint8), rng.random((16, 16)) < 0.5
+    write_split(tmp_path, [Sample("a", image, {"normals": Label(codes, valid)})], ["normals"])
+    assert (tmp_path / "normals.bin").stat().st_size == codes.size
+    label = Store(tmp_path, ["normals"])[0].labels["normals"]
+    expected = 2 * codes.astype(np.float64) / 255 - 1
+    expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
+    assert label.value.dtype == np.float32 and np.abs(label.value - expected).max() < 1e-6
+    np.testing.assert_array_equal(label.valid, valid)
+    middle = decode_normals(np.array([[[127, 127, 127], [128, 128, 128]]], np.uint8))
+    np.testing.assert_allclose(np.linalg.norm(middle, axis=-1), 1, rtol=1e-5)
 
 
 def test_few_files_and_a_digest_of_their_bytes(tmp_path, samples):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,14 +20,6 @@ from tests.archive_site import GOOD, NOISE, WHOLE, Site, get, names, serve, tar_
 def site() -> Iterator[Site]:
     with serve() as served:
         yield served
-
-
-@pytest.fixture(autouse=True)
-def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PIPELINE_ARCHIVES", raising=False)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -85,6 +80,53 @@ def test_busy_server_is_asked_again_a_missing_file_is_not(site: Site, tmp_path: 
     assert len(site.asked) == 1
 
 
+def test_the_date_confirms_a_file_that_has_no_tag(site: Site, tmp_path: Path) -> None:
+    site.files["a"], site.etag, site.modified = WHOLE, None, "Wed, 21 Oct 2015 07:28:00 GMT"
+    site.drops = [100_000]
+    get(wanted(site.url("a")), tmp_path / "raw")
+    assert [asked for _, asked in site.asked] == [None, "bytes=100000-"]
+    assert (tmp_path / "raw/set.tar.gz").read_bytes() == WHOLE
+
+
+def test_server_that_joins_halves_itself_is_noticed_by_the_size(site: Site, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    site.files["a"] = b"older" + WHOLE
+    site.drops = [100_000, 0, 0, 0, 0]
+    with pytest.raises(DataError):
+        transfer.download(site.url("a"), part, pause=0.001)
+    site.files["a"], site.etag, site.obeys_if_range = WHOLE, '"v2"', False
+    transfer.download(site.url("a"), part, pause=0.001)
+    assert part.read_bytes() == WHOLE
+
+
+DAMAGED = {"absent": None, "empty": "", "half": '{"url": "http', "other": "[1]", "odd": '{"validator": 5}'}
+
+
+@pytest.mark.parametrize("state", DAMAGED.values(), ids=DAMAGED)
+def test_a_beginning_of_which_nothing_is_known_is_not_continued(site: Site, tmp_path: Path, state: str | None) -> None:
+    site.files["a"] = WHOLE
+    part = tmp_path / "part"
+    part.write_bytes(b"something else")
+    if state is not None:
+        (tmp_path / "part.json").write_text(state)
+    transfer.download(site.url("a"), part)
+    assert part.read_bytes() == WHOLE and [asked for _, asked in site.asked] == [None]
+    assert json.loads((tmp_path / "part.json").read_text())["validator"] == '"v1"'
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/a b", "http://host:port/a"])
+def test_what_is_no_address_is_told_at_once(tmp_path: Path, url: str) -> None:
+    with pytest.raises(transfer.SourceError, match="no address that can be asked"):
+        transfer.download(url, tmp_path / "part", pause=100)
+
+
+def test_file_of_another_size_is_not_even_begun(site: Site, tmp_path: Path) -> None:
+    site.files["a"] = WHOLE
+    with pytest.raises(transfer.SourceError, match=f"{len(WHOLE)} bytes instead of 7"):
+        transfer.download(site.url("a"), tmp_path / "part", 7)
+    assert names(tmp_path) == []
+
+
 def test_full_disk_is_told_before_anything_is_written(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,15 +136,67 @@ def test_full_disk_is_told_before_anything_is_written(
     with pytest.raises(DataError, match="the download needs 0.00 GB"):
         get(wanted(site.url("a")), tmp_path / "raw")
     assert names(tmp_path / "raw") == []
-    assert not any(path.stat().st_size for path in (tmp_path / "raw.partial").iterdir())
+    assert names(tmp_path / "raw.partial") == ["lock"]
+
+
+def full_after(limit: int, writing: str):
+    """An `open` for files of that mode whose disk is full after `limit` bytes, as the system would say it."""
+    really = Path.open
+
+    class Full(io.FileIO):
+        def write(self, block: bytes) -> int:
+            room = limit - self.tell()
+            if room <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(block[:room])
+
+    def opened(path: Path, mode: str = "r", *args: object, **options: object):
+        return io.BufferedWriter(Full(path, mode)) if mode == writing else really(path, mode, *args, **options)
+
+    return opened
 
 
 def test_disk_that_fills_while_writing_is_not_blamed_on_the_source(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
+    site.files["a"] = WHOLE
+    archive = wanted(site.url("a"), site.url("b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full_after(100_000, "ab"))
+        with pytest.raises(DataError, match="can't be written: .*No space left.*run it again"):
+            get(archive, tmp_path / "raw")
+    assert names(tmp_path / "raw") == []
+    get(archive, tmp_path / "raw")
+    assert (tmp_path / "raw/set.tar.gz").read_bytes() == WHOLE
+    (_, first), (path, again) = site.asked
+    assert first is None and path == "/a" and again.startswith("bytes=")  # what had arrived was kept
 
-    monkeypatch.setattr(transfer, "_attempt", full)
+
+def test_disk_that_fills_while_copying_is_not_blamed_on_the_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set.tar.gz").write_bytes(WHOLE)
+    monkeypatch.setenv("PIPELINE_ARCHIVES", str(tmp_path))
+    monkeypatch.setattr(Path, "open", full_after(100_000, "wb"))
     with pytest.raises(DataError, match="can't be written: .*No space left"):
         get(wanted(site.url("a")), tmp_path / "raw")
+    assert names(tmp_path / "raw") == [] and names(tmp_path / "raw.partial") == ["lock"] and site.asked == []
+
+
+def test_no_room_for_a_copy_is_told_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(WHOLE)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    with pytest.raises(DataError, match="copying a needs"):
+        transfer.copy(tmp_path / "a", tmp_path / "part")
+    assert names(tmp_path) == ["a"]
+
+
+def test_file_that_may_not_be_read_is_the_sources_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read everything, so that the refusal is made up."""
+
+    def refuse(path: Path, *args: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(transfer.SourceError, match="a can't be copied: .*Permission denied"):
+        transfer.copy(tmp_path / "a", tmp_path / "part")

@@ -6,25 +6,30 @@ as fast as the disk reads it. It is unpacked for a reader, into a folder that li
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tarfile
 import tempfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pipeline import paths
-from pipeline.datasets.transfer import BLOCK, SourceError, byte_progress, download, require_space
+from pipeline.datasets import drive
+from pipeline.datasets.transfer import SourceError, copy, download, require_space
+from pipeline.datasets.unpack import inspect, unpack
 from pipeline.errors import DataError
 
 FOLDER_VARIABLE = "PIPELINE_ARCHIVES"
 SOURCE_FILE = "source.json"
+_LOCK = "lock"
+_UNSET = f"{FOLDER_VARIABLE}: not set"
 
 
 @dataclass(frozen=True)
@@ -32,68 +37,66 @@ class Archive:
     """A gzip-compressed tar archive and where it can be had.
 
     file_name: its name in `data/raw` and in a person's folder of archives; aliases: other names it has there.
-    sources: addresses, tried in order.
+    sources: http(s) addresses or `gdrive:<file id>`, tried in order.
     sha256, size (bytes): None where the publisher promises none; what came is recorded in any case.
-    marker: a path that must exist inside, below any top folder; it tells the archive from its namesakes.
+    marker: the paths, or patterns of them (`depth/*.npy`), that must all exist inside, below any one folder; they
+    tell the archive from others.
+    namesakes: (pattern, what it is) for archives of the same name that lack a marker: whoever has one is told which.
     """
 
     file_name: str
     sources: tuple[str, ...]
     sha256: str | None
     size: int | None
-    marker: str
+    marker: str | tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    namesakes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (self.marker,) if isinstance(self.marker, str) else self.marker
 
 
-def fetch(archive: Archive | None, raw: Path, pause: float = 1.0) -> dict:
-    """Put the archive and its `source.json` into `raw`; return what `source.json` says.
+def fetch(archive: Archive | None, raw: Path, other: str | None = None, pause: float = 1.0) -> dict:
+    """Put the archive and its `source.json`, alone, into `raw`; return what `source.json` says.
 
     The folder that PIPELINE_ARCHIVES names is looked in first (and only read), then each source is asked in
     turn. Interrupted downloads stay in `<raw>.partial`, outside what DVC clears, and are resumed. None: the
     dataset is generated, there is nothing to fetch. pause: seconds between attempts, at first.
+    other: another archive of the same layout, used instead: a file name in the folder that PIPELINE_ARCHIVES names,
+    a path from the project's root, an http(s) address or `gdrive:<id>`. Its size and sha256 are recorded, not checked.
+    `published` in the record: whether this is the archive that the dataset declares, as far as that can be known.
     Raises DataError with every source, what it answered and what can be done by hand.
     """
-    raw.mkdir(parents=True, exist_ok=True)
-    if archive is None:
-        _clear(raw)
-        return _record(raw, {"generated": True})
-    if kept := _already_there(archive, raw):
-        return kept
-    _clear(raw)
     partial = raw.with_name(f"{raw.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    answers = []
-    for source in (FOLDER_VARIABLE, *archive.sources):
-        # One partial file for each source, so that two sources' halves are never joined.
-        part = partial / f"{archive.file_name}.{hashlib.sha256(source.encode()).hexdigest()[:8]}"
-        try:
-            if source == FOLDER_VARIABLE:
-                _copy_from_folder(archive, part)
-            else:
-                download(source, part, archive.size, pause)
-            facts = _checked(archive, part)
-        except SourceError as error:
-            answers.append(f"{source}: {error}")
-            if os.environ.get(FOLDER_VARIABLE) or source != FOLDER_VARIABLE:
-                print(f"{archive.file_name}: {answers[-1]}", file=sys.stderr)
-            continue
-        os.replace(part, raw / archive.file_name)
-        shutil.rmtree(partial)
-        return _record(raw, {"file_name": archive.file_name, "source": source, **facts})
-    tried = "\n".join(f"  - {answer}" for answer in answers)
-    raise DataError(
-        f"{archive.file_name} could not be had. Tried, in this order:\n{tried}\n"
-        f"By hand: get the file in any way, put it as {archive.file_name} into a folder, set the environment "
-        f"variable {FOLDER_VARIABLE} to that folder and run again."
-    )
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        if archive is None:
+            if other is not None:
+                raise DataError(f"data.archive is {other}, but this dataset comes from no archive: set it to null")
+            _clear(raw)
+            return _record(raw, {"generated": True})
+        partial.mkdir(parents=True, exist_ok=True)
+        with FileLock(partial / _LOCK, timeout=0):
+            sources = (FOLDER_VARIABLE, *archive.sources) if other is None else (other,)
+            # One partial file for each source, so that two sources' halves are never joined.
+            parts = {source: partial / f"{archive.file_name}.{_short_digest(source)}" for source in sources}
+            record = _already_there(archive, raw, other) or _fetch(archive, raw, parts, other, pause)
+            _tidy(partial, parts.values())
+            return record
+    except Timeout:
+        raise DataError(f"another process is filling {raw}: let that end first") from None
+    except OSError as error:
+        raise DataError(f"{raw} can't be filled: {error}. Mend that, then run it again.") from error
 
 
 @contextmanager
 def extracted(raw: Path, scratch: Path) -> Iterator[Path]:
     """Yield the folder that a dataset's `splits` and `read` take: unpacked below `scratch`, then removed.
 
-    The archive's own top folder is stepped over. A generated dataset yields `raw` itself. Raises DataError if
-    `raw` holds no whole archive, or the archive a member that would leave the folder or is not a plain file.
+    The archive's own top folder is stepped over. A generated dataset yields `raw` itself. What a killed call leaves
+    below `scratch` has a name that no later call uses. Raises DataError if `raw` holds no whole archive, or the archive
+    a member that would leave the folder or is not a plain file.
     """
     source = raw / SOURCE_FILE
     if not source.exists():
@@ -109,30 +112,91 @@ def extracted(raw: Path, scratch: Path) -> Iterator[Path]:
     require_space(scratch, record["unpacked_size"], f"unpacking {path.name}")
     with tempfile.TemporaryDirectory(prefix="extracted-", dir=scratch) as folder:
         try:
-            for tar, member in _members(path, "unpack"):
-                tar.extract(member, folder, filter="data")
+            unpack(path, Path(folder))
         except (SourceError, tarfile.TarError, OSError) as error:
             raise DataError(f"{path} could not be unpacked: {error}") from error
         yield Path(folder) / record["root"]
 
 
-def _copy_from_folder(archive: Archive, part: Path) -> None:
-    value = os.environ.get(FOLDER_VARIABLE)
-    if not value:
+def _fetch(archive: Archive, raw: Path, parts: dict[str, Path], other: str | None, pause: float) -> dict:
+    _clear(raw)
+    wanted = archive if other is None else replace(archive, sha256=None, size=None)
+    answers: list[str] = []
+    for source, part in parts.items():
+        if answers and answers[-1] != _UNSET:
+            print(f"{archive.file_name}: {answers[-1]}; trying {source}", file=sys.stderr)
+        try:
+            _bring(source, wanted, part, pause)
+            facts = _checked(wanted, part)
+        except SourceError as error:
+            answers.append(f"{source}: {error}")
+            continue
+        os.replace(part, raw / archive.file_name)
+        published = other is None or facts["sha256"] == archive.sha256
+        return _record(raw, {"file_name": archive.file_name, "source": source, "published": published, **facts})
+    if other is not None:
+        raise DataError(
+            f"data.archive could not be used. {answers[0]}\nIt may be the name of a file in the folder that "
+            f"{FOLDER_VARIABLE} is set to, a path from the project's root, an http(s) address or gdrive:<id>; null is "
+            "the published archive."
+        )
+    tried = "\n".join(f"  - {answer}" for answer in answers)
+    raise DataError(
+        f"{archive.file_name} could not be had. Tried, in this order:\n{tried}\n"
+        f"By hand: get the file in any way, put it as {archive.file_name} into a folder, set the environment "
+        f"variable {FOLDER_VARIABLE} to that folder and run again."
+    )
+
+
+def _bring(source: str, archive: Archive, part: Path, pause: float) -> None:
+    """Fill `part` from that source, whatever its kind. Raises SourceError with its answer."""
+    if source == FOLDER_VARIABLE:
+        copy(_in_folder(archive.file_name, *archive.aliases), part)
+    elif (file := drive.file_id(source)) is not None:
+        drive.download(file, part, archive.size, pause)
+    elif source.startswith(("http://", "https://")):
+        download(source, part, archive.size, pause)
+    elif re.match(r"\w+://", source):
+        raise SourceError("an address of a kind that can't be fetched; http, https and gdrive:<id> can")
+    else:
+        copy(_named_by_person(source), part)
+
+
+def _in_folder(*names: str) -> Path:
+    """The file of one of these names in the folder of archives."""
+    folder = _folder()
+    if folder is None:
         raise SourceError("not set")
-    # From the project's root: a relative folder means the same one in `dvc exp run --temp`.
-    folder = paths.project_root() / Path(value).expanduser()
     if not folder.is_dir():
-        raise SourceError(f"{value} is not a folder")
-    names = (archive.file_name, *archive.aliases)
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
+        raise SourceError(f"{folder} is not a folder")
+    found = _first_file([folder / name for name in names])
     if found is None:
-        raise SourceError(f"no file {' or '.join(names)} in {value}")
-    require_space(part.parent, found.stat().st_size, f"copying {found.name}")
+        raise SourceError(f"no file {' or '.join(names)} in {folder}")
+    return found
+
+
+def _named_by_person(name: str) -> Path:
+    """The file that data.archive names: in the folder of archives, or from the project's root."""
+    places = [paths.project_root() / os.path.expanduser(name)]
+    if (folder := _folder()) is not None and Path(name).name == name:
+        places.insert(0, folder / name)
+    found = _first_file(places)
+    if found is None:
+        raise SourceError(f"there is no file {' or '.join(map(str, places))}")
+    return found
+
+
+def _folder() -> Path | None:
+    """The person's folder of archives. From the project's root: the same one in `dvc exp run --temp`."""
+    value = os.environ.get(FOLDER_VARIABLE)
+    return paths.project_root() / os.path.expanduser(value) if value else None
+
+
+def _first_file(places: list[Path]) -> Path | None:
     try:
-        shutil.copyfile(found, part)
-    except OSError as error:
-        raise SourceError(f"{found.name} can't be copied: {error}") from error
+        return next((place for place in places if place.is_file()), None)
+    except OSError as error:  # a folder above it that may not be entered
+        raise SourceError(f"it can't be read: {error}") from error
 
 
 def _checked(archive: Archive, path: Path) -> dict:
@@ -144,75 +208,52 @@ def _checked(archive: Archive, path: Path) -> dict:
         sha256 = file_sha256(path)
         if archive.sha256 not in (None, sha256):
             raise SourceError(f"sha256 is {sha256} instead of {archive.sha256}: damaged, or another file")
-        return {"size": size, "sha256": sha256, **_inspect(path, archive.marker)}
+        return {"size": size, "sha256": sha256, **inspect(path, archive.markers, archive.namesakes)}
     except SourceError:
         path.unlink()
         raise
 
 
-def _inspect(path: Path, marker: str) -> dict:
-    """Read the archive once from end to end: {"root": what lies above `marker`, "unpacked_size": bytes}."""
-    roots, tops, unpacked = set(), set(), 0
-    for _, member in _members(path, "check"):
-        tops.add("/".join(PurePosixPath(member.name).parts[:2]))
-        unpacked += member.size
-        above, found, _ = f"/{member.name}/".partition(f"/{marker}/")
-        if found:
-            roots.add(above.strip("/"))
-    if not roots:
-        holds = ", ".join(sorted(tops)[:5]) or "nothing"
-        raise SourceError(f"it is another archive: no {marker} inside, but {holds}")
-    return {"root": min(roots, key=lambda root: (len(root), root)), "unpacked_size": unpacked}
-
-
-def _members(path: Path, doing: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The members in order, each checked before it is handed out; SourceError if the archive is damaged."""
+def _already_there(archive: Archive, raw: Path, other: str | None) -> dict | None:
+    """The record of an earlier fetch, if it was of this archive and its file is unchanged; nothing else is kept."""
+    path = raw / archive.file_name
     try:
-        # tarfile's own decompression neither notices a cut end nor compares the checksum; gzip does both.
-        with (
-            path.open("rb") as file,
-            gzip.open(file) as stream,
-            byte_progress(f"{doing} {path.name}", path.stat().st_size) as progress,
-        ):
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for member in tar:
-                    _refuse_unsafe(member)
-                    yield tar, member
-                    progress.update(file.tell() - progress.n)
-            while stream.read(BLOCK):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
-        raise SourceError(f"it is not a whole tar.gz archive ({error})") from error
-
-
-def _refuse_unsafe(member: tarfile.TarInfo) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise SourceError(f"unsafe archive: member {member.name!r} would be written outside its folder")
-    if not (member.isfile() or member.isdir()):
-        kind = "link" if member.issym() or member.islnk() else "device or other special file"
-        raise SourceError(f"unsafe archive: member {member.name!r} is a {kind}, not a plain file or folder")
-
-
-def _already_there(archive: Archive, raw: Path) -> dict | None:
-    """The record of an earlier fetch, if it was of this archive and its file is unchanged."""
-    source, path = raw / SOURCE_FILE, raw / archive.file_name
-    if not (source.exists() and path.exists()):
+        record = paths.read_json(raw / SOURCE_FILE)
+    except DataError:
         return None
-    record = paths.read_json(source)
-    wanted = archive.sha256 or record.get("sha256")
-    same = record.get("file_name") == archive.file_name and file_sha256(path) == wanted
-    return record if same else None
+    if not isinstance(record, dict) or record.get("file_name") != archive.file_name or not path.is_file():
+        return None
+    # A person's own file may have changed, and is soon copied again; what an address gave is kept.
+    asked = record.get("published") is True if other is None else record.get("source") == other and _is_address(other)
+    wanted = archive.sha256 if other is None and archive.sha256 else record.get("sha256")
+    if not asked or file_sha256(path) != wanted:
+        return None
+    _clear(raw, keep=(archive.file_name, SOURCE_FILE))
+    return record
 
 
-def _clear(raw: Path) -> None:
-    """Remove what an earlier fetch left, the record first: without one no file is taken for whole."""
-    source = raw / SOURCE_FILE
-    if source.exists():
-        name = paths.read_json(source).get("file_name")
-        source.unlink()
-        if name:
-            (raw / name).unlink(missing_ok=True)
+def _is_address(source: str) -> bool:
+    return re.match(r"(https?://|gdrive:)", source) is not None
+
+
+def _clear(raw: Path, keep: tuple[str, ...] = ()) -> None:
+    """Remove whatever an earlier or killed fetch left, the record first: without one no file is taken for whole."""
+    for path in sorted(raw.iterdir(), key=lambda path: path.name != SOURCE_FILE):
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _tidy(partial: Path, parts: Iterable[Path]) -> None:
+    """Remove these partial files; the beginning of another archive may still be of use."""
+    for part in parts:
+        for path in partial.glob(f"*{part.name}*"):  # its state too, and what a killed call left of that
+            path.unlink()
+    if [path.name for path in partial.iterdir()] == [_LOCK]:
+        shutil.rmtree(partial)
 
 
 def _record(raw: Path, record: dict) -> dict:
@@ -223,3 +264,7 @@ def _record(raw: Path, record: dict) -> dict:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import numpy as np
-import scipy.io
 
 from pipeline.datasets.archive import Archive
+from pipeline.datasets.files import read_mat, read_photo
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.spec import Dataset
 from pipeline.errors import DataError
@@ -75,7 +74,7 @@ def read(raw: Path, split: str, sample_id: str, params: Data) -> Sample:
         "sal": (labels != 0).astype(np.uint8),
         "edge": label_boundaries(labels),
     }
-    photo = _photo(raw / "photos" / f"{sample_id}.jpg")
+    photo = read_photo(raw / "photos" / f"{sample_id}.jpg")
     return Sample(sample_id, photo, {task: Label(value, valid) for task, value in values.items()})
 
 
@@ -102,31 +101,14 @@ def part_table(names: Sequence[str]) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _part_table(path: Path) -> np.ndarray:
-    return part_table([str(name.item()) for name in _matrix(path, "label_list").ravel()])
+    return part_table([str(name.item()) for name in read_mat(path, "label_list").ravel()])
 
 
 def _label_map(path: Path) -> np.ndarray:
-    labels = _matrix(path, "groundtruth")
+    labels = read_mat(path, "groundtruth")
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise DataError(f"ccp: {path.name} holds {labels.dtype} {labels.shape} instead of uint8 (H, W)")
     return labels
-
-
-def _matrix(path: Path, name: str) -> np.ndarray:
-    try:
-        return scipy.io.loadmat(path, variable_names=[name])[name]
-    except KeyError:
-        raise DataError(f"ccp: {path.name} holds no {name}") from None
-    except Exception as error:  # scipy raises a dozen kinds for a damaged file, some of them its own slips
-        raise DataError(f"ccp: {path.name} can't be read: {error}") from error
-
-
-def _photo(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, as stored: the labels were drawn on that, so an orientation tag is not obeyed."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise DataError(f"ccp: {path.name} is missing or not an image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 CCP = Dataset(

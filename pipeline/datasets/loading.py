@@ -20,7 +20,11 @@ _PREFETCH_WORKERS = 8
 
 @dataclass
 class Batch:
-    """image (B, 3, H, W) uint8; value[task] (B, C, H, W) in the label's type; valid[task] (B, 1, H, W) bool."""
+    """A batch of samples of one size.
+
+    image: (B, 3, H, W) uint8, or float32 in 0..255 once augmented. value[task]: (B, C, H, W) in the label's type.
+    valid[task]: (B, 1, H, W) bool.
+    """
 
     image: Tensor
     value: dict[str, Tensor]

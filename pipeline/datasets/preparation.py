@@ -1,46 +1,65 @@
-"""From raw data to the packed store: read every sample once, in parallel, in a fixed order."""
+"""From raw data to the packed store: read every sample once, in parallel, in a fixed order, and check it."""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from pipeline import paths
 from pipeline.datasets import get_dataset
-from pipeline.datasets.archive import extracted
+from pipeline.datasets.archive import SOURCE_FILE, extracted
 from pipeline.datasets.sample import Sample
-from pipeline.datasets.store import DatasetInfo, digest, replace_folder, write_info, write_split
+from pipeline.datasets.spec import Dataset
+from pipeline.datasets.store import DatasetInfo, check_sample, digest, replace_folder, write_info, write_split
 from pipeline.errors import DataError
 from pipeline.params import Data
+from pipeline.workers import end_with_parent
 
 _CHUNK = 8
+_SHOWN = 5  # broken samples that a message names
+_ENOUGH = 100  # broken samples after which reading on tells nothing new
+
+
+@dataclass(frozen=True)
+class Broken:
+    """What comes from a worker instead of a sample that can't be used."""
+
+    id: str
+    problem: str
 
 
 def prepare(raw: Path, target: Path, params: Data, workers: int | None = None) -> DatasetInfo:
     """Pack the dataset that `params` names, from the folder `raw` into `target`, which appears whole or not at all.
 
-    The bytes do not depend on the number of workers. Raises DataError with the sample's id when one can't be read.
+    The bytes do not depend on the number of workers. Raises DataError for splits that are not those published, and with
+    the ids and faults of broken samples, unless `params.skip_broken` leaves them out.
     """
-    dataset = get_dataset(params.dataset)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".prepare-", dir=target.parent) as scratch:
-        new = Path(scratch) / "prepared"
-        with extracted(raw, Path(scratch)) as source:
-            splits = dataset.splits(source, params)
-            overlap = set(splits["train"]) & set(splits["val"])
-            if overlap:
-                raise DataError(f"{len(overlap)} ids are in both train and val, the first: {min(overlap)}")
-            counts = {}
-            for split, ids in splits.items():
-                ids = list(ids)[: params.limit]
-                samples = _read_all(partial(_read, dataset.name, source, split, params), ids, workers, split)
-                counts[split] = write_split(new / split, samples, params.tasks)
+    with _scratch(target) as scratch, extracted(raw, scratch) as source:
+        dataset = get_dataset(params.dataset)
+        if dataset.resolve is not None:
+            dataset = dataset.resolve(source, params)
+        original = paths.read_json(raw / SOURCE_FILE).get("published", False)
+        splits = _splits(dataset, source, params, original)
+        new = scratch / "prepared"
+        counts, skipped = {}, {}
+        for split, ids in splits.items():
+            read = partial(_read, params.dataset, source, split, params)
+            samples = _Checked(_read_all(read, ids, workers, split), params.tasks, params.skip_broken)
+            counts[split] = write_split(new / split, samples, params.tasks, samples.why_empty)
+            samples.finish(f"{len(ids)} {split} samples of {dataset.name}")
+            skipped[split] = tuple(broken.id for broken in samples.broken)
         classes = {task: names for task, names in dataset.classes.items() if task in params.tasks}
         info = DatasetInfo(
             dataset=dataset.name,
@@ -49,18 +68,108 @@ def prepare(raw: Path, target: Path, params: Data, workers: int | None = None) -
             edge_max_dist=dataset.edge_max_dist,
             splits=counts,
             digest=digest(new, [dataset.name, classes, dataset.edge_max_dist]),
+            skipped=skipped,
+            published=dataset.published is not None and original and counts == dataset.published,
         )
         write_info(new, info)
-        replace_folder(new, target)
+        replace_folder(new, target, scratch / "old")
     return info
 
 
-def _read(name: str, source: Path, split: str, params: Data, sample_id: str) -> Sample:
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, gone afterwards; what a killed call left is removed first, it may be large."""
+    folder = target.parent / f".{target.name}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{folder}.lock", timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            try:
+                yield folder
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise DataError(f"no space left for {target}: free some, then run it again") from error
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise DataError(f"{target} is being prepared by another process: let that end first") from None
+
+
+def _splits(dataset: Dataset, source: Path, params: Data, original: bool) -> dict[str, list[str]]:
+    """The ids of each split, limited as params say. Raises DataError unless they are disjoint and as published."""
+    splits = {split: list(ids) for split, ids in dataset.splits(source, params).items()}
+    overlap = set(splits["train"]) & set(splits["val"])
+    if overlap:
+        raise DataError(f"{len(overlap)} ids are in both train and val, the first: {min(overlap)}")
+    counts = {split: len(ids) for split, ids in splits.items()}
+    if original and dataset.published not in (None, counts):
+        told = ", ".join(f"{counts[split]} {split} (published: {n})" for split, n in dataset.published.items())
+        raise DataError(
+            f"{dataset.name} lists {told}: part of it is missing. Get it again with `dvc repro -f download`, or name "
+            "another archive on purpose in data.archive."
+        )
+    return {split: ids[: params.limit] for split, ids in splits.items()}
+
+
+def _read(name: str, source: Path, split: str, params: Data, sample_id: str) -> Sample | Broken:
     """Read one sample in a worker; the registry is looked up there, so that only names cross the process border."""
-    return get_dataset(name).read(source, split, sample_id, params)
+    try:
+        return get_dataset(name).read(source, split, sample_id, params)
+    except DataError as error:
+        return Broken(sample_id, str(error))
 
 
-def _read_all(read, ids: Sequence[str], workers: int | None, split: str) -> Iterator[Sample]:
+class _Checked:
+    """The samples that are whole, in order; the others are remembered."""
+
+    def __init__(self, samples: Iterator[Sample | Broken], tasks: tuple[str, ...], skip: bool):
+        self._samples, self._tasks, self._skip = samples, tasks, skip
+        self.broken: list[Broken] = []
+
+    def __iter__(self) -> Iterator[Sample]:
+        for sample in self._samples:
+            sample = self._judged(sample)
+            if isinstance(sample, Sample):
+                yield sample
+                continue
+            self.broken.append(sample)
+            if not self._skip and len(self.broken) == _ENOUGH:
+                return
+
+    def _judged(self, sample: Sample | Broken) -> Sample | Broken:
+        if isinstance(sample, Sample):
+            try:
+                check_sample(sample, self._tasks)  # here, since it imports torch, which workers do without
+            except DataError as error:
+                return Broken(sample.id, str(error))
+        return sample
+
+    def why_empty(self) -> str:
+        return f": all are broken\n{self._list()}" if self.broken else "; it needs at least one sample"
+
+    def finish(self, of: str) -> None:
+        """Raise DataError if any sample was broken; where they may be skipped, print that instead."""
+        if not self.broken:
+            return
+        count = f"{'at least ' if len(self.broken) == _ENOUGH else ''}{len(self.broken)}"
+        told = f"{count} of {of} {'is' if count == '1' else 'are'} broken:\n{self._list()}"
+        if not self._skip:
+            raise DataError(
+                f"{told}\nMend the files or get the archive again; or set data.skip_broken: true to leave such samples "
+                "out, which every metrics file then tells."
+            )
+        print(f"left out: {told}", file=sys.stderr)
+
+    def _list(self) -> str:
+        lines = [f"  {broken.id}: {broken.problem}" for broken in self.broken[:_SHOWN]]
+        if len(self.broken) > _SHOWN:
+            lines.append(f"  and {len(self.broken) - _SHOWN} more")
+        return "\n".join(lines)
+
+
+def _read_all(read, ids: Sequence[str], workers: int | None, split: str) -> Iterator[Sample | Broken]:
     """Samples in the order of `ids`, read ahead by worker processes but never more than a few chunks."""
     workers = workers or os.cpu_count() or 1
     with tqdm(total=len(ids), desc=f"prepare {split}", unit="sample", disable=None) as progress:
@@ -69,19 +178,23 @@ def _read_all(read, ids: Sequence[str], workers: int | None, split: str) -> Iter
                 yield read(sample_id)
                 progress.update()
             return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(),)) as pool:
             window = workers * _CHUNK * 2
             pending: list[Future | None] = [pool.submit(read, sample_id) for sample_id in ids[:window]]
-            for i in range(len(ids)):
-                yield pending[i].result()
-                pending[i] = None  # let the sample go once it is written
-                if window + i < len(ids):
-                    pending.append(pool.submit(read, ids[window + i]))
-                progress.update()
+            try:
+                for i in range(len(ids)):
+                    yield pending[i].result()
+                    pending[i] = None  # let the sample go once it is written
+                    if window + i < len(ids):
+                        pending.append(pool.submit(read, ids[window + i]))
+                    progress.update()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _start_worker(parent: int) -> None:
     """Workers decode on one thread each: the parallelism is over samples."""
     import cv2
 
     cv2.setNumThreads(1)
+    end_with_parent(parent)

@@ -21,6 +21,10 @@ class Dataset:
     archive: what `download` fetches; None for a dataset that is generated.
     splits: (raw folder, params) -> {"train": ids, "val": ids}.
     read: (raw folder, split, id, params) -> Sample. A top-level function, deterministic: it runs in worker processes.
+        Opens only the files that the tasks of `params.tasks` need. Raises DataError, naming the id and the file, for
+        a sample that is broken.
+    published: samples of each split as published; checked when the archive is the published one.
+    resolve: for a dataset whose facts lie in its folder: (folder, params) -> the dataset with those facts filled in.
     """
 
     name: str
@@ -30,3 +34,5 @@ class Dataset:
     archive: Archive | None
     splits: Callable[[Path, Data], dict[str, Sequence[str]]]
     read: Callable[[Path, str, str, Data], Sample]
+    published: dict[str, int] | None = None
+    resolve: Callable[[Path, Data], Dataset] | None = None

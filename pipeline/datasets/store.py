@@ -1,7 +1,7 @@
 """The prepared dataset: each split packed into a few flat files that are memory-mapped for reading.
 
     dataset.json                 what it holds: dataset, tasks, class names, splits, digest
-    <split>/index.json           ids and the size of every array
+    <split>/index.json           ids, the size of every array, and how many pixels of every label are valid
     <split>/image.bin            (H, W, 3) uint8, one image after the other
     <split>/<task>.bin           label values in the dataset's own type: nothing is rounded or resized
     <split>/<task>.valid.bin     one bit a pixel
@@ -11,18 +11,20 @@ Ten thousand samples are a dozen files, which is what makes `dvc status` quick, 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from pipeline import paths
-from pipeline.datasets.sample import Label, Sample
+from pipeline.datasets.sample import Label, Sample, decode_normals
 from pipeline.errors import DataError
 
 _BLOCK = 1 << 22
@@ -33,6 +35,8 @@ class DatasetInfo:
     """What training, evaluation and the report need to know of the dataset; written by `prepare`.
 
     splits: number of samples by split. digest: sha256 over every packed byte, so equal digest means equal data.
+    skipped: ids of broken samples that were left out, by split. published: whether it is all of the published dataset,
+    so that scores on it are those of the literature's split.
     """
 
     dataset: str
@@ -41,6 +45,8 @@ class DatasetInfo:
     edge_max_dist: float
     splits: dict[str, int]
     digest: str
+    skipped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    published: bool = False
 
     def channels(self, task: str, fixed: int | None) -> int:
         """Channels of a task's prediction: the task's own number, or the dataset's count of classes."""
@@ -70,31 +76,44 @@ class _Writer:
         return {"dtype": self.dtype, "shapes": self.shapes}
 
 
-def write_split(folder: Path, samples: Iterable[Sample], tasks: Iterable[str]) -> int:
-    """Pack `samples` into `folder` and return their number. The labels of `tasks` must be present in each."""
+def _no_sample() -> str:
+    return "; it needs at least one sample"
+
+
+def write_split(
+    folder: Path, samples: Iterable[Sample], tasks: Iterable[str], why_empty: Callable[[], str] = _no_sample
+) -> int:
+    """Pack `samples` into `folder` and return their number. The labels of `tasks` must be present in each.
+
+    Raises DataError for a sample that breaks the contract of `Sample` or comes twice, and for none at all; `why_empty`
+    ends that message.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tasks = tuple(tasks)
     names = ["image", *(name for task in tasks for name in (task, f"{task}.valid"))]
     writers = {name: _Writer(folder / f"{name}.bin") for name in names}
     ids: list[str] = []
+    valid: dict[str, list[int]] = {task: [] for task in tasks}
     for sample in samples:
-        _check(sample, tasks)
+        check_sample(sample, tasks)
         ids.append(sample.id)
         writers["image"].add(sample.image)
         for task in tasks:
             writers[task].add(sample.labels[task].value)
             writers[f"{task}.valid"].add(sample.labels[task].valid, packed=True)
+            valid[task].append(int(np.count_nonzero(sample.labels[task].valid)))
     fields = {name: writer.close() for name, writer in writers.items()}
     if not ids:
-        raise DataError(f"the split '{folder.name}' is empty; it needs at least one sample")
+        raise DataError(f"the split '{folder.name}' is empty{why_empty()}")
     if len(set(ids)) != len(ids):
         twice = sorted({name for name in ids if ids.count(name) > 1})
         raise DataError(f"the split '{folder.name}' names {len(twice)} ids twice, the first: {twice[0]}")
-    paths.write_json(folder / "index.json", {"ids": ids, "fields": fields})
+    paths.write_json(folder / "index.json", {"ids": ids, "fields": fields, "valid_pixels": valid})
     return len(ids)
 
 
-def _check(sample: Sample, tasks: tuple[str, ...]) -> None:
+def check_sample(sample: Sample, tasks: Iterable[str]) -> None:
+    """Raise DataError unless image and labels have the types and shapes of `Sample`, and finite values."""
     from pipeline.tasks import get_task  # imports torch: here, so that the processes that only decode do without
 
     image = sample.image
@@ -112,13 +131,18 @@ def _check(sample: Sample, tasks: tuple[str, ...]) -> None:
         expected = np.dtype(np.uint8 if get_task(task).categorical else np.float32)
         channels = get_task(task).label_channels
         shape = label.valid.shape if channels == 1 else (*label.valid.shape, channels)
-        if label.value.dtype != expected or label.value.shape != shape:
+        if label.value.shape != shape or (label.value.dtype != expected and not _coded(label.value)):
             raise DataError(
                 f"sample {sample.id}: the label of {task} is {label.value.dtype} {label.value.shape}, "
                 f"expected {expected} {shape}"
             )
         if label.value.dtype.kind == "f" and not np.isfinite(label.value[label.valid]).all():
             raise DataError(f"sample {sample.id}: {task} has values that are not finite where it is valid")
+
+
+def _coded(value: np.ndarray) -> bool:
+    """Whether these are normals in 8 bits; no other label has three channels."""
+    return value.dtype == np.uint8 and value.ndim == 3
 
 
 def digest(folder: Path, facts: object = None) -> str:
@@ -132,12 +156,13 @@ def digest(folder: Path, facts: object = None) -> str:
     return total.hexdigest()
 
 
-def replace_folder(new: Path, target: Path) -> None:
-    """Put the finished folder `new` in the place of `target`."""
-    if target.exists():
-        shutil.rmtree(target)
+def replace_folder(new: Path, target: Path, old: Path) -> None:
+    """Put the finished folder `new` in the place of `target`, which moves to `old` first: both are renamed, whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        os.replace(target, old)
     os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
@@ -157,6 +182,8 @@ def read_info(folder: Path = paths.PREPARED) -> DatasetInfo:
         edge_max_dist=raw["edge_max_dist"],
         splits=raw["splits"],
         digest=raw["digest"],
+        skipped={split: tuple(ids) for split, ids in raw["skipped"].items()},
+        published=raw["published"],
     )
 
 
@@ -188,7 +215,10 @@ class _Field:
 
 
 class Store:
-    """One split of a prepared dataset, as a sequence of samples. Reading copies nothing but the valid masks."""
+    """One split of a prepared dataset, or a selection of it, as a sequence of samples.
+
+    Reading copies nothing but the valid masks. ids: the samples' names, in order.
+    """
 
     def __init__(self, folder: Path, tasks: Iterable[str]):
         self.tasks = tuple(tasks)
@@ -197,11 +227,13 @@ class Store:
         except FileNotFoundError:
             raise DataError(f"no prepared split in {folder}; run `dvc repro prepare` first") from None
         self.ids: list[str] = index["ids"]
+        self._rows = np.arange(len(self.ids))
         absent = [task for task in self.tasks if task not in index["fields"]]
         if absent:
             raise DataError(f"{folder} has no labels for {', '.join(absent)}; add them to data.tasks and prepare again")
         names = ["image", *(name for task in self.tasks for name in (task, f"{task}.valid"))]
         self._fields = {name: _Field(folder / f"{name}.bin", **index["fields"][name]) for name in names}
+        self._valid_pixels = {task: np.array(index["valid_pixels"][task]) for task in self.tasks}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -209,11 +241,26 @@ class Store:
     def __getitem__(self, i: int) -> Sample:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return Sample(self.ids[i], self._fields["image"][i], {task: self.label(task, i) for task in self.tasks})
+        image = self._fields["image"][self._rows[i]]
+        return Sample(self.ids[i], image, {task: self.label(task, i) for task in self.tasks})
 
     def label(self, task: str, i: int) -> Label:
-        return Label(self._fields[task][i], self._fields[f"{task}.valid"][i])
+        row = self._rows[i]
+        value = self._fields[task][row]
+        return Label(decode_normals(value) if _coded(value) else value, self._fields[f"{task}.valid"][row])
 
     def labels(self, task: str) -> Iterator[Label]:
         """The labels of one task, without touching the images."""
         return (self.label(task, i) for i in range(len(self)))
+
+    def select(self, which: Sequence[int] | np.ndarray) -> Self:
+        """The samples at the positions `which`, in that order, without copying data."""
+        chosen = copy.copy(self)
+        chosen._rows = self._rows[np.asarray(which, dtype=np.intp)]
+        chosen.ids = [self.ids[i] for i in which]
+        return chosen
+
+    def labelled(self) -> Self:
+        """The samples that have a valid pixel for at least one of the store's tasks: the others teach nothing."""
+        pixels = sum(self._valid_pixels[task][self._rows] for task in self.tasks)
+        return self.select(np.flatnonzero(pixels))

@@ -1,16 +1,19 @@
-"""One file over HTTP: resumed where it broke off, retried with back-off, never mistaken for whole."""
+"""One file, over HTTP or from a folder: resumed where it broke off, retried with back-off, never mistaken for whole."""
 
 from __future__ import annotations
 
 import errno
 import html
+import os
 import re
 import shutil
 import time
 import urllib.error
 import urllib.request
-from http.client import HTTPException
+from collections.abc import Callable
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -18,10 +21,13 @@ from pipeline import paths
 from pipeline.errors import DataError
 
 BLOCK = 1 << 20
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be better the next time
 _TIMEOUT = 60.0  # seconds without a byte
 _ATTEMPTS = 5  # in a row without a single new byte
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be better the next time
-_LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_LOCAL = _FULL | {errno.EACCES, errno.EPERM}
+
+T = TypeVar("T")
 
 
 class SourceError(DataError):
@@ -37,28 +43,65 @@ def byte_progress(title: str, total: int | None, done: int = 0) -> tqdm:
     return tqdm(desc=title, total=total, initial=done, unit="B", unit_scale=True, disable=None)
 
 
-def download(url: str, part: Path, size: int | None = None, pause: float = 1.0) -> None:
+def download(
+    url: str, part: Path, size: int | None = None, pause: float = 1.0, open_url: Callable = urllib.request.urlopen
+) -> None:
     """Bring `url` into the file `part`, which may hold the beginning of it from an earlier, interrupted call.
 
     A beginning is continued only if the server confirms (If-Range) that the file is still the same one; what
     that takes is kept beside it, in `<part>.json`. size: bytes expected, if known. pause: seconds before the
-    second attempt, doubled each time. Raises SourceError with the server's answer; DataError if the disk is
-    full.
+    second attempt, doubled each time. open_url: `urlopen`, or an opener's `open`. Raises SourceError with the
+    server's answer; DataError if the disk is full, and then keeps what has arrived.
     """
     part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        persist(lambda: _attempt(url, part, size, open_url), pause, lambda: _length(part))
+    except OSError as error:
+        raise _unwritable(part, error) from error
+
+
+def copy(source: Path, part: Path) -> None:
+    """Copy a person's file. Never a link: what happens to the one would happen to the other, and DVC sets modes.
+
+    Raises SourceError if the file can't be read; DataError if there is no room for the copy.
+    """
+    part.unlink(missing_ok=True)
+    try:
+        with source.open("rb") as original:
+            size = os.fstat(original.fileno()).st_size
+            require_space(part.parent, size, f"copying {source.name}")
+            with part.open("wb") as file, byte_progress(f"copy {source.name}", size) as progress:
+                while block := original.read(BLOCK):
+                    file.write(block)
+                    progress.update(len(block))
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in _FULL or error.filename == str(part):
+            raise _unwritable(part, error) from error
+        raise SourceError(f"{source.name} can't be copied: {error}") from error
+
+
+def persist(attempt: Callable[[], T], pause: float, arrived: Callable[[], int] = lambda: 0) -> T:
+    """Call `attempt` until it works; give up after five failures in a row that left `arrived` (bytes) as it was.
+
+    Raises SourceError with the last answer, at once if asking again is no use; OSError if the disk is to blame.
+    """
     failures = 0
     while True:
-        before = _length(part)
+        before = arrived()
         try:
-            return _attempt(url, part, size)
+            return attempt()
+        except urllib.error.HTTPError as error:
+            if error.code not in AGAIN:
+                raise SourceError(_answer(error)) from error
+            last = error
         except (OSError, HTTPException) as error:
             if getattr(error, "errno", None) in _LOCAL:
-                raise DataError(f"{part} can't be written: {error}. Mend that, then run it again.") from error
-            if isinstance(error, urllib.error.HTTPError) and error.code not in _AGAIN:
-                raise SourceError(_answer(error)) from error
-            failures = 1 if _length(part) > before else failures + 1
-            if failures == _ATTEMPTS:
-                raise SourceError(f"{_answer(error)} ({_ATTEMPTS} attempts)") from error
+                raise
+            last = error
+        failures = 1 if arrived() > before else failures + 1
+        if failures == _ATTEMPTS:
+            raise SourceError(f"{_answer(last)} ({_ATTEMPTS} attempts)") from last
         time.sleep(pause * 2 ** (failures - 1))
 
 
@@ -72,15 +115,28 @@ def require_space(folder: Path, needed: int, purpose: str) -> None:
         )
 
 
-def _attempt(url: str, part: Path, size: int | None) -> None:
+def ask(url: str, open_url: Callable, headers: dict[str, str] | None = None) -> HTTPResponse:
+    """The server's answer. Raises SourceError for what is no address; otherwise what `open_url` raises."""
+    request = {"User-Agent": "Mozilla/5.0", "Accept-Encoding": "identity"} | (headers or {})
+    try:
+        return open_url(urllib.request.Request(url, headers=request), timeout=_TIMEOUT)
+    except (ValueError, InvalidURL) as error:
+        raise SourceError(f"no address that can be asked: {error}") from error
+
+
+def page_title(page: bytes) -> str | None:
+    """What a web page calls itself."""
+    title = re.search(rb"<title[^>]*>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
+    return " ".join(html.unescape(title[1].decode(errors="replace")).split()) if title else None
+
+
+def _attempt(url: str, part: Path, size: int | None, open_url: Callable) -> None:
     state = part.with_name(part.name + ".json")
     have = _length(part)
-    validator = paths.read_json(state)["validator"] if have and state.exists() else None
-    headers = {"User-Agent": "Mozilla/5.0", "Accept-Encoding": "identity"}
-    if validator:
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+    known = _read_state(state) if have else {}
+    headers = {"Range": f"bytes={have}-", "If-Range": known["validator"]} if known else {}
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
+        response = ask(url, open_url, headers)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -90,30 +146,43 @@ def _attempt(url: str, part: Path, size: int | None) -> None:
         raise _Broken("what had arrived no longer fits the file on the server") from error
     with response:
         resumed = response.status == 206
-        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            part.unlink()
-            raise _Broken("the server resumed at the wrong place")
         start = have if resumed else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        if size and total and total != size:
+        total = None if response.length is None else start + response.length
+        if resumed and not _continues(response.headers, start, known.get("size")):
+            part.unlink()
+            raise _Broken("the server resumed another file, or at another place")
+        if size is not None and total not in (None, size):
             raise SourceError(f"it is another file: {total} bytes instead of {size}")
-        first = response.read1(BLOCK)
+        total = size if total is None else total
+        block = response.read1(BLOCK)
         if not resumed:
-            _refuse_page(response.headers.get_content_type(), first)
-        require_space(part.parent, max((total or size or 0) - start, 0), "the download")
+            _refuse_page(response.headers.get_content_type(), block)
+        require_space(part.parent, max((total or 0) - start, 0), "the download")
         if not resumed:
             part.unlink(missing_ok=True)  # a beginning and its validator never belong to different files
-            paths.write_json(state, {"url": url, "validator": _validator(response.headers)})
-        title = f"download {part.stem}"
-        with part.open("ab") as file, byte_progress(title, total or size, start) as progress:
-            block = first
+            paths.write_json(state, {"url": url, "validator": _validator(response.headers), "size": total})
+        with part.open("ab") as file, byte_progress(f"download {part.stem}", total, start) as progress:
             while block:
                 file.write(block)
                 progress.update(len(block))
                 block = response.read1(BLOCK)
     if total is not None and _length(part) < total:
         raise _Broken(f"the connection closed after {_length(part)} of {total} bytes")
+
+
+def _read_state(state: Path) -> dict:
+    """What an earlier call noted of the file; nothing if that is missing or damaged, and so no beginning is kept."""
+    try:
+        known = paths.read_json(state)
+    except DataError:
+        return {}
+    return known if isinstance(known, dict) and isinstance(known.get("validator"), str) else {}
+
+
+def _continues(headers, start: int, size: int | None) -> bool:
+    """Whether a 206 answer goes on at byte `start` of a file that still has `size` bytes."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+    return found is not None and int(found[1]) == start and (size is None or found[2] in ("*", str(size)))
 
 
 def _validator(headers) -> str | None:
@@ -125,8 +194,8 @@ def _validator(headers) -> str | None:
 def _refuse_page(content_type: str, first: bytes) -> None:
     if content_type != "text/html" and not re.match(rb"\s*<(!doctype html|html)", first, re.IGNORECASE):
         return
-    title = re.search(rb"<title[^>]*>(.*?)</title>", first, re.IGNORECASE | re.DOTALL)
-    name = f" titled '{html.unescape(title[1].decode(errors='replace')).strip()}'" if title else ""
+    title = page_title(first)
+    name = f" titled '{title}'" if title else ""
     raise SourceError(f"a web page{name} instead of the archive (a quota, consent or login page)")
 
 
@@ -135,6 +204,10 @@ def _answer(error: Exception) -> str:
         return f"HTTP {error.code} {error.reason}"
     reason = getattr(error, "reason", None) or error
     return str(reason) or type(reason).__name__
+
+
+def _unwritable(part: Path, error: OSError) -> DataError:
+    return DataError(f"{part} can't be written: {error}. Mend that, then run it again.")
 
 
 def _length(path: Path) -> int:
