@@ -1,9 +1,10 @@
-"""Random geometry for whole batches, on the device that trains.
+"""Random changes of whole batches, on the device that trains: light first, then geometry.
 
-Flip, zoom and rotation of a sample are one affine map about the image centre. The image is read bilinearly; labels are
-read at the nearest pixel through one shared index, so that their types and holes stay exact. Pixels that come from
-outside the image carry no label. What geometry does to a label's *value* (a flipped normal, a zoomed depth) is the
-task's own business: it is handed in as a `ValueGeometry` for each task.
+Flip, zoom, rotation and crop of a sample are one affine map. The image is read bilinearly (a zoom below 1 does not
+average, as in the published recipes); labels are read at the nearest pixel through one shared index, so that their
+types and holes stay exact. What comes from outside the image is black, before normalisation, and carries no label.
+What geometry does to a label's *value* (a flipped normal, a zoomed depth) is the task's own business: it is handed in
+as a `ValueGeometry` for each task.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.datasets.loading import Batch
+from pipeline.datasets.photometric import Photometry, adjust
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,43 @@ class ValueGeometry:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One batch's draw: flip (B,) bool, zoom (B,), angle (B,) in radians counter-clockwise as seen."""
+    """How one batch is moved: the sample is flipped, and a window of it enlarged and turned about its own centre.
+
+    flip (B,) bool; zoom (B,), above 1 enlarges; angle (B,) in radians, counter-clockwise as seen. shift (B, 2): where
+    the window of an enlargement lies, x to the right and y down, from -1 to 1: at +-1 its outermost pixels are the
+    image's, 0 is the centre. Where nothing is enlarged the window is the image, and there is nowhere to shift it.
+    """
 
     flip: Tensor
     zoom: Tensor
     angle: Tensor
+    shift: Tensor
 
     @property
     def is_affine(self) -> bool:
         """Whether anything but a flip happens."""
         return bool((self.zoom != 1).any() or (self.angle != 0).any())
 
+    def to(self, device: torch.device) -> Geometry:
+        return Geometry(*(each.to(device) for each in (self.flip, self.zoom, self.angle, self.shift)))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Everything that was drawn for one batch, on the CPU."""
+
+    geometry: Geometry
+    photometry: Photometry
+
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Draws and applies geometry.
+    """Draws and applies random changes; the fields but `values` are those of params' `augmentation` section.
 
     flip: probability. scale: zoom factors to choose from (`scale_mode` choice) or the ends of a range (range).
-    rotation: the angle is uniform in +- this many degrees.
+    rotation: the angle is uniform in +- this many degrees. crop: an enlargement keeps its middle (center) or a window
+    whose place is uniform over those that stay inside the image before it is turned (random). brightness, contrast,
+    saturation: each factor is uniform in [1 - value, 1 + value]. values: the rules of the tasks in the batches.
     """
 
     flip: float
@@ -55,30 +76,42 @@ class Augmenter:
     scale_mode: str
     rotation: float
     values: dict[str, ValueGeometry]
+    crop: str = "center"
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
 
-    def draw(self, count: int, rng: np.random.Generator) -> Geometry:
-        """Draw for `count` samples; always the same number of random numbers, so that streams stay aligned."""
+    def draw(self, count: int, rng: np.random.Generator) -> Draw:
+        """Draw for `count` samples. Everything is drawn whether it is wanted or not, so that streams stay aligned.
+
+        Crop and light have a generator of their own, made from the state of `rng` without advancing it: flip, zoom and
+        rotation are what they were before the two existed, and a stored state of `rng` restores all.
+        """
         flip = rng.random(count) < self.flip
         if self.scale_mode == "range":
             zoom = rng.uniform(min(self.scale), max(self.scale), count)
         else:
             zoom = rng.choice(np.asarray(self.scale, dtype=np.float64), count)
         angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation, count))
-        return Geometry(
-            torch.from_numpy(flip),
-            torch.from_numpy(zoom.astype(np.float32)),
-            torch.from_numpy(angle.astype(np.float32)),
+        # New seeds, not the jumped stream itself: that one would run through the next batch's numbers too.
+        own = np.random.default_rng(rng.bit_generator.jumped().random_raw(4))
+        reach = 1.0 if self.crop == "random" else 0.0
+        shift = own.uniform(-reach, reach, (count, 2))
+        light = (own.uniform(1 - v, 1 + v, count) for v in (self.brightness, self.contrast, self.saturation))
+        return Draw(
+            Geometry(torch.from_numpy(flip), _float32(zoom), _float32(angle), _float32(shift)),
+            Photometry(*map(_float32, light)),
         )
 
-    def __call__(self, batch: Batch, geometry: Geometry) -> Batch:
-        """Apply `geometry` to a batch whose image and labels have the same size, on whichever device they lie."""
-        image, value, valid = batch.image, batch.value, batch.valid
-        device = image.device
-        affine, flips = (
-            geometry.is_affine,
-            bool(geometry.flip.any()),
-        )  # asked on the CPU, where the draw was made
-        geometry = Geometry(geometry.flip.to(device), geometry.zoom.to(device), geometry.angle.to(device))
+    def __call__(self, batch: Batch, drawn: Draw) -> Batch:
+        """Apply a draw to a batch whose image and labels have the same size, on whichever device they lie.
+
+        The image comes back as float32 in 0..255 where it was warped or its light changed, else in its own type.
+        """
+        image, value, valid = adjust(batch.image, drawn.photometry), batch.value, batch.valid
+        geometry = drawn.geometry
+        affine, flips = geometry.is_affine, bool(geometry.flip.any())  # asked on the CPU, where the draw was made
+        geometry = geometry.to(image.device)
         if affine:
             image, value, valid = _warp(image, value, valid, geometry)
         elif flips:
@@ -97,6 +130,10 @@ class Augmenter:
         return rules.on_zoom(value, geometry.zoom)
 
 
+def _float32(drawn: np.ndarray) -> Tensor:
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
 def _flip(tensor: Tensor, flip: Tensor) -> Tensor:
     return torch.where(flip.view(-1, 1, 1, 1), tensor.flip(-1), tensor)
 
@@ -104,16 +141,19 @@ def _flip(tensor: Tensor, flip: Tensor) -> Tensor:
 def source_coordinates(geometry: Geometry, height: int, width: int) -> Tensor:
     """(B, H, W, 2): the source pixel (x, y) that each output pixel shows.
 
-    The sample is flipped first, then rotated and zoomed about the centre; this is that map's inverse.
+    The sample is flipped first, then its window rotated and zoomed about the window's centre; this is that map's
+    inverse.
     """
     device = geometry.zoom.device
     x = torch.arange(width, device=device, dtype=torch.float32) - (width - 1) / 2
     y = torch.arange(height, device=device, dtype=torch.float32) - (height - 1) / 2
-    cos, sin = (torch.cos(geometry.angle), torch.sin(geometry.angle))
-    cos, sin = ((each / geometry.zoom).view(-1, 1, 1) for each in (cos, sin))
+    cos, sin = ((f(geometry.angle) / geometry.zoom).view(-1, 1, 1) for f in (torch.cos, torch.sin))
+    # Measured between pixel centres: a window at the image's edge is then never mixed with what lies outside.
+    room = (1 - 1 / geometry.zoom).clamp(min=0) / 2
+    shift_x, shift_y = ((geometry.shift[:, i] * room * n).view(-1, 1, 1) for i, n in enumerate((width - 1, height - 1)))
     # Image rows grow downwards: content turned counter-clockwise as seen comes from a point turned clockwise.
-    source_x = cos * x.view(1, 1, -1) - sin * y.view(1, -1, 1)
-    source_y = sin * x.view(1, 1, -1) + cos * y.view(1, -1, 1)
+    source_x = cos * x.view(1, 1, -1) + (shift_x - sin * y.view(1, -1, 1))
+    source_y = sin * x.view(1, 1, -1) + (shift_y + cos * y.view(1, -1, 1))
     source_x = torch.where(geometry.flip.view(-1, 1, 1), -source_x, source_x)
     return torch.stack([source_x + (width - 1) / 2, source_y + (height - 1) / 2], dim=-1)
 

@@ -1,4 +1,8 @@
-"""Surface normals: unit vectors in the camera frame, x right, y up, z towards the camera."""
+"""Surface normals: unit vectors in the camera frame, x right, y up, z towards the camera.
+
+A zoom changes none of them, as in the published recipe: it is read as depth's `_on_zoom` says. The other reading, the
+same camera before a scene of 1/s the depth, has that scene squashed along the axis, and its surfaces would lean.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,7 @@ def _decode(prediction: Tensor) -> Tensor:
 
 
 def _on_flip(value: Tensor) -> Tensor:
+    """A mirrored scene: left is right."""
     x, y, z = value.unbind(1)
     return torch.stack([-x, y, z], dim=1)
 
