@@ -22,6 +22,10 @@ from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
 
 SPLIT = "val"
+_PROTOCOL = (
+    "The image is resized to the input size, aspect not kept; the decoded prediction is resized to its label (class "
+    "maps by nearest pixel, others bilinearly, in float32) and compared with the untouched label."
+)
 
 
 def evaluate_run(params: Params, name: str, seed: int) -> None:
@@ -39,7 +43,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
 
     store = Store(paths.PREPARED / SPLIT, run.tasks)
     shown = set(panel_indices(len(store), params.evaluation.panels))
-    scorer = Scorer(run.tasks, info, device.torch_device)
+    scorer = Scorer(run.tasks, info, device.torch_device, params.evaluation.edge_nms)
     kept: list[tuple[Sample, dict[str, np.ndarray]]] = []
     seen = 0
     batches = predict(network, store, run.tasks, run.training, params.evaluation.batch_size, device)
@@ -59,6 +63,11 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "dataset": info.dataset,
         "dataset_digest": info.digest,
         "split": SPLIT,
+        "samples": len(store),
+        "skipped": {split: len(ids) for split, ids in info.skipped.items()},
+        "published_split": info.published,
+        "weights": trained["weights"],
+        "protocol": {"all": _PROTOCOL, **scorer.protocol},
         "schedule": run.training.model_dump(mode="json"),
         "parameters": parameter_count(network),
         "training_seconds": trained["training_seconds"],

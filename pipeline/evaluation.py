@@ -15,6 +15,7 @@ from pipeline.datasets.loading import scoring_batches, value_tensor
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import DatasetInfo, Store
 from pipeline.device import NORMALIZATIONS, Device
+from pipeline.errors import TrainingError
 from pipeline.params import Training
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import Task, TaskContext
@@ -22,8 +23,8 @@ from pipeline.tasks.spec import Task, TaskContext
 Scores = dict[str, dict[str, float]]
 
 
-def task_context(info: DatasetInfo, task: str) -> TaskContext:
-    return TaskContext(classes=info.classes.get(task), edge_max_dist=info.edge_max_dist)
+def task_context(info: DatasetInfo, task: str, edge_nms: bool = False) -> TaskContext:
+    return TaskContext(classes=info.classes.get(task), edge_max_dist=info.edge_max_dist, edge_nms=edge_nms)
 
 
 def predict(
@@ -43,6 +44,8 @@ def predict(
                 final = network(device.image(image, normalization)).final
             for name in tasks:
                 task = get_task(name)
+                if not final[name].isfinite().all():  # decoding would hide it: an argmax or a sigmoid is always finite
+                    raise TrainingError(f"predictions of {name} are not finite: the network diverged, train it again")
                 decoded = task.decode(final[name].float()).split(1)
                 labels = (sample.labels[name] for sample in samples)
                 predictions[name] = [resize_prediction(task, *pair) for pair in zip(decoded, labels, strict=True)]
@@ -60,10 +63,11 @@ def resize_prediction(task: Task, decoded: Tensor, label: Label) -> Tensor:
 
 
 class Scorer:
-    """The metrics of several tasks over one split."""
+    """The metrics of several tasks over one split. edge_nms: suppress non-maxima of edge predictions first."""
 
-    def __init__(self, tasks: tuple[str, ...], info: DatasetInfo, device: torch.device):
-        self._metrics = {task: get_task(task).metric(task_context(info, task)).to(device) for task in tasks}
+    def __init__(self, tasks: tuple[str, ...], info: DatasetInfo, device: torch.device, edge_nms: bool = False):
+        contexts = {task: task_context(info, task, edge_nms) for task in tasks}
+        self._metrics = {task: get_task(task).metric(context).to(device) for task, context in contexts.items()}
         self._device = device
 
     def update(self, task: str, predictions: Sequence[Tensor], labels: Sequence[Label]) -> None:
@@ -76,6 +80,11 @@ class Scorer:
 
     def compute(self) -> Scores:
         return {task: metric.compute() for task, metric in self._metrics.items()}
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What each task's metric does, in words."""
+        return {task: metric.protocol for task, metric in self._metrics.items()}
 
 
 def score(

@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -18,12 +19,16 @@ from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.loading import TrainingBatches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
+from pipeline.errors import DataError
 from pipeline.evaluation import finite_or_none, score
 from pipeline.network import build_network, parameter_count
 from pipeline.params import Params, ResolvedRun, load_params
+from pipeline.selection import Selection
 from pipeline.tasks import get_task
 from pipeline.tracking import RunLog, new_run
 from pipeline.training import EpochRecord, train
+
+HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
 
 
 def train_run(params: Params, name: str, seed: int) -> None:
@@ -33,6 +38,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
     anything is computed, when MLflow's store can't be reached.
     """
     run, info = params.run(name), read_info()
+    selects = params.evaluation.select_on is not None
     inputs = _inputs(params, name, seed, info)
     device = choose_device(run.training.precision, run.training.channels_last)
     started = time.time()
@@ -40,28 +46,33 @@ def train_run(params: Params, name: str, seed: int) -> None:
         torch.manual_seed(seed)
         network = device.network(build_network(run, info, run.training.pretrained))
         _describe(log, params, run, seed, info, network, device, inputs)
-        val = Store(paths.PREPARED / "val", run.tasks)
+        taught, watched = _stores(run, selects)
+        selection = Selection(run.tasks) if selects else None
         history = train(
             network,
-            _training_batches(run, seed, device),
+            _training_batches(taught, run, seed, device),
             make_augmenter(run),
             run,
             seed,
             device,
             log.metrics,
-            lambda: score(network, val, run.tasks, info, run.training, params.evaluation.batch_size, device),
+            lambda: score(network, watched, run.tasks, info, run.training, params.evaluation.batch_size, device),
+            selection,
         )
         inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
         save_weights(network, paths.weights_file(name, seed))
         _write_history(paths.history_file(name, seed), history)
-        record = _record(log.id, run, seed, inputs, history, device, started)
+        weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
+        log.tags({"weights": weights})
+        record = _record(log.id, run, seed, inputs, history, device, started) | {"weights": weights}
         paths.write_json(paths.run_file(name, seed), record)
         log.artifact(paths.weights_file(name, seed), "checkpoint")
         log.artifact(paths.history_file(name, seed))
 
 
 def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:
-    return provenance.collect_inputs("train", params.run(name).model_dump() | {"seed": seed}, info.digest)
+    values = params.run(name).model_dump() | {"seed": seed, "select_on": params.evaluation.select_on}
+    return provenance.collect_inputs("train", values, info.digest)
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:
@@ -69,11 +80,26 @@ def make_augmenter(run: ResolvedRun) -> Augmenter:
     chosen = run.training.augmentation
     rules = {task: get_task(task) for task in run.all_tasks}
     values = {name: ValueGeometry(task.on_flip, task.on_rotate, task.on_zoom) for name, task in rules.items()}
-    return Augmenter(chosen.flip, chosen.scale, chosen.scale_mode, chosen.rotation, values)
+    return Augmenter(**chosen.model_dump(), values=values)
 
 
-def _training_batches(run: ResolvedRun, seed: int, device: Device) -> TrainingBatches:
-    store = Store(paths.PREPARED / "train", run.all_tasks)
+def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
+    """What teaches, and what is scored meanwhile: the val split, only to be watched, or a tenth kept out of train."""
+    train_split = Store(paths.PREPARED / "train", run.all_tasks).labelled()
+    if not len(train_split):
+        raise DataError(f"run {run.name}: no training sample has a valid pixel for {', '.join(run.all_tasks)}")
+    if not selects:
+        return train_split, Store(paths.PREPARED / "val", run.tasks)
+    kept_out = np.arange(len(train_split)) % HOLDOUT_EVERY == HOLDOUT_EVERY - 1
+    if not kept_out.any():
+        raise DataError(
+            f"run {run.name}: evaluation.select_on needs {HOLDOUT_EVERY} training samples or more, "
+            f"got {len(train_split)}; set it to null"
+        )
+    return train_split.select(np.flatnonzero(~kept_out)), train_split.select(np.flatnonzero(kept_out))
+
+
+def _training_batches(store: Store, run: ResolvedRun, seed: int, device: Device) -> TrainingBatches:
     on_gpu = device.torch_device.type == "cuda"
     return TrainingBatches(store, run.training.input_size, run.training.batch_size, seed, on_gpu)
 

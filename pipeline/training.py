@@ -20,6 +20,7 @@ from pipeline.device import NORMALIZATIONS, Device
 from pipeline.errors import TrainingError
 from pipeline.nets import Outputs
 from pipeline.params import ResolvedRun, Training
+from pipeline.selection import Selection
 from pipeline.tasks import get_task
 
 _WINDOW = 20  # steps between two looks at the losses: each look makes the host wait for the device
@@ -131,11 +132,13 @@ def train(
     device: Device,
     log: Log,
     validate: Callable[[], Scores],
+    selection: Selection | None = None,
 ) -> list[EpochRecord]:
     """Train `network` in place by the recipe of `run` and return a record of each epoch.
 
     log(values, step) is told losses and learning rate once a window, and scores after each validation. `validate`
     scores the network as it stands; the last epoch is always validated, unless `validate_every` is null.
+    The network ends with its last weights, or with those of the epoch that `selection` found best.
     """
     recipe = run.training
     optimizer = make_optimizer(network, recipe)
@@ -154,8 +157,8 @@ def train(
             network.train()
             sums: Counter[str] = Counter()
             for batch in batches.epoch(epoch):
-                geometry = augmenter.draw(len(batch.image), rng)
-                batch = augmenter(batch.to(device.torch_device), geometry)
+                drawn = augmenter.draw(len(batch.image), rng)
+                batch = augmenter(batch.to(device.torch_device), drawn)
                 with device.autocast():
                     outputs = network(device.image(batch.image, normalization))
                     losses = task_losses(outputs, batch, run.all_tasks, recipe.deep_supervision)
@@ -175,9 +178,14 @@ def train(
             seconds = time.perf_counter() - start
             scores = validate() if _validates(recipe, epoch) else None
             if scores is not None:
-                log({f"val/{task}/{name}": v for task, of in scores.items() for name, v in of.items()}, step)
+                prefix = "holdout" if selection else "val"
+                log({f"{prefix}/{task}/{name}": v for task, of in scores.items() for name, v in of.items()}, step)
+                if selection:
+                    selection.offer(epoch + 1, scores, network)
             means = {name: total / len(batches) for name, total in sums.items()}
             history.append(EpochRecord(epoch + 1, rate, means, seconds, scores))
+    if selection:
+        selection.restore(network)
     return history
 
 

@@ -71,15 +71,31 @@ def test_threshold_includes_equality():
     assert counts.matched.tolist() == [9] * 30 + [0] * 69
 
 
+@pytest.mark.parametrize("shift", [(0, 0), (0, 1), (2, 3), (0, 7), (-6, 5)])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shifted_copy_matches_as_much_as_a_plain_search_finds(seed, shift):
+    _, label = scene((40, 48), seed)
+    copy = np.zeros_like(label)
+    moved = np.argwhere(label) + shift
+    moved = moved[((moved >= 0) & (moved < label.shape)).all(1)]
+    copy[tuple(moved.T)] = True
+    pairs = match(copy, reachable(label, 4.0))
+    assert pairs == assignment_count(copy, label, 4.0)
+    if np.hypot(*shift) <= 4:
+        assert pairs == copy.sum()
+
+
 def update(metric, *images):
     probability, label, valid = (torch.from_numpy(np.stack(x))[:, None] for x in zip(*images, strict=True))
     metric.update(probability, label.byte(), valid)
     return metric.compute()
 
 
-def test_a_boundary_map_scored_against_itself():
-    _, label = scene((48, 64))
-    result = update(edges.EdgeMetric(0.0075), (label.astype(np.float32), label, np.ones_like(label)))
+@pytest.mark.parametrize("nms", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_thinned_boundary_map_scored_against_itself(seed, nms):
+    _, label = scene((48, 64), seed)
+    result = update(edges.EdgeMetric(0.0075, nms), (label.astype(np.float32), label, np.ones_like(label)))
     assert result["odsF"] == result["precision"] == result["recall"] == 100
 
 
@@ -120,6 +136,30 @@ def test_worker_processes_do_not_change_the_score(monkeypatch):
     alone = update(edges.EdgeMetric(0.02), *images)
     monkeypatch.setattr(edges, "_WORKERS", 2)
     assert update(edges.EdgeMetric(0.02), *images) == alone
+
+
+def test_non_maximum_suppression_changes_the_score_of_a_blurred_prediction():
+    image = (*scene((48, 64), 1), np.ones((48, 64), bool))
+    plain, suppressed = (update(edges.EdgeMetric(0.02, nms), image) for nms in (False, True))
+    expected = count_boundaries(*image, 0.02, nms=True)
+    f_score = 2 * expected.matched / (expected.predicted + expected.labelled)
+    assert suppressed["odsF"] == pytest.approx(100 * f_score.max())
+    assert suppressed["odsF"] != plain["odsF"]
+
+
+def test_nothing_scored_has_no_threshold_either():
+    label = np.ones((9, 9), bool)
+    result = update(edges.EdgeMetric(0.02), (label.astype(np.float32), label, ~label))
+    assert all(np.isnan(result[name]) for name in ("odsF", "precision", "recall", "threshold"))
+
+
+def test_an_image_without_an_edge_counts_against_precision_only():
+    image = (*scene((48, 64), 1), np.ones((48, 64), bool))
+    empty = (image[0], np.zeros_like(image[1]), image[2])
+    alone, among = count_boundaries(*image, 0.02), count_boundaries(*empty, 0.02)
+    assert among.labelled == among.matched.sum() == 0
+    f_score = 2 * alone.matched / (alone.predicted + among.predicted + alone.labelled)
+    assert update(edges.EdgeMetric(0.02), image, empty)["odsF"] == pytest.approx(100 * f_score.max())
 
 
 @pytest.mark.parametrize("degrees", range(0, 180, 15))

@@ -6,8 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, fbeta_score, jaccard_score
-from torchmetrics import MeanSquaredError
+from scipy.spatial.transform import Rotation
+from sklearn import metrics as sklearn
+from torchmetrics import MeanAbsolutePercentageError, MeanSquaredError
+from torchmetrics.classification import MulticlassJaccardIndex
 
 from pipeline.tasks import TASKS, TaskContext
 
@@ -103,17 +105,33 @@ def test_reset_forgets_and_values_are_plain_numbers(task):
     assert json.loads(json.dumps(result, allow_nan=False)) == result
 
 
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "edge"])  # whose tolerance follows the diagonal
+def test_images_may_differ_in_size(name):
+    """Cutting the frame off an image is the same as marking it as not valid."""
+    prediction, target, valid = split(TASKS[name])
+    metric, framed = TASKS[name].metric(CONTEXT), valid.clone()
+    for i in range(N):
+        framed[i, :, H - i :] = framed[i, ..., : 2 * i] = False
+        inner = (slice(i, i + 1), slice(None), slice(0, H - i), slice(2 * i, None))
+        metric.update(prediction[inner], target[inner], valid[inner])
+    assert metric.compute() == pytest.approx(score(TASKS[name], (prediction, target, framed)), rel=1e-12)
+
+
 # Class maps
 
 
-def test_semseg_equals_scikit_learn():
+def test_semseg_equals_scikit_learn_and_torchmetrics():
     data = split(TASKS["semseg"])
     prediction, target = flat(data)
     result = score(TASKS["semseg"], data)
-    iou = 100 * jaccard_score(target, prediction, average=None, labels=range(4))
+    iou = 100 * sklearn.jaccard_score(target, prediction, average=None, labels=range(4))
     assert [result[f"IoU/{name}"] for name in CONTEXT.classes[:4]] == pytest.approx(iou)
     assert result["mIoU"] == pytest.approx(iou.mean())
-    assert result["pixel_accuracy"] == pytest.approx(100 * accuracy_score(target, prediction))
+    assert result["pixel_accuracy"] == pytest.approx(100 * sklearn.accuracy_score(target, prediction))
+    macro = MulticlassJaccardIndex(num_classes=5, ignore_index=255)  # drops a class that occurs nowhere, as mIoU does
+    for p, t, v in zip(*data, strict=True):
+        macro.update(p, t.masked_fill(~v, 255))
+    assert result["mIoU"] == pytest.approx(100 * macro.compute().item())
     # The class that occurs nowhere: dropped, or 0 in the released code's convention.
     assert "IoU/never" not in result
     assert result["mIoU_absent_zero"] == pytest.approx(iou.sum() / 5)
@@ -141,26 +159,37 @@ def test_human_parts_skips_images_of_background_or_nothing():
     valid[3] = False
     kept = [0, 4, 5]
     expected = score(TASKS["semseg"], (prediction[kept], target[kept], valid[kept]))
-    assert score(TASKS["human_parts"], (prediction, target, valid), batch=2) == expected
+    result = score(TASKS["human_parts"], (prediction, target, valid), batch=2)
+    assert result == expected
+    p, t = flat((prediction[kept], target[kept], valid[kept]))
+    assert result["mIoU"] == pytest.approx(100 * sklearn.jaccard_score(t, p, average="macro", labels=range(4)))
+    assert (result["images"], result["valid_pixels"]) == (3, int(valid[kept].sum()))
+
+
+def test_a_predicted_class_that_is_not_there_is_an_error_and_no_other_class():
+    target = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="prediction 5 is not one of 5 classes"):
+        score(TASKS["semseg"], (target + 5, target, torch.ones(1, 1, 2, 2, dtype=torch.bool)))
 
 
 # Depth
 
 
-def test_depth_equals_numpy_and_torchmetrics():
+def test_depth_equals_torchmetrics_and_scikit_learn():
     data = split(TASKS["depth"])
     p, t = flat(data)
     ratio = np.maximum(p / t, t / p)
     assert score(TASKS["depth"], data) == pytest.approx(
         {
             "rmse": MeanSquaredError(squared=False)(torch.tensor(p), torch.tensor(t)).item(),
-            "log_rmse": np.sqrt(np.mean((np.log(p) - np.log(t)) ** 2)),
-            "abs_rel": np.mean(np.abs(p - t) / t),
+            "log_rmse": sklearn.root_mean_squared_error(np.log(t), np.log(p)),
+            "abs_rel": MeanAbsolutePercentageError()(torch.tensor(p), torch.tensor(t)).item(),
             **{f"delta{i}": 100 * np.mean(ratio < 1.25**i) for i in (1, 2, 3)},
             "images": N,
             "valid_pixels": len(p),
         }
     )
+    assert score(TASKS["depth"], data)["rmse"] == pytest.approx(sklearn.root_mean_squared_error(t, p))
 
 
 def test_depth_survives_predictions_below_zero_and_rejects_missing_labels():
@@ -173,10 +202,11 @@ def test_depth_survives_predictions_below_zero_and_rejects_missing_labels():
 # Normals
 
 
-def test_normals_equal_numpy():
+def test_normals_equal_the_least_rotation_that_scipy_finds():
     data = split(TASKS["normals"])
     p, t = flat(data)
-    angle = np.degrees(np.arccos(np.clip((p * t).sum(1), -1, 1)))
+    pairs = zip(p, t, strict=True)
+    angle = np.degrees([Rotation.align_vectors(label, predicted)[0].magnitude() for predicted, label in pairs])
     result = score(TASKS["normals"], data)
     assert result.pop("median") == pytest.approx(np.sort(angle)[(len(angle) - 1) // 2], abs=6e-4)
     assert result == pytest.approx(
@@ -208,21 +238,29 @@ def test_a_prediction_without_direction_is_not_right():
     assert result["mean"] == pytest.approx(90)
 
 
+@pytest.mark.parametrize("predicted", [0.0, 1.0])
+def test_a_valid_label_without_direction_is_an_error(predicted):
+    target = torch.zeros(1, 3, 1, 1)
+    with pytest.raises(ValueError, match="a valid normal has length 0"):
+        score(TASKS["normals"], (target + predicted, target, torch.ones(1, 1, 1, 1, dtype=torch.bool)))
+
+
 # Saliency
 
 
 def per_image(prediction, target, valid):
-    """IoU, precision, recall, each (images, 15), from the definition."""
+    """IoU, precision, recall of scikit-learn, each (images, 15)."""
     rows = []
     for p, t, v in zip(prediction.numpy(), target.numpy(), valid.numpy(), strict=True):
         for threshold in np.linspace(0.2, 0.9, 15):
             a, b = p[v] > np.float32(threshold), t[v] == 1
-            hit, n_a, n_b, union = (a & b).sum(), a.sum(), b.sum(), (a | b).sum()
-            rows.append((1, 1, 1) if union == 0 else (hit / union, hit / max(n_a, 1), hit / max(n_b, 1)))
+            empty = float(not (a | b).any())
+            scores = (sklearn.jaccard_score, sklearn.precision_score, sklearn.recall_score)
+            rows.append([score(b, a, zero_division=empty) for score in scores])
     return np.array(rows).reshape(-1, 15, 3).transpose(2, 0, 1)
 
 
-def test_saliency_equals_the_definition():
+def test_saliency_equals_scikit_learn():
     data = split(TASKS["sal"])
     data[1][2] = 0  # an image with nothing salient
     iou, precision, recall = (x.mean(0) for x in per_image(*data))
@@ -231,7 +269,7 @@ def test_saliency_equals_the_definition():
     assert result["maxF"] == pytest.approx(100 * (2 * precision * recall / (precision + recall)).max())
     p, t = flat(data)
     pooled = [
-        fbeta_score(t, p.astype(np.float32) >= np.float32(k / 20), beta=math.sqrt(0.3), zero_division=0)
+        sklearn.fbeta_score(t, p.astype(np.float32) >= np.float32(k / 20), beta=math.sqrt(0.3), zero_division=0)
         for k in range(1, 20)
     ]
     assert result["maxF_pooled"] == pytest.approx(100 * max(pooled))
@@ -246,6 +284,15 @@ def test_saliency_thresholds_are_strict_per_image_and_inclusive_pooled():
     assert result["maxF_pooled"] == 100
     above = score(TASKS["sal"], (at_lowest * 1.01, target, everywhere))
     assert above["mIoU"] == 100
+
+
+@pytest.mark.parametrize("k", range(1, 20))
+def test_a_probability_at_a_threshold_passes_it_only_when_pooled(k):
+    metric = TASKS["sal"].metric(CONTEXT)
+    at = torch.full((1, 1, 1, 1), np.float32(k / 20).item())
+    metric.update(at, torch.ones(1, 1, 1, 1, dtype=torch.uint8), torch.ones(1, 1, 1, 1, dtype=torch.bool))
+    below = [threshold for threshold in np.linspace(0.2, 0.9, 15) if threshold < k / 20 - 1e-9]
+    assert (metric.iou.sum(), metric.pooled_hit.sum()) == (len(below), k)
 
 
 def test_nothing_salient_and_nothing_predicted_is_right():

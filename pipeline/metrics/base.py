@@ -12,6 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from pipeline.errors import TrainingError
+
 
 class Metric(ABC):
     """Sums that grow by `update` and never depend on how a split was cut into batches.
@@ -48,10 +50,43 @@ class Metric(ABC):
         for name, state in other.states.items():
             setattr(self, name, getattr(self, name) + state.to(self.device))
 
-    @abstractmethod
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Add a batch: decoded predictions and labels, (B, C, H, W), with valid, bool (B, 1, H, W)."""
+        """Add a batch: decoded predictions and labels, (B, C, H, W), with valid, bool (B, 1, H, W).
+
+        Raises TrainingError for a prediction that is not finite where the label is valid: NaN compares as false, so it
+        would count as some answer or other. Raises ValueError for a valid label that the task does not know.
+        """
+        assert prediction.shape == target.shape, (prediction.shape, target.shape)
+        assert valid.shape == (len(target), 1, *target.shape[2:]) and valid.dtype == torch.bool, valid.shape
+        if prediction.is_floating_point():
+            wrong = int((~prediction.isfinite() & valid).any(1).sum())
+            if wrong:
+                raise TrainingError(
+                    f"{type(self).__name__}: the prediction is NaN or infinite in {wrong} of {int(valid.sum())} valid "
+                    "pixels: training has diverged and there is nothing to score; lower training.lr and train again"
+                )
+        self._add(prediction, target, valid)
+
+    @abstractmethod
+    def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Add a batch that `update` has checked."""
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str:
+        """What is computed, with the settings in force, in a sentence or two for metrics files and the report."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """The scores so far, with `images` and `valid_pixels`; NaN where nothing was scored."""
+
+
+def binary_label(target: Tensor, valid: Tensor) -> Tensor:
+    """Where a 0/1 label is 1 and valid. Raises ValueError for a valid label that is neither (an ignore code, say)."""
+    unknown = valid & (target != 0) & (target != 1)
+    if unknown.any():
+        raise ValueError(
+            f"label {target[unknown][0].item():g} is neither 0 nor 1: "
+            "pixels without a label must be marked as not valid by the dataset"
+        )
+    return valid & (target == 1)

@@ -17,6 +17,8 @@ from scipy.sparse.csgraph import maximum_flow
 
 THRESHOLDS = np.arange(1, 100, dtype=np.float32) / np.float32(100)
 
+NMS_SIGMA = 1.0  # pixels: smoothing of the map whose Hessian tells a ridge's direction
+
 # Neighbours x1..x8 of a pixel, counter-clockwise from the east, as (row, column) steps.
 _ALL = 255  # the code of a pixel whose neighbours are all on
 _NEIGHBOURS = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
@@ -83,7 +85,7 @@ def thin(mask: np.ndarray) -> np.ndarray:
     return padded[1:-1, 1:-1].astype(bool)
 
 
-def suppress_non_maxima(probability: np.ndarray, sigma: float = 1.0) -> np.ndarray:
+def suppress_non_maxima(probability: np.ndarray, sigma: float = NMS_SIGMA) -> np.ndarray:
     """Zero every pixel of a (H, W) boundary map that is not a maximum across its ridge.
 
     Across is the eigenvector of largest absolute curvature (Hessian of the map smoothed by a Gaussian of

@@ -28,7 +28,7 @@ class DepthMetric(Metric):
         for name in ("images", "valid_pixels"):
             self.add_state(name, torch.zeros((), dtype=torch.long))
 
-    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+    def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """prediction, target: (B, 1, H, W) metres; valid: (B, 1, H, W) bool."""
         self.images += valid.flatten(1).any(1).sum()
         self.valid_pixels += valid.sum()
@@ -45,6 +45,14 @@ class DepthMetric(Metric):
         self.squared_log += (positive.log() - target.log()).square().sum()
         self.relative += (error.abs() / target).sum()
         self.within += torch.stack([(ratio < 1.25**power).sum() for power in (1, 2, 3)])
+
+    @property
+    def protocol(self) -> str:
+        return (
+            "Errors pooled over the split's valid pixels, not averaged by image: rmse in metres, log_rmse in natural "
+            "logarithms, abs_rel relative to the label, delta<i> the share of pixels where max(p/t, t/p) < 1.25^i. For "
+            f"log_rmse and delta<i> a prediction below {_MIN_DEPTH:g} m counts as {_MIN_DEPTH:g} m."
+        )
 
     def compute(self) -> dict[str, float]:
         """The errors, and the counts of images and pixels scored; NaN where nothing was."""

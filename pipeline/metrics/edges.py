@@ -6,8 +6,6 @@ import math
 import multiprocessing
 import os
 import sys
-import threading
-import time
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache, partial
@@ -15,8 +13,9 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from pipeline.metrics.base import Metric
-from pipeline.metrics.boundaries import THRESHOLDS, BoundaryCounts, count_boundaries
+from pipeline.metrics.base import Metric, binary_label
+from pipeline.metrics.boundaries import NMS_SIGMA, THRESHOLDS, BoundaryCounts, count_boundaries
+from pipeline.workers import end_with_parent
 
 
 class EdgeMetric(Metric):
@@ -29,11 +28,14 @@ class EdgeMetric(Metric):
 
     Images are matched in worker processes while the network goes on predicting, whatever their sizes.
 
-    max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD).
+    max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD). Raises ValueError for a share that
+    is not between 0 and 1, and for a valid label that is neither 0 nor 1.
     """
 
     def __init__(self, max_dist: float, nms: bool = False) -> None:
         super().__init__()
+        if not 0 < max_dist < 1:
+            raise ValueError(f"max_dist {max_dist}: a share of the image diagonal is expected, above 0 and below 1")
         self._pending: deque[Future[BoundaryCounts]] = deque()
         self.max_dist = max_dist
         self.nms = nms
@@ -42,15 +44,16 @@ class EdgeMetric(Metric):
         for name in ("labelled", "images", "valid_pixels"):
             self.add_state(name, torch.zeros((), dtype=torch.long))
 
-    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+    def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """prediction: (B, 1, H, W) probability; target: (B, 1, H, W) 0 or 1; valid: (B, 1, H, W) bool."""
+        label = binary_label(target, valid)
         scored = valid.flatten(1).any(1)
         self.images += scored.sum()
         self.valid_pixels += valid.sum()
         count = partial(count_boundaries, max_dist=self.max_dist, nms=self.nms)
-        arrays = [x[scored].squeeze(1).cpu().numpy() for x in (prediction.float(), target > 0.5, valid)]
+        arrays = [x[scored].squeeze(1).cpu().numpy() for x in (prediction.float(), label, valid)]
         for image in zip(*arrays, strict=True):
-            self._pending.append(_pool().submit(count, *image))
+            self._pending.append(_pool(_WORKERS).submit(count, *image))
         self._collect(leave=_AHEAD * _WORKERS)
 
     def _collect(self, leave: int = 0) -> None:
@@ -67,6 +70,22 @@ class EdgeMetric(Metric):
             self._collect()
         return super().states
 
+    @property
+    def protocol(self) -> str:
+        first = (
+            f"non-maxima across the ridge are suppressed (by the Hessian, sigma {NMS_SIGMA:g} px)"
+            if self.nms
+            else "no non-maximum suppression"
+        )
+        return (
+            f"odsF: F-measure at the best of {len(THRESHOLDS)} thresholds for the whole split (k/100, at or above, "
+            "float32; not interpolated between them), from counts summed over the images; precision, recall and "
+            f"threshold are that one's. Of a prediction: {first}; each thresholded map is thinned (Guo and Hall 1989, "
+            "MATLAB's bwmorph thin) and paired one to one with the label's edge pixels, as they stand, at most "
+            f"{self.max_dist:g} of the image diagonal apart; the number of pairs is the largest there is (maximum "
+            "flow). Pixels that are not valid hold no edge on either side; images without a valid pixel are not scored."
+        )
+
     def compute(self) -> dict[str, float]:
         """The scores, and the counts of images and pixels scored; NaN where nothing was."""
         self._collect()
@@ -81,7 +100,7 @@ class EdgeMetric(Metric):
             "odsF": 100 * f_score[best].item() if scored else math.nan,
             "precision": 100 * precision[best].item() if scored else math.nan,
             "recall": 100 * recall[best].item() if scored else math.nan,
-            "threshold": float(best + 1) / 100,
+            "threshold": float(best + 1) / 100 if scored else math.nan,
             "images": int(self.images),
             "valid_pixels": int(self.valid_pixels),
         }
@@ -92,20 +111,9 @@ _AHEAD = 8  # images a worker that may wait: enough to keep all busy, few enough
 
 
 @cache
-def _pool() -> ProcessPoolExecutor:
+def _pool(workers: int) -> ProcessPoolExecutor:
     """One pool for the process's life. Matching holds the interpreter's lock, so threads would not help."""
     # Forked workers start at once; others would import the stage's module, and with it torch. They use NumPy
     # alone, so a CUDA context in the parent does not matter (as for the workers of a DataLoader).
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(_WORKERS, context, initializer=_end_with_parent, initargs=(os.getpid(),))
-
-
-def _end_with_parent(parent: int) -> None:
-    """A killed parent cannot stop its workers: let each watch for it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return ProcessPoolExecutor(workers, context, initializer=end_with_parent, initargs=(os.getpid(),))

@@ -19,6 +19,7 @@ class NormalsMetric(Metric):
 
     The median comes from a histogram in bins of 0.001 degrees, so it is within 0.0005 degrees of the exact
     (lower) median in bounded memory; everything else is exact.
+    Raises ValueError for a valid label without a direction.
     """
 
     def __init__(self) -> None:
@@ -29,12 +30,17 @@ class NormalsMetric(Metric):
         self.add_state("histogram", torch.zeros(180 * _BINS_PER_DEGREE, dtype=torch.long))
         self.add_state("images", torch.zeros((), dtype=torch.long))
 
-    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+    def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """prediction, target: (B, 3, H, W), of any length; valid: (B, 1, H, W) bool."""
         self.images += valid.flatten(1).any(1).sum()
         a, b = (
             F.normalize(vectors.movedim(1, -1)[valid.squeeze(1)].double(), dim=-1) for vectors in (prediction, target)
         )
+        if not (b.any(-1) & b.isfinite().all(-1)).all():
+            raise ValueError(
+                "a valid normal has length 0 or is not finite: "
+                "missing normals must be marked as not valid by the dataset"
+            )
         # Kahan's form: accurate where the arc cosine is not (near 0 and 180 degrees), and 90 degrees for a
         # prediction of length 0, which has no direction.
         angle = torch.rad2deg(2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1)))
@@ -43,6 +49,15 @@ class NormalsMetric(Metric):
         self.within += torch.stack([(angle < limit).sum() for limit in _LIMITS])
         bins = (angle * _BINS_PER_DEGREE).long().clamp(max=len(self.histogram) - 1)
         self.histogram += torch.bincount(bins, minlength=len(self.histogram))
+
+    @property
+    def protocol(self) -> str:
+        return (
+            "Angle in degrees between prediction and label, both scaled to unit length, pooled over the split's valid "
+            "pixels: mean, rmse (root of the mean square), within_<a> (share below a) and median (the lower one, to "
+            f"{0.5 / _BINS_PER_DEGREE:g} degrees, from a histogram in bins of {1 / _BINS_PER_DEGREE:g}; the rest is "
+            "exact). A prediction of length 0 counts as 90 degrees."
+        )
 
     def compute(self) -> dict[str, float]:
         """The statistics, and the counts of images and pixels scored; NaN where nothing was."""

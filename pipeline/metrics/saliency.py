@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.metrics.base import Metric
+from pipeline.metrics.base import Metric, binary_label
 
 _PER_IMAGE = torch.arange(4, 19) / 20  # linspace(0.2, 0.9, 15), correctly rounded
 _POOLED = torch.arange(1, 20) / 20
@@ -23,7 +23,7 @@ class SaliencyMetric(Metric):
     precision and recall are 1 where neither side is salient, and precision or recall is 0 where only its own
     denominator is empty.
     maxF_pooled: thresholds 0.05 .. 0.95, at or above, pixels pooled, beta² = 0.3 (ATRC, InvPT).
-    Images without a valid pixel are not scored.
+    Images without a valid pixel are not scored. Raises ValueError for a valid label that is neither 0 nor 1.
     """
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class SaliencyMetric(Metric):
         for name in ("pooled_salient", "images", "valid_pixels"):
             self.add_state(name, torch.zeros((), dtype=torch.long))
 
-    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+    def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """prediction: (B, 1, H, W) probability; target: (B, 1, H, W) 0 or 1; valid: (B, 1, H, W) bool."""
         scored = valid.flatten(1).any(1)
+        salient = binary_label(target, valid)[scored].flatten(1)
         prediction, valid = prediction[scored].float().flatten(1), valid[scored].flatten(1)
-        salient = (target[scored] > 0.5).flatten(1) & valid
         self.images += scored.sum()
         self.valid_pixels += valid.sum()
         self.pooled_salient += salient.sum()
@@ -59,6 +59,20 @@ class SaliencyMetric(Metric):
             (self.recall, labelled),
         ):
             state += torch.where(both_empty, 1.0, hit.double() / denominator.clamp(min=1)).sum(0)
+
+    @property
+    def protocol(self) -> str:
+        low, high = _PER_IMAGE[0].item(), _PER_IMAGE[-1].item()
+        first, last = _POOLED[0].item(), _POOLED[-1].item()
+        return (
+            f"mIoU and maxF: salient where the probability is above (>) one of {len(_PER_IMAGE)} thresholds from "
+            f"{low:g} to {high:g}. mIoU: mean of the images' IoU at the best threshold; maxF: F1 of the images' mean "
+            "precision and mean recall at the best threshold. An image where neither label nor prediction is salient "
+            "counts as 1; precision (recall) is 0 where only the prediction (label) is empty. maxF_pooled, not "
+            f"comparable with maxF: at or above (>=) one of {len(_POOLED)} thresholds from {first:g} to {last:g}, "
+            f"pixels pooled over the split, beta² = {_POOLED_BETA2:g}. Thresholds are float32; images without a valid "
+            "pixel are not scored."
+        )
 
     def compute(self) -> dict[str, float]:
         """Scores in per cent, and the counts of images and pixels scored; NaN where nothing was."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def _metric(context: TaskContext) -> Metric:
     from pipeline.metrics.edges import EdgeMetric
 
-    return EdgeMetric(context.edge_max_dist)
+    return EdgeMetric(context.edge_max_dist, context.edge_nms)
 
 
 TASK = Task(

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What a task takes from the dataset.
+    """What a task takes from the dataset, and the choices of scoring that concern it.
 
     classes: names in index order, None for a task without classes.
     edge_max_dist: tolerance of the edge match (odsF), as a share of the image diagonal.
+    edge_nms: suppress non-maxima of edge predictions before they are thinned, a variant that params choose.
     """
 
     classes: tuple[str, ...] | None = None
     edge_max_dist: float = 0.0075
+    edge_nms: bool = False
 
 
 def unchanged(value: Tensor, _amount: Tensor | None = None) -> Tensor:
