@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint ui clean
+.PHONY: help setup repro test lint bench ui clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
@@ -31,6 +31,11 @@ test: $(STAMP)  ## all tests
 
 lint: $(STAMP)  ## ruff
 	ruff check .
+
+bench: $(STAMP)  ## measure on this machine what benchmarks/README.md reports
+	python -m benchmarks.store
+	python -m benchmarks.store --status 10103
+	python -m benchmarks.edges
 
 ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "MLflow: $$MLFLOW_TRACKING_URI (MLFLOW_TRACKING_URI)";; \

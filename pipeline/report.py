@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import figures, paths
+from pipeline import figures, paths, published
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.evaluate_run import SPLIT, load_predictions, panel_indices
 from pipeline.evaluation import finite_or_none, score_trivial, task_context
@@ -37,6 +37,7 @@ def write_report(params: Params) -> None:
         _introduction(params, info),
         "## Scores\n\n" + _score_table(params, tasks, delta, finite_or_none(trivial)),
         _gain_section(tasks, delta),
+        _published_section(params, tasks, delta, info),
         "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, val)),
         "## Training\n\n" + _curves(params, tasks),
         "## Every metric\n\n" + _all_metrics(params, tasks, trivial),
@@ -51,11 +52,15 @@ def _introduction(params: Params, info: DatasetInfo) -> str:
     height, width = recipe.input_size
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
     seeds = ", ".join(map(str, params.seeds))
+    chosen = params.evaluation.select_on
+    weights = "the epoch that did best on a tenth of train, kept out of training," if chosen else "the last weights"
+    broken = {split: len(ids) for split, ids in info.skipped.items() if ids}
+    skipped = f" Broken samples that were left out: {broken}." if broken else ""
     return (
         f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
         f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
-        f"Scores are of the last weights on the {SPLIT} split at the labels' own resolution; "
-        "mean ± standard deviation over seeds."
+        f"Scores are of {weights} on the {SPLIT} split at the labels' own resolution; "
+        f"mean ± standard deviation over seeds.{skipped}"
     )
 
 
@@ -99,6 +104,35 @@ def _gain_section(tasks: tuple[str, ...], delta: dict[str, Any]) -> str:
     return f"{text}\n\n![Gain by task](figures/gains.png)"
 
 
+def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], info: DatasetInfo) -> str:
+    """Published rows beside ours, for a dataset that has any."""
+    if info.dataset not in published.SETTINGS:
+        return ""
+    single = [name for name, run in params.runs.items() if run.architecture == SINGLE_TASK]
+    groups = {"single task": single} if single else {}
+    groups |= {f"`{name}`": [name] for name in params.runs if name not in single}
+    rows = []
+    for label, names in groups.items():
+        scores = {task: entry for name in names for task, entry in delta["scores"][name].items()}
+        cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
+        gain = delta["delta_m"].get(names[0])
+        recipes = [params.run(name).training for name in names]
+        reasons = dict.fromkeys(why for each in recipes for why in published.obstacles(each, params.evaluation, info))
+        verdict = f"no: {'; '.join(reasons)}" if reasons else "yes"
+        rows.append([label, *cells, _spread(gain, sign=True) if gain else "", "this report", verdict])
+    for row in published.SETTINGS[info.dataset].rows:
+        cells = [_number(row.scores[task]) if task in row.scores else "" for task in tasks]
+        gain = "" if row.delta_m is None else _number(row.delta_m, sign=True)
+        verdict = f"no: {row.apart}" if row.apart else f"yes, except {row.but}" if row.but else "yes"
+        rows.append([f"{row.method} ({row.backbone})", *cells, gain, row.source, verdict])
+    return (
+        "## Published results\n\n"
+        "Rows marked yes have the published setting in common. Every Δm is against its own authors' baselines, so it "
+        "is never comparable between sources. The paper's own tables could not be obtained.\n\n"
+        + _table(["method", *(_column(task) for task in tasks), "Δm %", "source", "comparable"], rows)
+    )
+
+
 def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, val: Store) -> Iterable[str]:
     """One panel for each kept sample: the baselines share a column, each multi-task run has one; first seed."""
     seed = params.seeds[0]
@@ -126,11 +160,10 @@ def _curves(params: Params, tasks: tuple[str, ...]) -> str:
 
 
 def _all_metrics(params: Params, tasks: tuple[str, ...], trivial: dict[str, dict[str, float]]) -> str:
-    """For each task a table of every metric by run, per-class scores folded away."""
-    files = {
-        name: [paths.read_json(paths.metrics_file(name, seed))["tasks"] for seed in params.seeds]
-        for name in params.runs
-    }
+    """For each task its protocol and a table of every metric by run, per-class scores folded away."""
+    results = {name: [paths.read_json(paths.metrics_file(name, seed)) for seed in params.seeds] for name in params.runs}
+    protocol = {task: text for seeds in results.values() for task, text in seeds[0]["protocol"].items()}
+    files = {name: [result["tasks"] for result in seeds] for name, seeds in results.items()}
     parts = []
     for task in tasks:
         names = list(trivial[task])
@@ -138,7 +171,7 @@ def _all_metrics(params: Params, tasks: tuple[str, ...], trivial: dict[str, dict
         classes = [name for name in names if "/" in name]
         columns = {TRIVIAL: [trivial[task]]}
         columns |= {f"`{run}`": [each[task] for each in seeds] for run, seeds in files.items() if task in seeds[0]}
-        parts.append(f"### {get_task(task).title}\n\n{_metric_table(columns, plain)}")
+        parts.append(f"### {get_task(task).title}\n\n{protocol[task]}\n\n{_metric_table(columns, plain)}")
         if classes:
             parts.append(f"<details><summary>by class</summary>\n\n{_metric_table(columns, classes)}\n\n</details>")
     return "\n\n".join(parts)

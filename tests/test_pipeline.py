@@ -21,14 +21,16 @@ SIX = list(TASKS)
 PARAMS = {
     "experiment": "tiny",
     "data": {
-        "dataset": "rooms", "tasks": SIX, "limit": None,
+        "dataset": "rooms", "tasks": SIX, "limit": None, "archive": None, "folder": "data/own",
         "rooms": {"seed": 0, "train": 12, "val": 5, "size": [32, 64]},
     },
     "training": {
         "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 4, "epochs": 2, "lr": 1.0e-3,
         "augmentation": {"flip": 0.5, "scale": [1.0, 1.2], "scale_mode": "choice", "rotation": 0.0},
     },
-    "evaluation": {"batch_size": 4, "panels": 2, "allow_different": []},
+    "evaluation": {
+        "batch_size": 4, "panels": 2, "allow_different": [], "select_on": None, "edge_nms": False,
+    },
     "seeds": [0],
     "runs": {
         "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
@@ -52,6 +54,8 @@ class Project:
                 shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(ROOT / part, root / part)
+        (root / "data" / "own").mkdir(parents=True)
+        shutil.copy(ROOT / "data" / "own" / "README.md", root / "data" / "own")
         (root / ".dvc").mkdir()
         for name in ("config", ".gitignore"):
             shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
@@ -171,6 +175,36 @@ def test_an_experiment_reruns_only_what_its_change_touches(project):
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
     assert newest.data.params["training.lr"] == "1e-05"
     assert newest.data.tags["dvc.experiment"] == "slow"
+
+
+def test_the_epoch_can_be_chosen_on_training_samples_kept_out(project):
+    project.dvc(
+        "exp",
+        "run",
+        "--name",
+        "chosen",
+        "-S",
+        "evaluation.select_on=train_holdout",
+        "-S",
+        "training.validate_every=1",
+        "evaluate@sca-0",
+    )
+    scored = project.json("reports/metrics/sca-0.json")
+    assert scored["weights"] in {f"epoch {epoch}, best on a tenth of train kept out" for epoch in (1, 2)}
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    run = client.get_run(project.json("models/sca-0/run.json")["mlflow_run_id"])
+    assert "holdout/depth/rmse" in run.data.metrics and not any(name.startswith("val/") for name in run.data.metrics)
+    rmse = [point.value for point in client.get_metric_history(run.info.run_id, "holdout/depth/rmse")]
+    assert len(rmse) == 2 and run.data.tags["weights"] == scored["weights"]
+
+
+def test_metrics_files_say_how_and_on_what_they_were_scored(project):
+    scored = project.json("reports/metrics/multi_task-0.json")
+    assert set(scored["protocol"]) == {"all", *TASKS} and all(scored["protocol"].values())
+    assert scored["samples"] == 5 and scored["skipped"] == {"train": 0, "val": 0} and not scored["published_split"]
+    assert scored["dataset_digest"] == project.json("data/prepared/dataset.json")["digest"]
+    for task in TASKS:
+        assert scored["tasks"][task]["images"] <= 5 and scored["tasks"][task]["valid_pixels"] > 0
 
 
 def test_a_wrong_param_stops_the_graph_with_one_message(project):

@@ -1,0 +1,107 @@
+"""How long odsF takes: noisy predictions of real-sized edge labels through EdgeMetric.
+
+    python -m benchmarks.edges --images 100 --size 480 640 --workers 2
+
+The labels are those of generated rooms, or the edge maps of a folder (`--labels FOLDER`: .npy or .png, non-zero on an
+edge; NYUD_MT/edge, say). A prediction is its label, displaced by smooth noise of 2 pixels, blurred, with smooth and
+pixel noise on the logits: so wide blobs at low thresholds, gaps at high ones, and an odsF in the seventies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import torch
+from scipy import ndimage
+
+from benchmarks.machine import describe
+from pipeline.datasets.rooms.dataset import render_frame
+from pipeline.metrics import edges
+from pipeline.metrics.edges import EdgeMetric
+
+FRAMES = 20  # rooms that are rendered; more images reuse their labels with other noise
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of the rooms")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that match")
+    parser.add_argument("--max-dist", type=float, default=0.011, help="share of the image diagonal")
+    parser.add_argument("--nms", action="store_true")
+    parser.add_argument("--labels", type=Path, help="folder of edge maps instead of rooms")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def labels(folder: Path | None, size: tuple[int, int], seed: int) -> list[np.ndarray]:
+    """Boolean (H, W) edge maps. Raises ValueError for a folder without any."""
+    if folder is None:
+        frames = (render_frame(seed, "val", i, size)[0] for i in range(FRAMES))
+        return [frame.labels["edge"].value > 0 for frame in frames]
+    paths = sorted([*folder.glob("*.npy"), *folder.glob("*.png")])
+    if not paths:
+        raise ValueError(f"{folder} holds neither .npy nor .png files")
+    read = {".npy": np.load, ".png": lambda path: cv2.imread(str(path), cv2.IMREAD_UNCHANGED)}
+    return [read[path.suffix](path) > 0 for path in paths]
+
+
+def predict(label: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(H, W) bool label -> (H, W) float32 probability, wrong in the ways that networks are."""
+
+    def smooth(sigma: float) -> np.ndarray:
+        noise = ndimage.gaussian_filter(rng.standard_normal(label.shape), sigma, mode="wrap")
+        return noise / noise.std()
+
+    rows, columns = np.indices(label.shape)
+    moved = ndimage.map_coordinates(label.astype(float), [rows + 2 * smooth(15), columns + 2 * smooth(15)], order=1)
+    evidence = np.minimum(6 * ndimage.gaussian_filter(moved, 2.5), 1.2)
+    logits = 4 * evidence - 3 + 1.2 * smooth(10) + 0.5 * smooth(3) + 0.1 * rng.standard_normal(label.shape)
+    return (1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+def images(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(probability, label), `args.images` of them."""
+    maps = labels(args.labels, tuple(args.size), args.seed)
+    rng = np.random.default_rng(args.seed)
+    for i in range(args.images):
+        yield predict(maps[i % len(maps)], rng), maps[i % len(maps)]
+
+
+def cpu_seconds() -> float:
+    """User and system time so far of this process and of its workers."""
+    me = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (me, *me.children(recursive=True)))
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(1)
+    edges._WORKERS = args.workers
+    split = [[torch.from_numpy(array)[None, None] for array in image] for image in images(args)]
+    metric = EdgeMetric(args.max_dist, args.nms)
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    for probability, label in split:
+        metric.update(probability, label.byte(), torch.ones_like(label))
+    scores = metric.compute()
+    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
+    source = args.labels or "rooms"
+    sizes = {f"{label.shape[-2]}x{label.shape[-1]}" for _, label in split}
+    print(f"odsF of {args.images} images of {' '.join(sorted(sizes))} ({source}), {args.workers} worker processes")
+    print(f"  {describe('numpy', 'scipy')}, load {os.getloadavg()[0]:.1f}")
+    print(f"  max_dist {args.max_dist:g}, nms {args.nms}, seed {args.seed}")
+    print(
+        f"  wall {wall:.1f} s, {wall / args.images:.2f} s an image; CPU {cpu:.1f} s, {cpu / args.images:.2f} s an image"
+    )
+    print("  " + ", ".join(f"{name} {scores[name]:.2f}" for name in ("odsF", "precision", "recall", "threshold")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The whole PASCAL-Context profile, stage by stage, on a small archive that a server drops twice on the way.
+
+Stages run in this process, in the graph's order; that DVC runs them so is in test_pipeline.py.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from archive_site import serve
+from pascal_archive import entries, pascal_tgz
+
+import stages.compare
+import stages.download
+import stages.evaluate
+import stages.prepare
+import stages.report
+import stages.train
+from pipeline.datasets.store import Store
+from stages._entry import run_stage
+
+TRAIN, VAL = 8, 4
+SMALL = {"epochs": 1, "batch_size": 4}
+
+
+def profile(root: Path, address: str) -> dict:
+    """The profile with nothing changed but what makes it small: sizes, epochs, and where the archive is."""
+    params = yaml.safe_load((root / "profiles/pascal_context.yaml").read_text())
+    params["data"]["archive"] = address
+    params["training"] |= {"backbone": "hrnet_w18_small", "pretrained": False, "input_size": [64, 96], **SMALL}
+    for run in params["runs"].values():
+        run["training"] = run.get("training", {}) | SMALL
+    return params
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, root):
+    """The folder where every stage has run, and what the server was asked."""
+    folder = tmp_path_factory.mktemp("pascal")
+    content = pascal_tgz(folder / "PASCAL_MT.tgz", TRAIN, VAL).read_bytes()
+    with pytest.MonkeyPatch.context() as patch, serve() as site:
+        patch.chdir(folder)
+        for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PIPELINE_ARCHIVES"):
+            patch.delenv(name, raising=False)
+        patch.setenv("PIPELINE_DEVICE", "cpu")
+        site.files["PASCAL_MT.tgz"] = content
+        site.drops = [len(content) // 3, len(content) // 3]
+        params = profile(root, site.url("PASCAL_MT.tgz"))
+        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        (folder / "dvc.yaml").write_text((root / "dvc.yaml").read_text())
+        stage(stages.download)
+        stage(stages.prepare)
+        for of_one_run in (stages.train, stages.evaluate):
+            for run in params["runs"]:
+                stage(of_one_run, "--run", run, "--seed", "0")
+        stage(stages.compare)
+        stage(stages.report)
+        return folder, params, site.asked
+
+
+def stage(module, *arguments: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_stage(module.main, run_and_seed=bool(arguments), argv=arguments)
+    assert ended.value.code == 0, module.__name__
+
+
+def test_the_dropped_download_was_resumed_twice(done):
+    folder, _, asked = done
+    size = (folder / "PASCAL_MT.tgz").stat().st_size
+    assert [asked_for for _, asked_for in asked] == [None, f"bytes={size // 3}-", f"bytes={size // 3 * 2}-"]
+    source = json.loads((folder / "data/raw/source.json").read_text())
+    assert source["size"] == size and source["published"] is False
+
+
+def test_labels_are_those_of_the_archive(done):
+    folder, params, _ = done
+    store = Store(folder / "data/prepared/val", params["data"]["tasks"])
+    written = entries(TRAIN, VAL)["val"]
+    assert store.ids == [entry.id for entry in written]
+    for i, entry in enumerate(written):
+        semseg, parts = store.label("semseg", i), store.label("human_parts", i)
+        np.testing.assert_array_equal(np.where(semseg.valid, semseg.value, 255), entry.semseg)
+        np.testing.assert_array_equal(parts.valid, np.full(parts.valid.shape, entry.parts.any()))
+        np.testing.assert_array_equal(parts.value[parts.valid], entry.parts[parts.valid])
+
+
+def test_every_run_is_scored_on_all_its_tasks(done):
+    folder, params, _ = done
+    for name, run in params["runs"].items():
+        scored = json.loads((folder / f"reports/metrics/{name}-0.json").read_text())
+        assert set(scored["tasks"]) == set(run["tasks"]) and scored["samples"] == VAL
+        for task in run["tasks"]:
+            headline = scored["tasks"][task][scored["headline"][task]["metric"]]
+            assert headline is not None and np.isfinite(headline), (name, task)
+        if "human_parts" in run["tasks"]:
+            with_people = sum(entry.parts.any() for entry in entries(TRAIN, VAL)["val"])
+            assert scored["tasks"]["human_parts"]["images"] == with_people < VAL
+
+
+def test_the_report_sets_published_rows_beside_ours(done):
+    folder, params, _ = done
+    report = (folder / "reports/report.md").read_text()
+    section = report.partition("## Published results")[2].partition("\n## ")[0]
+    assert "MTI-Net repository" in section and "Jeong & Yoon" in section
+    ours = [line for line in section.splitlines() if "this report" in line]
+    assert len(ours) == 1 + sum(run["architecture"] != "single_task" for run in params["runs"].values())
+    assert all("no: not the whole published dataset, but 8 train, 4 val samples" in line for line in ours)
+    delta = json.loads((folder / "reports/delta.json").read_text())
+    assert set(delta["delta_m"]) <= {name for name, run in params["runs"].items() if len(run["tasks"]) > 1}
