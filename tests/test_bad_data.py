@@ -1,6 +1,6 @@
 """Whatever is wrong with a dataset, `prepare` ends with one clear message and exit code 2, and leaves nothing behind.
 
-What can be wrong with an archive is in test_archive.py.
+What can be wrong with an archive is in test_bad_archive.py.
 """
 
 import re

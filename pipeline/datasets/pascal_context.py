@@ -222,7 +222,7 @@ PASCAL_CONTEXT = Dataset(
         sources=("https://data.vision.ee.ethz.ch/kmaninis/share/MTL/PASCAL_MT.tgz",),
         sha256=None,  # none was published
         size=None,
-        marker=("ImageSets/Context", "JPEGImages"),
+        marker=("ImageSets/Context", "JPEGImages/*.jpg", "human_parts/*.mat", "pascal-context/trainval/*.mat"),
     ),
     splits=splits,
     read=read,
