@@ -26,6 +26,7 @@ PARAMS = {
     },
     "training": {
         "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 4, "epochs": 2, "lr": 1.0e-3,
+        "validate_every": 0,
         "augmentation": {"flip": 0.5, "scale": [1.0, 1.2], "scale_mode": "choice", "rotation": 0.0},
     },
     "evaluation": {
