@@ -25,6 +25,7 @@ SAME = ("backbone", "dataset", "dataset_digest", "split")
 # Training values that must be the same, since they change how much a network gets to learn and from what.
 SAME_RECIPE = (
     "pretrained",  # prior knowledge
+    "output_stride",  # another backbone, in effect
     "input_size",  # detail that can be seen
     "batch_size",  # with epochs: the number of steps
     "epochs",

@@ -26,9 +26,9 @@ SINGLE_TASK = "single_task"
 
 # Architecture -> {option: allowed values, the default first}. Those of sequential_attention switch parts off,
 # or choose between the paper's figure and its released code where they differ (default: released).
-ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool, ...]]] = {
-    SINGLE_TASK: {},
-    "multi_task": {},
+ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int, ...]]] = {
+    SINGLE_TASK: {"head": ("multi_scale", "aspp")},
+    "multi_task": {"head": ("multi_scale", "aspp")},
     "sequential_attention": {
         "ctam_reduction": ("shared", "per_task"),
         "fpma_mask": ("channels", "tasks"),
@@ -38,6 +38,13 @@ ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool, ...]]] = {
         "fpma": (True, False),
         "csam": (True, False),
     },
+    "mti_net": {"mask": ("channels", "tasks")},
+    "pad_net": {"distillation": ("C", "C_target_gate", "B", "A")},
+    "cross_stitch": {"stitch": ("channel", "layer")},
+    "nddr_cnn": {"shortcut": (False, True)},
+    "mtan": {},
+    "atrc": {"deep_supervision": (False, True)},
+    "invpt": {"width": (128, 64, 256, 512)},
 }
 ARCHITECTURES = tuple(ARCHITECTURE_OPTIONS)
 
@@ -46,18 +53,28 @@ TASK_COUNT: dict[str, tuple[int, int | None]] = {
     SINGLE_TASK: (1, 1),
     "multi_task": (2, None),
     "sequential_attention": (2, None),
+    "mti_net": (2, None),
+    "pad_net": (2, None),
+    "cross_stitch": (2, None),
+    "nddr_cnn": (2, None),
+    "mtan": (2, None),
+    "atrc": (2, None),
+    "invpt": (2, None),
 }
 
+# Encoder-fusion networks, which may start from trained single-task networks (`init_from`), as their papers do.
+FROM_SINGLE_TASK = ("cross_stitch", "nddr_cnn")
 
-def nearest(name: object, known: Iterable[str]) -> str | None:
+
+def nearest(name: object, known: Iterable[object]) -> str | None:
     """The known name that looks most like `name`, or None when nothing comes near."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), [str(each) for each in known], n=1, cutoff=0.6)
     return close[0] if close else None
 
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+def unknown(kind: str, name: object, known: Iterable[object]) -> str:
     """The message for an unknown name: the nearest known one, if any, and everything that is allowed."""
     known = list(known)
     near = nearest(name, known)
     hint = f"did you mean {near!r}? " if near else ""
-    return f"unknown {kind} {name!r}; {hint}Allowed: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {name!r}; {hint}Allowed: {', '.join(map(str, known)) or 'none'}"

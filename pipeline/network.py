@@ -30,6 +30,7 @@ def build_network(run: ResolvedRun, info: DatasetInfo, pretrained: bool | str = 
             tasks=channels(run.tasks),
             auxiliary_tasks=channels(run.auxiliary_tasks),
             pretrained=pretrained,
+            output_stride=run.training.output_stride,
             **run.options,
         )
     except ValueError as error:

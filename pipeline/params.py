@@ -21,6 +21,7 @@ from pipeline.params_types import (
     Momentum,
     Natural,
     NonNegative,
+    OutputStride,
     Positive,
     Pretrained,
     RunName,
@@ -89,6 +90,7 @@ class Training(Section):
 
     backbone: Annotated[str, Field(min_length=1)]
     pretrained: Pretrained = False
+    output_stride: OutputStride = 32
     input_size: Size
     batch_size: Count
     epochs: Count
@@ -156,7 +158,7 @@ class ResolvedRun(Section):
     architecture: str
     tasks: tuple[str, ...]
     auxiliary_tasks: tuple[str, ...]
-    options: dict[str, bool | str]
+    options: dict[str, bool | int | str]
     training: Training
 
     @property

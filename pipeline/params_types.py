@@ -27,10 +27,10 @@ def _pretrained(value: object) -> bool | str:
     raise ValueError("must be false, true (timm's weights) or the path of a weights file")
 
 
-def one_of(kind: str, known: Sequence[str]) -> AfterValidator:
+def one_of(kind: str, known: Sequence[str | int]) -> AfterValidator:
     """A validator that takes only known names, and tells the nearest otherwise."""
 
-    def check(name: str) -> str:
+    def check(name: str | int) -> str | int:
         if name not in known:
             raise ValueError(names.unknown(kind, name, known))
         return name
@@ -62,6 +62,7 @@ Angle = Annotated[float, NoBool, Field(ge=0, le=180)]
 Momentum = Annotated[float, NoBool, Field(ge=0, lt=1)]
 Count = Annotated[int, NoBool, Field(ge=1)]
 Natural = Annotated[int, NoBool, Field(ge=0)]
+OutputStride = Annotated[int, NoBool, one_of("output stride", (32, 16, 8))]
 Seed = Annotated[int, NoBool, Field(ge=0, lt=2**32)]  # what NumPy's and torch's generators both take
 Size = Annotated[tuple[Annotated[int, NoBool, Field(ge=32)], ...], Field(min_length=2, max_length=2)]
 TaskName = Annotated[str, one_of("task", names.TASKS)]

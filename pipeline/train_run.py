@@ -45,6 +45,8 @@ def train_run(params: Params, name: str, seed: int) -> None:
     with new_run(params.experiment, f"{name}-{seed}") as log:
         torch.manual_seed(seed)
         network = device.network(build_network(run, info, run.training.pretrained))
+        if network.backbone.load_report:
+            print(f"{run.training.backbone}: {network.backbone.load_report}")
         _describe(log, params, run, seed, info, network, device, inputs)
         taught, watched = _stores(run, selects)
         selection = Selection(run.tasks) if selects else None

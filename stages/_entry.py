@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,9 @@ def run_stage(
     except PipelineError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # whoever read the output has had enough, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -35,9 +35,9 @@ def warnings(params: Params) -> Iterator[str]:
         if run.architecture != names.SINGLE_TASK:
             for task in run.tasks:
                 yield from baseline_warnings(run, task, runs, params.evaluation.allow_different)
-        backbone, size, weights = run.training.backbone, run.training.input_size, run.training.pretrained
-        if backbone.startswith("hrnet") and any(side % 32 for side in size):
-            yield f"runs.{run.name}: HRNet works at multiples of 32, so input_size {list(size)} is enlarged in it"
+        size, weights = run.training.input_size, run.training.pretrained
+        if any(side % 32 for side in size):
+            yield f"runs.{run.name}: backbones work at multiples of 32, so input_size {list(size)} is enlarged first"
         if isinstance(weights, str) and not Path(weights).is_file():
             yield f"runs.{run.name}: pretrained {weights} is not there yet"
     for task in params.data.tasks:

@@ -9,9 +9,16 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from pipeline.nets.atrc import ATRC
 from pipeline.nets.backbones import Backbone
+from pipeline.nets.cross_stitch import CrossStitch
+from pipeline.nets.invpt import InvPT
+from pipeline.nets.mtan import MTAN
+from pipeline.nets.mti_net import MTINet
 from pipeline.nets.multi_task import MultiTask
+from pipeline.nets.nddr_cnn import NddrCnn
 from pipeline.nets.outputs import Outputs
+from pipeline.nets.pad_net import PADNet
 from pipeline.nets.sequential_attention import SequentialAttention
 from pipeline.nets.single_task import SingleTask
 
@@ -21,6 +28,13 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "single_task": SingleTask,
     "multi_task": MultiTask,
     "sequential_attention": SequentialAttention,
+    "mti_net": MTINet,
+    "pad_net": PADNet,
+    "cross_stitch": CrossStitch,
+    "nddr_cnn": NddrCnn,
+    "mtan": MTAN,
+    "atrc": ATRC,
+    "invpt": InvPT,
 }
 
 
@@ -31,12 +45,13 @@ def build(
     tasks: Mapping[str, int],
     auxiliary_tasks: Mapping[str, int] | None = None,
     pretrained: bool | str = False,
-    **options: bool | str,
+    output_stride: int = 32,
+    **options: bool | int | str,
 ) -> nn.Module:
     """The network, initialised from torch's global random state; `forward(image (B, 3, H, W)) -> Outputs`.
 
     tasks, auxiliary_tasks: {task: output channels}; auxiliary tasks are trained but have no final prediction.
-    backbone, pretrained: see `Backbone`. options: the architecture's own, see its class.
+    backbone, pretrained, output_stride: see `Backbone`. options: the architecture's own, see its class.
     Raises ValueError for an unknown name or value and for a set of tasks that the architecture cannot take,
     TrainingError for pretrained weights that cannot be had or do not fit.
     """
@@ -50,7 +65,7 @@ def build(
         raise ValueError(f"{architecture} needs at least one task to predict, got none.")
     if both := set(tasks) & set(auxiliary_tasks):
         raise ValueError(f"Tasks {sorted(both)} are both main and auxiliary; a task is one or the other.")
-    return kind(Backbone(backbone, pretrained), dict(tasks), auxiliary_tasks, **options)
+    return kind(Backbone(backbone, pretrained, output_stride), dict(tasks), auxiliary_tasks, **options)
 
 
 def _check_one_of(what: str, value: object, allowed: tuple) -> None:

@@ -7,22 +7,28 @@ from torch import Tensor, nn
 
 from pipeline.nets.backbones import Backbone
 from pipeline.nets.blocks import init_weights, resize
-from pipeline.nets.heads import MultiScaleHead
+from pipeline.nets.head_kinds import HEADS, make_head
 from pipeline.nets.outputs import Outputs
 
 
 class MultiTask(nn.Module):
     """Image (B, 3, H, W) -> Outputs. Auxiliary tasks have heads like the others; only their place differs."""
 
-    OPTIONS: ClassVar[dict[str, tuple]] = {}
+    OPTIONS: ClassVar[dict[str, tuple]] = {"head": HEADS}
 
-    def __init__(self, backbone: Backbone, tasks: Mapping[str, int], auxiliary_tasks: Mapping[str, int]):
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: Mapping[str, int],
+        auxiliary_tasks: Mapping[str, int],
+        *,
+        head: str = "multi_scale",
+    ):
         super().__init__()
         self.backbone = backbone
         self.tasks, self.auxiliary_tasks = tuple(tasks), tuple(auxiliary_tasks)
-        channels = [[c] for c in backbone.channels]
         self.heads = nn.ModuleDict(
-            {task: MultiScaleHead(channels, n) for task, n in {**tasks, **auxiliary_tasks}.items()}
+            {task: make_head(head, backbone, n) for task, n in {**tasks, **auxiliary_tasks}.items()}
         )
         init_weights(self.heads)
 

@@ -7,16 +7,23 @@ from torch import Tensor, nn
 
 from pipeline.nets.backbones import Backbone
 from pipeline.nets.blocks import init_weights, resize
-from pipeline.nets.heads import MultiScaleHead
+from pipeline.nets.head_kinds import HEADS, make_head
 from pipeline.nets.outputs import Outputs
 
 
 class SingleTask(nn.Module):
     """Backbone and one HRNet-style head: image (B, 3, H, W) -> Outputs. ValueError unless given one task."""
 
-    OPTIONS: ClassVar[dict[str, tuple]] = {}
+    OPTIONS: ClassVar[dict[str, tuple]] = {"head": HEADS}
 
-    def __init__(self, backbone: Backbone, tasks: Mapping[str, int], auxiliary_tasks: Mapping[str, int]):
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: Mapping[str, int],
+        auxiliary_tasks: Mapping[str, int],
+        *,
+        head: str = "multi_scale",
+    ):
         super().__init__()
         if len(tasks) != 1 or auxiliary_tasks:
             raise ValueError(
@@ -25,7 +32,7 @@ class SingleTask(nn.Module):
             )
         ((self.task, channels),) = tasks.items()
         self.backbone = backbone
-        self.head = MultiScaleHead([[c] for c in backbone.channels], channels)
+        self.head = make_head(head, backbone, channels)
         init_weights(self.head)
 
     def forward(self, image: Tensor) -> Outputs:

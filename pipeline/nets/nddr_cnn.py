@@ -1,0 +1,89 @@
+"""NDDR-CNN: one encoder per task, whose features are fused by 1x1 convolutions after every stage.
+
+Gao, Ma, Zhao, Liu, Yuille, "NDDR-CNN: Layerwise Feature Fusing in Multi-Task CNNs by Neural Discriminative
+Dimensionality Reduction", CVPR 2019, arXiv:1801.08297. Shapes: B batch, C channels, H, W; T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.nets.backbones import Backbone
+from pipeline.nets.blocks import ConvNorm, init_weights, resize
+from pipeline.nets.cross_stitch import EncoderFusion, initial_shares
+
+
+class NDDR(nn.Module):
+    """All tasks' maps, concatenated, through a 1x1 conv + BN + ReLU per task: {task: (B, C, H, W)} -> the same.
+
+    A convolution starts as a multiple of the identity for every source: 0.9 for the task itself, 0.1 / (T - 1) for
+    each other one. ReLU leaves the maps of ResNets and HRNets as they are; where a backbone's maps may be negative
+    (ConvNeXt, EfficientNet) it cuts them, single-task weights or not.
+    """
+
+    def __init__(self, channels: int, tasks: Sequence[str]):
+        super().__init__()
+        self.reduce = nn.ModuleDict({task: ConvNorm(len(tasks) * channels, channels) for task in tasks})
+        for layer, shares in zip(self.reduce.values(), initial_shares(len(tasks)), strict=True):
+            blocks = [share * torch.eye(channels) for share in shares]
+            with torch.no_grad():
+                layer[0].weight.copy_(torch.cat(blocks, 1)[:, :, None, None])
+
+    def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        together = torch.cat([maps[task] for task in self.reduce], 1)
+        return {task: reduce(together) for task, reduce in self.reduce.items()}
+
+
+class NddrCnn(EncoderFusion):
+    """Image (B, 3, H, W) -> Outputs. Every task, main or auxiliary, has an encoder and a head.
+
+    tasks, auxiliary_tasks: {task: channels}, together at least two. Auxiliary tasks take part like the others;
+    only the place of their prediction differs.
+
+    Option shortcut: True for NDDR-CNN-Shortcut, where each map of the last stage is replaced, per task, by a 1x1
+    conv + BN + ReLU of the fused maps of all stages, itself included, resized (bilinear) to it and concatenated. From
+    a stage with several maps (HRNet) comes the one of the same resolution, or else its coarsest. The paper's networks
+    predict from the last stage alone; here the head reads four maps, those of earlier stages as well.
+
+    The paper starts from trained single-task networks (`load_single_task`), gives the fusing convolutions 100 times
+    the learning rate of the rest and counts weight decay on them as a part of the method.
+
+    Raises ValueError for fewer than two tasks and for a backbone that cannot be run stage by stage.
+    """
+
+    OPTIONS: ClassVar[dict[str, tuple]] = {"shortcut": (False, True)}
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: Mapping[str, int],
+        auxiliary_tasks: Mapping[str, int],
+        *,
+        shortcut: bool = False,
+    ):
+        super().__init__("nddr_cnn", backbone, tasks, auxiliary_tasks, NDDR)
+        channels = [maps.channels for maps in self.stages.outputs]
+        convolutions = {
+            task: nn.ModuleList(ConvNorm(sum(_nearest(channels, i)), c) for i, c in enumerate(channels[-1]))
+            for task in (self.backbones if shortcut else ())
+        }
+        self.shortcut = nn.ModuleDict(convolutions)
+        init_weights(self.shortcut)
+
+    def pyramid(self, task: str, found: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        if task in self.shortcut:
+            joined = []
+            for i, (convolution, x) in enumerate(zip(self.shortcut[task], found[-1], strict=True)):
+                sources = [resize(source, x.shape[-2:]) for source in _nearest(found, i)]
+                joined.append(convolution(torch.cat(sources, 1)))
+            found = [*found[:-1], joined]
+        return super().pyramid(task, found)
+
+
+def _nearest(stages: Sequence[Sequence], i: int) -> list:
+    """Of every stage what belongs to its i-th map, or to its last if it has fewer."""
+    return [stage[min(i, len(stage) - 1)] for stage in stages]
