@@ -33,7 +33,8 @@ def losses(outputs, target):
 def test_losses_fall(architecture):
     torch.manual_seed(0)
     tasks = {"semseg": 3} if architecture == "single_task" else {"semseg": 3, "depth": 1}
-    net = build(architecture, backbone="resnet10t", tasks=tasks).train()
+    backbone = "resnet18" if architecture == "mtan" else "resnet10t"  # mtan knows where the former's stages end
+    net = build(architecture, backbone=backbone, tasks=tasks).train()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     image, target = batch()
     history = []
