@@ -118,21 +118,12 @@ def cost_of(run: ResolvedRun, data: Data) -> Cost:
 
     Raises ParamsError where network and input size don't go together, DataError for a bad dataset.yaml.
     """
-    with _NoRandomFill():
+    with torch.random.fork_rng(devices=[]):
         network = build_network(run, dataset_info(data))
     try:
         return measure(network, run.training.input_size)
     except ParamsError as error:
         raise ParamsError(f"run {run.name}: {error}") from error
-
-
-class _NoRandomFill(TorchDispatchMode):
-    """Leaves weights as they are allocated: only their sizes matter, and drawing millions of numbers takes seconds."""
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        if operator._schema.is_mutable and torch.Tag.nondeterministic_seeded in operator.tags:
-            return args[0]
-        return operator(*args, **(kwargs or {}))
 
 
 def dataset_info(data: Data) -> DatasetInfo:

@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import torch
+
 from pipeline import paths
 from pipeline.cost import Cost, cost_of
 from pipeline.params import Params, ResolvedRun
@@ -77,4 +79,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # what is computed is tiny: on a busy machine threads would mostly wait for each other
     run_stage(main, parser=parser())
