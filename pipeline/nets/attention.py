@@ -31,7 +31,8 @@ def linear_attention(query: Tensor, key: Tensor, value: Tensor, floor: float = 1
         wide = torch.promote_types(tokens.dtype, torch.float32)
         total = tokens.to(wide) @ key.to(wide).sum(2, keepdim=True)  # (B, N, 1)
     out = (tokens @ context) / total.clamp(min=floor)
-    return out.to(value.dtype).transpose(1, 2).unflatten(2, (height, width))
+    # `reshape` states the strides anew: of a batch of one the quotient's make `cat` fall out of channels-last memory.
+    return out.to(value.dtype).reshape(-1, height, width, out.shape[-1]).permute(0, 3, 1, 2)
 
 
 class PositiveProjection(nn.Sequential):

@@ -1,6 +1,6 @@
 """Convolutional building blocks. Shapes: B batch, C channels, H, W."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +24,11 @@ class ConvNorm(nn.Sequential):
         super().__init__(*layers, *([nn.ReLU(inplace=True)] if act else []))
         self.out_channels = out_channels
 
+    def folded(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
+        """As `forward`, with the convolution's weight replaced by `fold(weight)`: for an x with fewer channels."""
+        conv, *rest = self
+        return nn.Sequential(*rest)(F.conv2d(x, fold(conv.weight), padding=conv.padding))
+
 
 class ResidualBlock(nn.Module):
     """Basic block of He et al. (CVPR 2016, fig. 5 left): two 3x3 convolutions beside a shortcut.
@@ -41,6 +46,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
+
+    def folded(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
+        """As `forward` where the width changes, with the weights that x meets replaced by `fold(weight)`."""
+        return F.relu(self.conv2(self.conv1.folded(x, fold)) + self.shortcut.folded(x, fold))
 
 
 class SqueezeExcite(nn.Module):

@@ -33,6 +33,12 @@ class CrossTaskAttention(nn.Module):
 
     def _distil(self, task: str, features: Mapping[str, Tensor]) -> Tensor:
         own = features[task]
-        gathered = [x for a, cam in self.attention[task].items() for x in (own, cam(own, features[a]))]
+        answers = [cam(own, features[a]) for a, cam in self.attention[task].items()]
         reduce = self.reduce["shared" if "shared" in self.reduce else task]
-        return own + reduce(torch.cat(gathered, 1))
+        x = torch.cat([own, *answers], 1)
+        return own + (reduce(x) if len(answers) == 1 else reduce.folded(x, self._fold))
+
+    def _fold(self, weight: Tensor) -> Tensor:
+        """Columns for [F_t, CAM, F_t, CAM, ..] -> for [F_t, CAM, CAM, ..]: copies of F_t meet the sum of theirs."""
+        columns = weight.unflatten(1, (-1, 2, self.out_channels))
+        return torch.cat([columns[:, :, 0].sum(1), columns[:, :, 1].flatten(1, 2)], 1)

@@ -1,12 +1,17 @@
 """The prediction head that all architectures share: HRNet's aggregation of scales, once per task."""
 
+import functools
+import logging
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.nets.banded_head import mix_and_predict
 from pipeline.nets.blocks import Prediction, resize
+
+log = logging.getLogger(__name__)
 
 
 class MultiScaleHead(nn.Module):
@@ -43,18 +48,34 @@ class MultiScaleHead(nn.Module):
         self.out_channels = out_channels
 
     def forward(self, scales: Sequence[Sequence[Tensor]]) -> Tensor:
-        size = scales[0][0].shape[-2:]
         finest, *coarser = [_concatenate(maps) for maps in scales]
         weight, *weights = self._weights()
+        coarser = [F.conv2d(x, w) for x, w in zip(coarser, weights, strict=True)]
+        if self._banded(finest):
+            return mix_and_predict(finest, coarser, weight, self.mix.bias, self.norm, self.predict)
         mixed = F.conv2d(finest, weight, self.mix.bias)
-        for x, weight in zip(coarser, weights, strict=True):
-            mixed += resize(F.conv2d(x, weight), size)
+        for x in coarser:
+            mixed += resize(x, mixed.shape[-2:])
         return self.predict(F.relu(self.norm(mixed), inplace=True))
+
+    def _banded(self, x: Tensor) -> bool:
+        """Whether to go band by band: on a processor, uncompiled, in the parameters' own precision, on real data."""
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+            return False
+        if x.device.type != "cpu" or type(x) is not Tensor:  # a subclass measures or traces: it sees operators
+            return False
+        _log_once("MultiScaleHead on the CPU: mixing and predicting in bands of rows that the cache holds")
+        return type(self.norm) is nn.BatchNorm2d  # a synchronised one needs the other processes
 
     def _weights(self) -> list[Tensor]:
         """The columns of `mix` for each scale, those of copies summed: K x (width, channels, 1, 1)."""
         columns = iter(self.mix.weight.split([c * n for scale in self.layout for c, n in scale], 1))
         return [_concatenate([next(columns).unflatten(1, (n, c)).sum(1) for c, n in scale]) for scale in self.layout]
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    log.info(message)
 
 
 def _concatenate(maps: Sequence[Tensor]) -> Tensor:
