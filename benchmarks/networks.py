@@ -5,10 +5,10 @@
     python -m benchmarks.networks --device cuda --compile --batch 8
 
 A step is what the training loop does: forward, the tasks' losses with deep supervision, backward, Adam. Images and
-labels are noise: time does not depend on them. `sequential_attention` meets its plain form (tests/plain_sca.py:
-float32, NCHW memory, never compiled). All networks are timed in turn, round by round, and medians are told, so that
-ratios hold on a machine that does other things as well. Memory is the peak of a process that only takes two steps:
-on CUDA what torch allocated, on a processor the growth of the resident set over what the imports need.
+labels are noise: time does not depend on them. `sequential_attention` meets its plain form (tests/plain_sca.py and
+plain_losses.py: float32, NCHW memory, never compiled). All networks are timed in turn, round by round, and medians are
+told, so that ratios hold on a machine that does other things as well. Memory is the peak of a process that only takes
+two steps: on CUDA what torch allocated, on a processor the growth of the resident set over what the imports need.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pipeline.errors import ParamsError
 from pipeline.nets import ARCHITECTURES, Backbone, build
 from pipeline.tasks import get_task
 from pipeline.training import by_task, task_losses
+from tests.plain_losses import plain_total
 from tests.plain_sca import PlainSequentialAttention
 
 BACKBONE = "hrnet_w18_small_v2"
@@ -76,8 +77,9 @@ class Bench:
 
     def __init__(self, name: str, device: Device, setting: Setting, batch: int, compile: bool):
         torch.manual_seed(0)
+        self.plain = name == PLAIN
         tasks = setting.tasks if name != "single_task" else dict([next(iter(setting.tasks.items()))])
-        if name == PLAIN:
+        if self.plain:
             device = replace(device, dtype=torch.float32, channels_last=False)
             self.network: nn.Module = PlainSequentialAttention(Backbone(BACKBONE), tasks, {})
         else:
@@ -86,14 +88,16 @@ class Bench:
         self.network = device.network(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, weight_decay=1e-4)
         self.batch = noise(setting.size, tasks, batch).to(device.torch_device)
-        self.forward = torch.compile(self.network, fullgraph=True) if compile and name != PLAIN else self.network
+        self.forward = torch.compile(self.network, fullgraph=True) if compile and not self.plain else self.network
 
     def train(self) -> None:
         self.network.train()
         with self.device.autocast():
             outputs = self.forward(self.device.image(self.batch.image, NORMALIZATIONS["imagenet"]))
-            losses = task_losses(outputs, self.batch, self.tasks, deep_supervision=True)
-            total = sum(by_task(losses).values())
+            if self.plain:
+                total = plain_total(outputs, self.batch, self.tasks)
+            else:
+                total = sum(by_task(task_losses(outputs, self.batch, self.tasks, deep_supervision=True)).values())
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         self.optimizer.step()

@@ -1,18 +1,20 @@
 """Masked losses: (prediction, target, valid) -> scalar, over the valid pixels of the whole batch.
 
-prediction (B, C, H, W) raw network output, target (B, Ct, H, W), valid (B, 1, H, W) bool. B batch, C
-channels. Every loss computes in float32, also under autocast; never reads a target where it is not valid (it
-may be NaN there); and is 0, with a graph and a zero gradient, where nothing is valid. Nothing waits for the
-device.
+prediction (B, C, h, w) raw network output, target (B, Ct, H, W), valid (B, 1, H, W) bool. B batch, C channels. A
+prediction of another size covers the same extent and is brought to the target's bilinearly. Every loss computes in
+float32, also under autocast; never reads a target where it is not valid (it may be NaN there); and is 0, with a graph
+and a zero gradient, where nothing is valid. Nothing waits for the device.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 _IGNORE = -100
+_CPU_CHUNK = 2**18  # logits that the cache of a processor holds
 
 
 def _mean_over(error: Tensor, valid: Tensor) -> Tensor:
@@ -21,26 +23,81 @@ def _mean_over(error: Tensor, valid: Tensor) -> Tensor:
     return error.masked_fill(~valid, 0).sum() / count.clamp(min=1)
 
 
+def _at_size(prediction: Tensor, size: torch.Size) -> Tensor:
+    """In float32, at the size of the target."""
+    prediction = prediction.float()
+    if prediction.shape[-2:] == size:
+        return prediction
+    return F.interpolate(prediction, size=tuple(size), mode="bilinear", align_corners=False)
+
+
 def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Softmax cross-entropy in nats. target (B, 1, H, W): class index, of any integer type."""
     index = target.long().masked_fill(~valid, _IGNORE).squeeze(1)
-    total = F.cross_entropy(prediction.float(), index, ignore_index=_IGNORE, reduction="sum")
-    return total / valid.sum().clamp(min=1)
+    return _SummedCrossEntropy.apply(prediction.float(), index) / valid.sum().clamp(min=1)
+
+
+class _SummedCrossEntropy(torch.autograd.Function):
+    """F.cross_entropy(resized logits, index, reduction="sum"), with the gradient taken along, an image at a time.
+
+    Of all the maps at full resolution (logits, log-probabilities, gradients: 49 MB each for one image of 480x640 and
+    40 classes) none outlives its image; what is kept for the backward pass has the size of the prediction.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, prediction: Tensor, index: Tensor) -> Tensor:
+        total = prediction.new_zeros(())
+        gradient = torch.empty_like(prediction) if ctx.needs_input_grad[0] else None
+        for i in range(len(prediction)):
+            with torch.enable_grad():
+                x = prediction[i : i + 1].detach().requires_grad_()
+                logits = _at_size(x, index.shape[-2:])
+            loss, d_logits = _softmax_and_gradient(logits.detach(), index[i], gradient is not None)
+            total += loss
+            if gradient is not None:
+                gradient[i : i + 1] = torch.autograd.grad(logits, x, d_logits)[0] if logits is not x else d_logits
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * outer, None
+
+
+def _softmax_and_gradient(logits: Tensor, index: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+    """Summed cross-entropy of (1, C, H, W) logits at (H, W) indices, and its gradient softmax(logits) - one_hot."""
+    pixels = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])  # (N, C): a view of channels-last memory
+    index = index.flatten()
+    size = max(1, _CPU_CHUNK // pixels.shape[1]) if pixels.device.type == "cpu" else len(pixels)
+    total = pixels.new_zeros(())
+    gradient = torch.empty_like(pixels) if differentiate else None
+    for start in range(0, len(pixels), size):
+        chunk, of = pixels[start : start + size], index[start : start + size]
+        log_probability = F.log_softmax(chunk, 1)
+        total += F.nll_loss(log_probability, of, ignore_index=_IGNORE, reduction="sum")
+        if gradient is not None:
+            d = torch.exp(log_probability, out=gradient[start : start + size])
+            of = of[:, None]
+            d.scatter_add_(1, of.clamp(min=0), d.new_full(of.shape, -1)).masked_fill_(of == _IGNORE, 0)
+    if gradient is not None:
+        gradient = gradient.view(1, *logits.shape[-2:], -1).permute(0, 3, 1, 2)
+    return total, gradient
 
 
 def depth_l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Mean absolute error, in the target's unit (metres). target (B, 1, H, W)."""
-    target = target.float().masked_fill(~valid, 0)
-    return _mean_over((prediction.float() - target).abs(), valid)
+    prediction, target = _at_size(prediction, target.shape[-2:]), target.float().masked_fill(~valid, 0)
+    return _mean_over((prediction - target).abs(), valid)
 
 
 def normals_l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Mean absolute difference of components between the prediction at unit length and the unit target.
 
-    prediction, target (B, 3, H, W).
+    prediction (B, 3, h, w), target (B, 3, H, W).
     """
     # The eps bounds the gradient, which is 1 / length, should a prediction come near zero.
-    unit = F.normalize(prediction.float(), dim=1, eps=1e-6)
+    unit = F.normalize(_at_size(prediction, target.shape[-2:]), dim=1, eps=1e-6)
     return _mean_over((unit - target.float().masked_fill(~valid, 0)).abs(), valid)
 
 
@@ -50,8 +107,8 @@ def balanced_bce(prediction: Tensor, target: Tensor, valid: Tensor, positive_wei
         1/|V| Σ_V [ w · y · softplus(-x) + (1 - w) · (1 - y) · softplus(x) ],    V: the batch's valid pixels
 
     w: `positive_weight`, or by default the share of negatives among V (Xie and Tu, "Holistically-Nested Edge
-    Detection", ICCV 2015, eq. 2). A batch of one class only then has loss 0. prediction, target (B, 1, H, W);
-    a target above 0.5 is positive.
+    Detection", ICCV 2015, eq. 2). A batch of one class only then has loss 0. prediction (B, 1, h, w), target
+    (B, 1, H, W); a target above 0.5 is positive.
     """
     positive = (target > 0.5) & valid
     if positive_weight is None:
@@ -59,5 +116,6 @@ def balanced_bce(prediction: Tensor, target: Tensor, valid: Tensor, positive_wei
         weight = torch.where(positive, 1 - share, share)
     else:
         weight = torch.where(positive, positive_weight, 1 - positive_weight)
-    error = F.binary_cross_entropy_with_logits(prediction.float(), positive.float(), reduction="none")
+    logits = _at_size(prediction, target.shape[-2:])
+    error = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
     return _mean_over(weight * error, valid)

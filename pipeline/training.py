@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -47,19 +46,19 @@ def learning_rate(recipe: Training, epoch: int) -> float:
 def task_losses(outputs: Outputs, batch: Batch, tasks: tuple[str, ...], deep_supervision: bool) -> dict[str, Tensor]:
     """Scalar losses: `loss/<task>` of each final prediction, `loss_auxiliary/<task>` summed over the auxiliary ones.
 
-    Auxiliary predictions are brought to the label's size bilinearly and meet the same loss (MTI-Net, section 3.4, and
-    the released recipe: the same losses and weights at each scale). A task that is only auxiliary has no final
-    prediction, and is trained by its auxiliary ones even without deep supervision.
+    Auxiliary predictions meet the same loss (MTI-Net, section 3.4, and the released recipe: the same losses and weights
+    at each scale). A task that is only auxiliary has no final prediction, and is trained by its auxiliary ones even
+    without deep supervision.
     """
     losses: dict[str, Tensor] = {}
     for task in tasks:
         loss, target, valid = get_task(task).loss, batch.value[task], batch.valid[task]
         if task in outputs.final:
-            losses[f"loss/{task}"] = loss(_at_size(outputs.final[task], target.shape[-2:]), target, valid)
+            losses[f"loss/{task}"] = loss(outputs.final[task], target, valid)
         if deep_supervision or task not in outputs.final:
             scales = [scale[task] for scale in outputs.auxiliary if task in scale]
             if scales:
-                each = [loss(_at_size(scale, target.shape[-2:]), target, valid) for scale in scales]
+                each = [loss(scale, target, valid) for scale in scales]
                 losses[f"loss_auxiliary/{task}"] = sum(each)
     return losses
 
@@ -75,12 +74,6 @@ def by_task(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _task_of(loss: str) -> str:
     return loss.partition("/")[2]
-
-
-def _at_size(prediction: Tensor, size: torch.Size) -> Tensor:
-    if prediction.shape[-2:] == size:
-        return prediction
-    return F.interpolate(prediction, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from plain_losses import plain_loss
 
 from pipeline import losses
 from pipeline.tasks import TASKS
@@ -99,3 +100,29 @@ def test_balanced_bce_gives_both_classes_the_same_total_weight():
     losses.balanced_bce(logits, target, torch.ones(1, 1, 2, 2, dtype=torch.bool)).backward()
     assert logits.grad.sum().item() == pytest.approx(0, abs=1e-7)  # 1 x 3/4 against 3 x 1/4
     assert logits.grad[target == 1].item() == pytest.approx(-0.5 * 0.75 / 4)
+
+
+@pytest.mark.parametrize("memory_format", (torch.channels_last, torch.contiguous_format))
+@pytest.mark.parametrize("size", ((13, 17), (4, 5), (26, 40)))
+@pytest.mark.parametrize("name", TASKS)
+def test_a_prediction_of_another_size_is_resized_first(name, size, memory_format, monkeypatch):
+    monkeypatch.setattr(losses, "_CPU_CHUNK", 7 * CLASSES)  # so that an image takes several chunks, the last shorter
+    _, target, valid = batch(TASKS[name], size=(3, 13, 17))
+    prediction, *_ = batch(TASKS[name], size=(3, *size), seed=1)
+    results = []
+    for loss in (TASKS[name].loss, lambda *of: plain_loss(name, *of)):
+        x = prediction.detach().to(memory_format=memory_format, copy=True).requires_grad_()
+        value = loss(x, target, valid)
+        (3 * value).backward()
+        results.append((value.detach(), x.grad))
+    for own, plain in zip(*results, strict=True):
+        torch.testing.assert_close(own, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+
+
+def test_cross_entropy_leaves_the_prediction_as_it_was_and_needs_no_gradient():
+    prediction, target, valid = batch(TASKS["semseg"])
+    before = prediction.clone()
+    with_gradient = losses.cross_entropy(prediction.requires_grad_(), target, valid)
+    with torch.no_grad():
+        assert losses.cross_entropy(prediction, target, valid) == with_gradient
+    assert torch.equal(prediction, before)
