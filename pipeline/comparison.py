@@ -1,7 +1,7 @@
 """From metrics files to Δm: finds each run's single-task baselines and refuses unfair ones.
 
 A metrics file (`reports/metrics/<run>-<seed>.json`) says what was scored: run, seed, architecture, backbone,
-dataset, dataset_digest, split, schedule (the run's whole `training` section), parameters,
+dataset, dataset_digest, split, schedule (the run's whole `training` section), parameters, macs, activation_bytes,
 tasks {task: {metric: value}} and headline {task: {metric, higher_is_better}}.
 """
 
@@ -21,6 +21,9 @@ Row = dict[str, Any]  # a line of delta.csv
 
 # What must be the same on both sides: other data or another backbone makes another experiment.
 SAME = ("backbone", "dataset", "dataset_digest", "split")
+
+# What one image costs (pipeline/cost.py), told beside the scores.
+COST = ("parameters", "macs", "activation_bytes")
 
 # Training values that must be the same, since they change how much a network gets to learn and from what.
 SAME_RECIPE = (
@@ -70,7 +73,7 @@ def _load(params: Params, run: str, seed: int) -> Result:
     except DataError as error:
         fault = str(error).partition(";")[0]  # "... is missing" or "... is damaged"
         raise ComparisonError(f"{fault}; {remedy} first") from error
-    needed = ("run", "seed", "architecture", *SAME, "schedule", "parameters", "tasks", "headline")
+    needed = ("run", "seed", "architecture", *SAME, "schedule", *COST, "tasks", "headline")
     lacks = [key for key in needed if key not in result]
     lacks += [f"schedule.{key}" for key in SAME_RECIPE if key not in result.get("schedule", {})]
     if lacks:
@@ -162,7 +165,7 @@ def compare(results: Sequence[Result], allow_different: Sequence[str] = ()) -> d
     Returns, ready for JSON (and for `dvc metrics`, which shows mappings and skips lists):
         delta_m {run: {mean, std, n}} in percent, positive is better, std over seeds (None for one seed);
         scores {run: {task: {metric, higher_is_better, mean, std, n, baseline_run, baseline, delta}}};
-        runs {run: {architecture, backbone, parameters}};
+        runs {run: {architecture, backbone, parameters, macs, activation_bytes}};
         per_seed: rows as in delta.csv; caveats: what a reader must know.
     A run without baselines has scores only. Raises ComparisonError for an unfair pair.
     """
@@ -170,9 +173,7 @@ def compare(results: Sequence[Result], allow_different: Sequence[str] = ()) -> d
     caveats: dict[str, None] = {}  # an ordered set: the same caveat holds for every seed
     for result in results:
         rows += _rows(result, results, allow_different, caveats)
-    runs = {
-        result["run"]: {key: result[key] for key in ("architecture", "backbone", "parameters")} for result in results
-    }
+    runs = {result["run"]: {key: result[key] for key in ("architecture", "backbone", *COST)} for result in results}
     return {
         "delta_m": {run: _gain(rows, run) for run in runs if _of(rows, run, DELTA_M)},
         "scores": {run: _scores(rows, run) for run in runs},

@@ -21,7 +21,7 @@ from pipeline import paths
 from pipeline.datasets import get_dataset
 from pipeline.datasets.store import DatasetInfo
 from pipeline.errors import ParamsError
-from pipeline.network import build_network, parameter_count
+from pipeline.network import build_network
 from pipeline.params import Data, ResolvedRun
 
 
@@ -66,7 +66,8 @@ def measure(network: nn.Module, input_size: Sequence[int]) -> Cost:
                 twin(image)
             except AssertionError as error:  # how timm's fixed-size models say so
                 raise ParamsError(f"the network can't take input_size {list(input_size)}: {error}") from error
-    return Cost(parameter_count(network), products.flops // 2, sum(storage.nbytes() for storage in kept))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Cost(parameters, products.flops // 2, sum(storage.nbytes() for storage in kept))
 
 
 class _Products(TorchDispatchMode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,12 @@ from torch import Tensor
 
 from pipeline import paths
 from pipeline.checkpoint import load_weights
+from pipeline.cost import measure
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import choose_device
 from pipeline.evaluation import Scorer, finite_or_none, predict, task_context
-from pipeline.network import build_network, parameter_count
+from pipeline.network import build_network
 from pipeline.params import Params, ResolvedRun
 from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
@@ -69,7 +71,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "weights": trained["weights"],
         "protocol": {"all": _PROTOCOL, **scorer.protocol},
         "schedule": run.training.model_dump(mode="json"),
-        "parameters": parameter_count(network),
+        **asdict(measure(network, run.training.input_size)),
         "training_seconds": trained["training_seconds"],
         "headline": {
             task: {"metric": get_task(task).headline, "higher_is_better": get_task(task).higher_is_better}

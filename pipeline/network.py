@@ -35,7 +35,3 @@ def build_network(run: ResolvedRun, info: DatasetInfo, pretrained: bool | str = 
         )
     except ValueError as error:
         raise ParamsError(f"run {run.name}: {error}") from None
-
-
-def parameter_count(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -20,6 +20,10 @@ from pipeline.tasks.spec import TaskContext
 
 TRIVIAL = "trivial predictor"
 _MISSING = "–"
+_COST = (
+    "GMAC (billion multiply-accumulates of a forward pass) and activations: one image at the input size; activations: "
+    "float32, kept for the backward pass. Training: mean over seeds."
+)
 
 
 def write_report(params: Params) -> None:
@@ -65,16 +69,29 @@ def _introduction(params: Params, info: DatasetInfo) -> str:
 
 
 def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict) -> str:
-    head = ["run", *(_column(task) for task in tasks), "Δm %", "parameters", "training"]
-    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).headline]) for task in tasks), "", "", ""]]
+    head = [
+        "run",
+        *(_column(task) for task in tasks),
+        "Δm %",
+        "parameters [M]",
+        "GMAC",
+        "activations [MiB]",
+        "training [s]",
+    ]
+    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).headline]) for task in tasks), *[""] * 5]]
     single = [name for name, run in params.runs.items() if run.architecture == SINGLE_TASK]
     for name in sorted(params.runs, key=lambda name: name not in single):  # baselines first, else params' order
         scores = delta["scores"][name]
         cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
         gain = _spread(delta["delta_m"][name], sign=True) if name in delta["delta_m"] else ""
-        millions = f"{delta['runs'][name]['parameters'] / 1e6:.2f} M"
-        rows.append([f"`{name}`", *cells, gain, millions, f"{_training_seconds(params, name):.0f} s"])
-    return _table(head, rows)
+        rows.append([f"`{name}`", *cells, gain, *_cost(delta["runs"][name]), f"{_training_seconds(params, name):.0f}"])
+    return f"{_table(head, rows)}\n\n{_COST}"
+
+
+def _cost(facts: dict[str, Any]) -> tuple[str, str, str]:
+    """Parameters in millions, GMAC, activations in MiB."""
+    units = {"parameters": (1e6, 2), "macs": (1e9, 2), "activation_bytes": (2**20, 1)}
+    return tuple(f"{facts[name] / unit:.{digits}f}" for name, (unit, digits) in units.items())
 
 
 def _column(task: str) -> str:

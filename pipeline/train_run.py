@@ -6,6 +6,7 @@ import csv
 import platform
 import resource
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import torch
 
 from pipeline import paths, provenance
 from pipeline.checkpoint import save_weights
+from pipeline.cost import measure
 from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.loading import TrainingBatches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
 from pipeline.errors import DataError
 from pipeline.evaluation import finite_or_none, score
-from pipeline.network import build_network, parameter_count
+from pipeline.network import build_network
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.selection import Selection
 from pipeline.tasks import get_task
@@ -117,7 +119,8 @@ def _describe(
     inputs: provenance.Inputs,
 ) -> None:
     """Tell MLflow, at the start, what this run is."""
-    log.params(params.flat(run.name) | {"run": run.name, "seed": seed, "parameters": parameter_count(network)})
+    cost = asdict(measure(network, run.training.input_size))
+    log.params(params.flat(run.name) | {"run": run.name, "seed": seed} | cost)
     log.tags(
         {
             "run": run.name,

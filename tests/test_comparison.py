@@ -61,6 +61,8 @@ def result(params: Params, run: str, seed: int) -> dict:
         "split": "val",
         "schedule": declared.training.model_dump(mode="json"),
         "parameters": 1000,
+        "macs": 2000,
+        "activation_bytes": 4000,
         "headline": {task: HEADLINE[task] for task in declared.tasks},
         "tasks": {task: {HEADLINE[task]["metric"]: score, "images": 8} for task, score in SCORES[run][seed].items()},
     }
@@ -202,6 +204,15 @@ def test_only_runs_in_params_are_read(params, results, in_tmp):
 def test_a_missing_file_names_the_stage(params, results, in_tmp):
     write(results[:-1])
     with pytest.raises(ComparisonError, match=r"both-1.json is missing; run `dvc repro evaluate@both-1`"):
+        load_results(params)
+
+
+def test_what_a_run_costs_is_passed_on_and_must_be_there(params, results, in_tmp):
+    costs = {"parameters": 1000, "macs": 2000, "activation_bytes": 4000}
+    assert compare(results)["runs"]["both"] == {"architecture": "multi_task", "backbone": "net"} | costs
+    del pick(results, "depth")["macs"], pick(results, "depth")["activation_bytes"]
+    write(results)
+    with pytest.raises(ComparisonError, match="depth-0.json lacks macs, activation_bytes; delete it and run"):
         load_results(params)
 
 

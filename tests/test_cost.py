@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.comparison import COST
 from pipeline.cost import Cost, cost_of, dataset_info, measure
 from pipeline.datasets import DATASETS
 from pipeline.errors import DataError, ParamsError
@@ -183,6 +185,10 @@ def test_nothing_is_touched():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(value.grad is None for value in network.parameters())
     assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_the_metrics_files_have_it_all():
+    assert tuple(field.name for field in fields(Cost)) == COST
 
 
 def test_mode_precision_and_memory_format_do_not_matter():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.comparison import COST
 from pipeline.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -126,6 +127,9 @@ def test_report_shows_what_it_names(project):
     for picture in pictures:
         assert (project.root / "reports" / picture).stat().st_size > 5000
     assert "| trivial predictor |" in report
+    parameters, macs, activations = (project.json("reports/metrics/sca-0.json")[key] for key in COST)
+    told = f"| {parameters / 1e6:.2f} | {macs / 1e9:.2f} | {activations / 2**20:.1f} |"
+    assert told in next(line for line in report.splitlines() if line.startswith("| `sca` |"))
 
 
 def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
@@ -136,6 +140,8 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     run = runs["sca-0"]
     assert run.info.status == "FINISHED"
     assert run.data.params["training.lr"] == "0.001" and run.data.params["architecture"] == "sequential_attention"
+    scored = project.json("reports/metrics/sca-0.json")
+    assert all(run.data.params[key] == str(scored[key]) and scored[key] > 0 for key in COST)
     assert {
         "loss/semseg",
         "loss_auxiliary/semseg",
