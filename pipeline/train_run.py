@@ -18,7 +18,7 @@ from pipeline import paths, provenance
 from pipeline.checkpoint import save_weights
 from pipeline.cost import measure
 from pipeline.datasets.augment import Augmenter, ValueGeometry
-from pipeline.datasets.loading import TrainingBatches
+from pipeline.datasets.resident import training_batches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
 from pipeline.errors import DataError
@@ -52,15 +52,18 @@ def train_run(params: Params, name: str, seed: int) -> None:
         _describe(log, params, run, seed, info, network, device, inputs)
         taught, watched = _stores(run, selects)
         selection = Selection(run.tasks) if selects else None
+        recipe = run.training
+        batches = training_batches(taught, recipe.input_size, recipe.batch_size, seed, device.torch_device)
+        log.tags({"batches": batches.description})
         history = train(
             network,
-            _training_batches(taught, run, seed, device),
+            batches,
             make_augmenter(run),
             run,
             seed,
             device,
             log.metrics,
-            lambda: score(network, watched, run.tasks, info, run.training, params.evaluation.batch_size, device),
+            lambda: score(network, watched, run.tasks, info, recipe, params.evaluation.batch_size, device),
             selection,
         )
         inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
@@ -101,11 +104,6 @@ def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
             f"got {len(train_split)}; set it to null"
         )
     return train_split.select(np.flatnonzero(~kept_out)), train_split.select(np.flatnonzero(kept_out))
-
-
-def _training_batches(store: Store, run: ResolvedRun, seed: int, device: Device) -> TrainingBatches:
-    on_gpu = device.torch_device.type == "cuda"
-    return TrainingBatches(store, run.training.input_size, run.training.batch_size, seed, on_gpu)
 
 
 def _describe(

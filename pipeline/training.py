@@ -15,6 +15,7 @@ from tqdm import tqdm
 from pipeline.balancing import FixedWeights
 from pipeline.datasets.augment import Augmenter
 from pipeline.datasets.loading import Batch, TrainingBatches
+from pipeline.datasets.resident import ResidentBatches
 from pipeline.device import NORMALIZATIONS, Device
 from pipeline.errors import TrainingError
 from pipeline.nets import Outputs
@@ -118,7 +119,7 @@ class EpochRecord:
 
 def train(
     network: nn.Module,
-    batches: TrainingBatches,
+    batches: ResidentBatches | TrainingBatches,
     augmenter: Augmenter,
     run: ResolvedRun,
     seed: int,

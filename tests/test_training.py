@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pipeline.datasets.loading import Batch, TrainingBatches
+from pipeline.datasets.resident import ResidentBatches, training_batches
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import Store, write_split
 from pipeline.device import choose_device
@@ -96,6 +97,19 @@ def test_an_epoch_shows_each_sample_once_in_an_order_of_its_own(store):
     orders = [torch.cat([batch.image for batch in batches.epoch(epoch)]) for epoch in (0, 1, 0)]
     assert torch.equal(orders[0], orders[2]) and not torch.equal(orders[0], orders[1])
     assert len(torch.unique(orders[0].flatten(1), dim=0)) == 10
+
+
+def test_batches_out_of_memory_are_those_from_disk(store, monkeypatch):
+    device = torch.device("cpu")
+    resident = training_batches(store, (24, 16), 3, 7, device)
+    monkeypatch.setattr("pipeline.datasets.resident.free_memory", lambda device: 1000)
+    streamed = training_batches(store, (24, 16), 3, 7, device)
+    assert [type(batches) for batches in (resident, streamed)] == [ResidentBatches, TrainingBatches]
+    assert len(resident) == len(streamed) == 3
+    for epoch in (0, 3):
+        for own, other in zip(resident.epoch(epoch), streamed.epoch(epoch), strict=True):
+            assert own.value.keys() == other.value.keys()
+            assert all(torch.equal(a, b) for a, b in zip(own.tensors(), other.tensors(), strict=True))
 
 
 def test_poly_schedule_by_hand():

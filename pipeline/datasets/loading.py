@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -30,11 +30,19 @@ class Batch:
     value: dict[str, Tensor]
     valid: dict[str, Tensor]
 
-    def to(self, device: torch.device) -> Batch:
-        def move(named: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor.to(device, non_blocking=True) for name, tensor in named.items()}
+    def tensors(self) -> list[Tensor]:
+        return [self.image, *self.value.values(), *self.valid.values()]
 
-        return Batch(self.image.to(device, non_blocking=True), move(self.value), move(self.valid))
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with `change` made to every tensor."""
+
+        def each(named: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: change(tensor) for name, tensor in named.items()}
+
+        return Batch(change(self.image), each(self.value), each(self.valid))
+
+    def to(self, device: torch.device) -> Batch:
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -76,7 +84,7 @@ def image_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(image.transpose(2, 0, 1)))
 
 
-class _ResizedSplit(Dataset):
+class ResizedSplit(Dataset):
     """The samples of a store at the network's input size."""
 
     def __init__(self, store: Store, size: tuple[int, int]):
@@ -108,7 +116,7 @@ def _collate(items: list[Batch]) -> Batch:
     )
 
 
-class _EpochSampler:
+class EpochSampler:
     """A new order each epoch that depends on (seed, epoch) alone, so an epoch can be replayed by itself."""
 
     def __init__(self, count: int, seed: int):
@@ -125,11 +133,13 @@ class _EpochSampler:
 class TrainingBatches:
     """Shuffled batches at the input size; the last, smaller batch of an epoch is dropped unless it is the only one."""
 
+    description = "training split read from disk"
+
     def __init__(self, store: Store, size: tuple[int, int], batch_size: int, seed: int, on_gpu: bool):
-        self._sampler = _EpochSampler(len(store), seed)
+        self._sampler = EpochSampler(len(store), seed)
         workers = _PREFETCH_WORKERS if on_gpu else 0  # on the CPU, workers would take the cores that train
         self._loader = DataLoader(
-            _ResizedSplit(store, size),
+            ResizedSplit(store, size),
             batch_size=min(batch_size, len(store)),
             sampler=self._sampler,
             drop_last=True,
