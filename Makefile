@@ -8,10 +8,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint bench ui clean
+.PHONY: help setup repro test lint bench bench-gpu ui clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 10
 
 setup: $(STAMP)  ## virtual environment in .venv with the pinned requirements
 
@@ -36,6 +36,13 @@ bench: $(STAMP)  ## measure on this machine what benchmarks/README.md reports
 	python -m benchmarks.store
 	python -m benchmarks.store --status 10103
 	python -m benchmarks.edges
+	python -m benchmarks.networks --device cpu --size nyud
+	python -m benchmarks.networks --device cpu --size pascal
+	python -m benchmarks.networks --device cpu --size small --networks sequential_attention
+
+bench-gpu: $(STAMP)  ## the same for one CUDA device, networks compiled
+	python -m benchmarks.networks --device cuda --size nyud --compile
+	python -m benchmarks.networks --device cuda --size pascal --compile
 
 ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "MLflow: $$MLFLOW_TRACKING_URI (MLFLOW_TRACKING_URI)";; \
