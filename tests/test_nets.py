@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from pipeline.datasets import DATASETS
 from pipeline.nets import ARCHITECTURES, build
 from pipeline.nets.blocks import ResidualBlock, SqueezeExcite, resize
 from pipeline.nets.csam import CrossScaleAttention
@@ -15,6 +16,7 @@ from pipeline.nets.ctam import CrossTaskAttention
 from pipeline.nets.fpma import FeaturePropagation
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.task_features import TaskFeatures
+from pipeline.tasks import TASKS as TASKS_BY_NAME
 
 SMALL = "hrnet_w18_small"
 TASKS = {"semseg": 5, "depth": 1}
@@ -117,6 +119,18 @@ def test_odd_sizes_and_gradients(architecture, tasks, auxiliary):
         assert all(x.shape[1] == {**tasks, **auxiliary}[t] for t, x in scale.items())
     assert bool(outputs.auxiliary) == (architecture in DEEPLY_SUPERVISED or bool(auxiliary))
     _assert_gradient_everywhere(net, outputs)
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "single_task"])
+@pytest.mark.parametrize("dataset", [name for name in DATASETS if name != "folder"])
+def test_all_tasks_of_every_dataset(dataset, architecture):
+    channels = {t: TASKS_BY_NAME[t].channels or 7 for t in DATASETS[dataset].tasks}
+    backbone = "resnet18" if architecture == "mtan" else SMALL
+    net = build(architecture, backbone=backbone, tasks=channels, auxiliary_tasks={})
+    outputs = net(torch.randn(2, 3, 33, 47))
+    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 33, 47) for t, n in channels.items()}
+    sum(x.square().mean() for x in predictions(outputs)).backward()
+    assert not [name for name, p in net.named_parameters() if p.grad is None]
 
 
 @pytest.mark.parametrize(("architecture", "option", "value"), OPTIONS)
