@@ -2,7 +2,7 @@
 
 A metrics file (`reports/metrics/<run>-<seed>.json`) says what was scored: run, seed, architecture, backbone,
 dataset, dataset_digest, split, schedule (the run's whole `training` section), parameters, macs, activation_bytes,
-tasks {task: {metric: value}} and headline {task: {metric, higher_is_better}}.
+starts_from {task: single-task run}, tasks {task: {metric: value}} and headline {task: {metric, higher_is_better}}.
 """
 
 from __future__ import annotations
@@ -62,23 +62,22 @@ def load_results(params: Params) -> list[Result]:
 
     Raises ComparisonError when one is missing, damaged, or of another run than params describes.
     """
-    return [_load(params, run, seed) for run in params.runs for seed in params.seeds]
+    return [_load(params, run, seed) for run in params.all_runs for seed in params.seeds]
 
 
 def _load(params: Params, run: str, seed: int) -> Result:
-    path = paths.metrics_file(run, seed)
-    remedy = f"run `dvc repro evaluate@{run}-{seed}`"
+    path, declared = paths.metrics_file(run, seed), params.run(run)
+    remedy = f"run `dvc repro {declared.stage('evaluate', seed)}`"
     try:
         result = paths.read_json(path)
     except DataError as error:
         fault = str(error).partition(";")[0]  # "... is missing" or "... is damaged"
         raise ComparisonError(f"{fault}; {remedy} first") from error
-    needed = ("run", "seed", "architecture", *SAME, "schedule", *COST, "tasks", "headline")
+    needed = ("run", "seed", "architecture", *SAME, "schedule", "starts_from", *COST, "tasks", "headline")
     lacks = [key for key in needed if key not in result]
     lacks += [f"schedule.{key}" for key in SAME_RECIPE if key not in result.get("schedule", {})]
     if lacks:
         raise ComparisonError(f"{path} lacks {', '.join(lacks)}; delete it and {remedy}")
-    declared = params.run(run)
     for key, want in {
         "run": run,
         "seed": seed,
@@ -186,6 +185,11 @@ def compare(results: Sequence[Result], allow_different: Sequence[str] = ()) -> d
 def _rows(result: Result, results: Sequence[Result], allowed: Sequence[str], caveats: dict[str, None]) -> list[Row]:
     """One row per task of one result; after them its Δm, if every task has a gain."""
     alone = result["architecture"] == names.SINGLE_TASK
+    if result["starts_from"]:
+        origins = ", ".join(dict.fromkeys(result["starts_from"].values()))
+        caveats[
+            f"{result['run']}: starts from the trained networks of {origins}, so it has learned for longer than these"
+        ] = None
     rows, baselines = [], {}
     for task, metrics in result["tasks"].items():
         headline = result["headline"][task]

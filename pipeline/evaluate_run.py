@@ -69,6 +69,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "skipped": {split: len(ids) for split, ids in info.skipped.items()},
         "published_split": info.published,
         "weights": trained["weights"],
+        "starts_from": {task: source["run"] for task, source in trained["starts_from"].items()},
         "protocol": {"all": _PROTOCOL, **scorer.protocol},
         "schedule": run.training.model_dump(mode="json"),
         **asdict(measure(network, run.training.input_size)),

@@ -62,7 +62,10 @@ TASK_COUNT: dict[str, tuple[int, int | None]] = {
     "invpt": (2, None),
 }
 
-# Encoder-fusion networks, which may start from trained single-task networks (`init_from`), as their papers do.
+# The mappings in params.yaml that declare runs: those that start afresh, and those that start from trained networks.
+RUN_FAMILIES = ("runs", "runs_from_single_task")
+
+# Encoder-fusion networks, which may start from trained single-task networks, as their papers do.
 FROM_SINGLE_TASK = ("cross_stitch", "nddr_cnn")
 
 

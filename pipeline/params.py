@@ -1,7 +1,8 @@
 """params.yaml as a typed, frozen, validated tree. This is the only reader of params.yaml.
 
 Every problem of a file is told in one message, each line naming the key, the value and what is allowed. The
-messages are made in `pipeline.params_problems`, the types of single values in `pipeline.params_types`.
+messages are made in `pipeline.params_problems`, the types of single values in `pipeline.params_types`, what must hold
+between values in `pipeline.params_rules`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 from pipeline import names
 from pipeline.errors import ParamsError
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
+from pipeline.params_rules import cross_problems, source_problems
 from pipeline.params_types import (
     Angle,
     Count,
@@ -142,7 +144,7 @@ class Evaluation(Section):
 
 
 class Run(Section):
-    """One entry of `runs`, as written."""
+    """One entry of `runs` or `runs_from_single_task`, as written."""
 
     architecture: Annotated[str, one_of("architecture", names.ARCHITECTURES)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
@@ -152,9 +154,10 @@ class Run(Section):
 
 
 class ResolvedRun(Section):
-    """One entry of `runs` with its overrides merged into the common recipe: all that training needs."""
+    """One run with its overrides merged into the common recipe: all that training needs."""
 
     name: RunName
+    from_single_task: bool  # it starts from the trained networks of single-task runs
     architecture: str
     tasks: tuple[str, ...]
     auxiliary_tasks: tuple[str, ...]
@@ -166,6 +169,15 @@ class ResolvedRun(Section):
         """Tasks that are trained: the scored ones, then the auxiliary ones."""
         return self.tasks + self.auxiliary_tasks
 
+    @property
+    def key(self) -> str:
+        """Where it stands in params.yaml."""
+        return f"runs_from_single_task.{self.name}" if self.from_single_task else f"runs.{self.name}"
+
+    def stage(self, work: str, seed: int) -> str:
+        """The DVC stage that does its `work`, train or evaluate."""
+        return f"{work}{'_from_single_task' if self.from_single_task else ''}@{self.name}-{seed}"
+
 
 class Params(Section):
     """The whole of params.yaml."""
@@ -176,14 +188,22 @@ class Params(Section):
     evaluation: Evaluation = Evaluation()
     seeds: Annotated[tuple[Seed, ...], Unique, Field(min_length=1)]
     runs: Annotated[dict[RunName, Run], Field(min_length=1)]
+    runs_from_single_task: dict[RunName, Run] = {}
+
+    @property
+    def all_runs(self) -> dict[str, Run]:
+        """`runs`, then `runs_from_single_task`: wherever it doesn't matter how a network starts."""
+        return self.runs | self.runs_from_single_task
 
     def run(self, name: str) -> ResolvedRun:
         """The run `name` with its overrides merged. Raises ParamsError for an unknown name."""
-        if name not in self.runs:
-            raise ParamsError(f"params: {names.unknown('run', name, self.runs)}")
-        run = self.runs[name]
+        if name not in self.all_runs:
+            raise ParamsError(f"params: {names.unknown('run', name, self.all_runs)}")
+        run = self.all_runs[name]
         training = Training.model_validate(_merge(self.training.model_dump(), run.training))
-        return ResolvedRun(name=name, **run.model_dump(exclude={"training"}), training=training)
+        from_single_task = name in self.runs_from_single_task
+        values = run.model_dump(exclude={"training"})
+        return ResolvedRun(name=name, from_single_task=from_single_task, **values, training=training)
 
     def flat(self, name: str) -> dict[str, bool | int | float | str]:
         """Every value that matters to the run `name` under dotted keys, lists as text: for MLflow."""
@@ -234,7 +254,9 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
         problems += problems_of(error, Params)
     problems += _override_problems(raw)
     if params is not None:
-        problems += _cross_problems(params)
+        problems += cross_problems(params)
+        if not problems:
+            problems += source_problems(params)
     if problems or params is None:
         raise ParamsError(tell(origin, problems))
     return params
@@ -242,61 +264,18 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
 
 def _override_problems(raw: dict) -> list[Problem]:
     """Problems of each run's `training`, merged over the common one; what is wrong there is told there."""
-    common, runs = raw.get("training"), raw.get("runs")
-    if not isinstance(common, dict) or not isinstance(runs, dict):
+    common = raw.get("training")
+    if not isinstance(common, dict):
         return []
     problems = []
-    for name, run in runs.items():
-        override = run.get("training") if isinstance(run, dict) else None
-        if not isinstance(override, dict):
-            continue
-        try:
-            Training.model_validate(_merge(common, override))
-        except ValidationError as error:
-            problems += problems_of(error, Training, prefix=f"runs.{name}.training", only=override)
-    return problems
-
-
-def _cross_problems(params: Params) -> list[Problem]:
-    """Problems between values that are each right alone."""
-    available = names.DATASET_TASKS[params.data.dataset]
-    problems = [
-        Problem("data.tasks", f"{params.data.dataset} has no {task} labels; it has {', '.join(available)}")
-        for task in params.data.tasks
-        if task not in available
-    ]
-    if params.data.archive is not None and params.data.dataset in names.WITHOUT_ARCHIVE:
-        problems.append(Problem("data.archive", f"{params.data.dataset} comes from no archive; set it to null"))
-    for name, run in params.runs.items():
-        found = _run_problems(run, params.data.tasks)
-        problems += [Problem(f"runs.{name}.{key}", text) for key, text in found]
-        every = run.training.get("validate_every", params.training.validate_every)
-        if params.evaluation.select_on is not None and every in (None, 0):
-            text = f"{str(every).lower().replace('none', 'null')} leaves evaluation.select_on no epochs to choose from"
-            problems.append(Problem(f"runs.{name}.training.validate_every", f"{text}; give 1 or more"))
-    return problems
-
-
-def _run_problems(run: Run, packed: tuple[str, ...]) -> list[tuple[str, str]]:
-    problems = []
-    for key in ("tasks", "auxiliary_tasks"):
-        for task in getattr(run, key):
-            if task not in packed:
-                problems.append((key, f"{task} is not in data.tasks ({', '.join(packed)}); add it there"))
-    for task in sorted(set(run.tasks) & set(run.auxiliary_tasks)):
-        problems.append(("auxiliary_tasks", f"{task} is in tasks too; take it out of one of them"))
-
-    fewest, most = names.TASK_COUNT[run.architecture]
-    count = len(run.tasks) + len(run.auxiliary_tasks)
-    if count < fewest or (most is not None and count > most):
-        allowed = f"exactly {fewest}" if most == fewest else f"{fewest} or more"
-        problems.append(("tasks", f"{run.architecture} takes {allowed}, auxiliary ones too; got {count}"))
-
-    known = names.ARCHITECTURE_OPTIONS[run.architecture]
-    for option, value in run.options.items():
-        if option not in known:
-            problems.append(("options", names.unknown(f"option of {run.architecture}", option, known)))
-        elif not any(type(value) is type(choice) and value == choice for choice in known[option]):
-            allowed = ", ".join(str(choice).lower() for choice in known[option])
-            problems.append((f"options.{option}", f"got {value!r}; must be one of {allowed}"))
+    for family in names.RUN_FAMILIES:
+        runs = raw.get(family)
+        for name, run in runs.items() if isinstance(runs, dict) else ():
+            override = run.get("training") if isinstance(run, dict) else None
+            if not isinstance(override, dict):
+                continue
+            try:
+                Training.model_validate(_merge(common, override))
+            except ValidationError as error:
+                problems += problems_of(error, Training, prefix=f"{family}.{name}.training", only=override)
     return problems

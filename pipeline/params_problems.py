@@ -148,7 +148,7 @@ def _holds(tree: Any, loc: tuple) -> bool:
 
 
 def _unknown_key(loc: tuple, keys: dict[str, tuple[str, ...]], prefix: str) -> str:
-    section = ".".join("*" if i == 1 and loc[0] == "runs" else str(part) for i, part in enumerate(loc[:-1]))
+    section = ".".join("*" if i == 1 and f"{loc[0]}.*" in keys else str(part) for i, part in enumerate(loc[:-1]))
     known = keys.get(section, ())
     if near := nearest(loc[-1], known):
         return f"unknown key; did you mean {_dotted((*loc[:-1], near), prefix)}?"

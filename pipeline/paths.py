@@ -45,6 +45,16 @@ def run_file(run: str, seed: int) -> Path:
     return model_dir(run, seed) / "run.json"
 
 
+def digest_file(run: str, seed: int) -> Path:
+    """{sha256} of the weights of a run that starts afresh; apart, so that DVC can depend on these and nothing else."""
+    return MODELS / "digests" / f"{run}-{seed}.json"
+
+
+def start_file(run: str, seed: int) -> Path:
+    """The single-task networks that a run starts from: {task: {run, sha256}}."""
+    return MODELS / "start" / f"{run}-{seed}.json"
+
+
 def metrics_file(run: str, seed: int) -> Path:
     return METRICS / f"{run}-{seed}.json"
 

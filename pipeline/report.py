@@ -29,7 +29,7 @@ _COST = (
 def write_report(params: Params) -> None:
     """Write reports/report.md and reports/figures/ for the runs and seeds of `params`."""
     info = read_info()
-    tasks = tuple(dict.fromkeys(task for run in params.runs.values() for task in run.tasks))
+    tasks = tuple(dict.fromkeys(task for run in params.all_runs.values() for task in run.tasks))
     delta = paths.read_json(paths.DELTA_JSON)
     shutil.rmtree(paths.FIGURES, ignore_errors=True)
     paths.FIGURES.mkdir(parents=True)
@@ -79,8 +79,8 @@ def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], 
         "training [s]",
     ]
     rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).headline]) for task in tasks), *[""] * 5]]
-    single = [name for name, run in params.runs.items() if run.architecture == SINGLE_TASK]
-    for name in sorted(params.runs, key=lambda name: name not in single):  # baselines first, else params' order
+    single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
+    for name in sorted(params.all_runs, key=lambda name: name not in single):  # baselines first, else params' order
         scores = delta["scores"][name]
         cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
         gain = _spread(delta["delta_m"][name], sign=True) if name in delta["delta_m"] else ""
@@ -125,9 +125,9 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, 
     """Published rows beside ours, for a dataset that has any."""
     if info.dataset not in published.SETTINGS:
         return ""
-    single = [name for name, run in params.runs.items() if run.architecture == SINGLE_TASK]
+    single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     groups = {"single task": single} if single else {}
-    groups |= {f"`{name}`": [name] for name in params.runs if name not in single}
+    groups |= {f"`{name}`": [name] for name in params.all_runs if name not in single}
     rows = []
     for label, names in groups.items():
         scores = {task: entry for name in names for task, entry in delta["scores"][name].items()}
@@ -154,8 +154,8 @@ def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, val: St
     """One panel for each kept sample: the baselines share a column, each multi-task run has one; first seed."""
     seed = params.seeds[0]
     contexts: dict[str, TaskContext] = {task: task_context(info, task) for task in tasks}
-    stored = {name: load_predictions(name, seed) for name in params.runs}
-    single = [name for name, run in params.runs.items() if run.architecture == SINGLE_TASK]
+    stored = {name: load_predictions(name, seed) for name in params.all_runs}
+    single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     for i in panel_indices(len(val), params.evaluation.panels):
         sample = val[i]
 
@@ -164,21 +164,25 @@ def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, val: St
             return {task: prediction for task, prediction in found if prediction is not None}
 
         columns = {"single task": predictions(single)} if single else {}
-        columns |= {name: predictions([name]) for name in params.runs if name not in single}
+        columns |= {name: predictions([name]) for name in params.all_runs if name not in single}
         file = paths.FIGURES / f"panel-{sample.id}.png"
         figures.save(figures.panel(sample, columns, tasks, contexts), file)
         yield f"![Sample {sample.id}](figures/{file.name})\n"
 
 
 def _curves(params: Params, tasks: tuple[str, ...]) -> str:
-    histories = {name: [pd.read_csv(paths.history_file(name, seed)) for seed in params.seeds] for name in params.runs}
+    histories = {
+        name: [pd.read_csv(paths.history_file(name, seed)) for seed in params.seeds] for name in params.all_runs
+    }
     figures.save(figures.curves(histories, tasks), paths.FIGURES / "curves.png")
     return "![Training curves](figures/curves.png)"
 
 
 def _all_metrics(params: Params, tasks: tuple[str, ...], trivial: dict[str, dict[str, float]]) -> str:
     """For each task its protocol and a table of every metric by run, per-class scores folded away."""
-    results = {name: [paths.read_json(paths.metrics_file(name, seed)) for seed in params.seeds] for name in params.runs}
+    results = {
+        name: [paths.read_json(paths.metrics_file(name, seed)) for seed in params.seeds] for name in params.all_runs
+    }
     protocol = {task: text for seeds in results.values() for task, text in seeds[0]["protocol"].items()}
     files = {name: [result["tasks"] for result in seeds] for name, seeds in results.items()}
     parts = []

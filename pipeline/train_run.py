@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from pipeline import paths, provenance
-from pipeline.checkpoint import save_weights
+from pipeline.checkpoint import load_single_task_weights, save_weights, weights_digest
 from pipeline.cost import measure
 from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.resident import training_batches
@@ -36,17 +36,21 @@ HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is k
 def train_run(params: Params, name: str, seed: int) -> None:
     """Train run `name` with `seed`; writes models/<run>-<seed>/ and reports/history/<run>-<seed>.csv.
 
+    A run of `runs` also leaves models/digests/<run>-<seed>.json, for those of `runs_from_single_task`.
+
     Raises TrainingError for a loss that is not finite and when an input was edited meanwhile; TrackingError, before
     anything is computed, when MLflow's store can't be reached.
     """
     run, info = params.run(name), read_info()
+    start = _start(run, seed)
     selects = params.evaluation.select_on is not None
     inputs = _inputs(params, name, seed, info)
     device = choose_device(run.training.precision, run.training.channels_last)
     started = time.time()
     with new_run(params.experiment, f"{name}-{seed}") as log:
         torch.manual_seed(seed)
-        network = device.network(build_network(run, info, run.training.pretrained))
+        network = device.network(build_network(run, info, False if start else run.training.pretrained))
+        load_single_task_weights(network, start, seed)
         if network.backbone.load_report:
             print(f"{run.training.backbone}: {network.backbone.load_report}")
         _describe(log, params, run, seed, info, network, device, inputs)
@@ -68,18 +72,28 @@ def train_run(params: Params, name: str, seed: int) -> None:
         )
         inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
         save_weights(network, paths.weights_file(name, seed))
+        if not run.from_single_task:
+            digest = weights_digest(paths.weights_file(name, seed))
+            paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
         _write_history(paths.history_file(name, seed), history)
         weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
         log.tags({"weights": weights})
-        record = _record(log.id, run, seed, inputs, history, device, started) | {"weights": weights}
+        record = _record(log.id, run, seed, inputs, history, device, started)
+        record |= {"weights": weights, "starts_from": start}
         paths.write_json(paths.run_file(name, seed), record)
         log.artifact(paths.weights_file(name, seed), "checkpoint")
         log.artifact(paths.history_file(name, seed))
 
 
 def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:
-    values = params.run(name).model_dump() | {"seed": seed, "select_on": params.evaluation.select_on}
+    run = params.run(name)
+    values = run.model_dump() | {"seed": seed, "select_on": params.evaluation.select_on, "start": _start(run, seed)}
     return provenance.collect_inputs("train", values, info.digest)
+
+
+def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
+    """{task: {run, sha256}}: the trained networks that the run starts from; empty where it starts afresh."""
+    return paths.read_json(paths.start_file(run.name, seed)) if run.from_single_task else {}
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:

@@ -101,7 +101,7 @@ class LossWindow:
             raise TrainingError(
                 f"the loss of {_task_of(self.names[column])} is {rows[row, column].item()} at step {step} of run "
                 f"{self.run}, seed {self.seed}: training can't go on. "
-                f"Lower runs.{self.run}.training.lr or check its labels."
+                f"Lower the run's training.lr in params.yaml or check its labels."
             )
         return dict(zip(self.names, rows.double().mean(0).tolist(), strict=True))
 

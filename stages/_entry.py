@@ -34,7 +34,7 @@ def run_stage(
     """
     parser = parser or argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     if run_and_seed:
-        parser.add_argument("--run", required=True, dest="name", help="a name in params.yaml's runs")
+        parser.add_argument("--run", required=True, dest="name", help="a run's name in params.yaml")
         parser.add_argument("--seed", required=True, type=int)
     arguments = vars(parser.parse_args(argv))
     signal.signal(signal.SIGTERM, _interrupt)

@@ -15,31 +15,32 @@ from stages._entry import run_stage
 def main(params: Params, file: str) -> None:
     """Print a summary of valid params, and what is allowed but probably not meant."""
     seeds = ", ".join(map(str, params.seeds))
-    trainings = len(params.runs) * len(params.seeds)
+    runs = [params.run(name) for name in params.all_runs]
+    trainings = len(runs) * len(params.seeds)
     print(f"{file} is valid: {params.data.dataset}, tasks {', '.join(params.data.tasks)}")
-    print(f"{len(params.runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings")
-    width = max(map(len, params.runs))
-    for name in params.runs:
-        run = params.run(name)
+    print(f"{len(runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings")
+    width = max(len(run.name) for run in runs)
+    for run in runs:
         extra = f" + {', '.join(run.auxiliary_tasks)}" if run.auxiliary_tasks else ""
         recipe = f"{run.training.backbone}, {run.training.epochs} epochs, lr {run.training.lr:g}"
-        print(f"  {name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}")
+        start = "; starts from single_task" if run.from_single_task else ""
+        print(f"  {run.name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}{start}")
     for warning in warnings(params):
         print(f"warning: {warning}")
 
 
 def warnings(params: Params) -> Iterator[str]:
     """What is valid, but probably not meant."""
-    runs = [params.run(name) for name in params.runs]
+    runs = [params.run(name) for name in params.all_runs]
     for run in runs:
         if run.architecture != names.SINGLE_TASK:
             for task in run.tasks:
                 yield from baseline_warnings(run, task, runs, params.evaluation.allow_different)
         size, weights = run.training.input_size, run.training.pretrained
         if any(side % 32 for side in size):
-            yield f"runs.{run.name}: backbones work at multiples of 32, so input_size {list(size)} is enlarged first"
+            yield f"{run.key}: backbones work at multiples of 32, so input_size {list(size)} is enlarged first"
         if isinstance(weights, str) and not Path(weights).is_file():
-            yield f"runs.{run.name}: pretrained {weights} is not there yet"
+            yield f"{run.key}: pretrained {weights} is not there yet"
     for task in params.data.tasks:
         if not any(task in run.all_tasks for run in runs):
             yield f"data.tasks: no run uses {task}"
@@ -49,12 +50,12 @@ def baseline_warnings(run: ResolvedRun, task: str, runs: list[ResolvedRun], allo
     """Whether `compare` will find a fair baseline for one task of a multi-task run."""
     baselines = [other for other in runs if other.architecture == names.SINGLE_TASK and other.tasks == (task,)]
     if not baselines:
-        yield f"runs.{run.name}: no single-task run of {task}, so no multi-task performance (Δm)"
+        yield f"{run.key}: no single-task run of {task}, so no multi-task performance (Δm)"
         return
     found = {other.name: recipe_differences(run, other, allowed) for other in baselines}
     if all(found.values()):
         told = "; ".join(f"{name}: {', '.join(differences)}" for name, differences in found.items())
-        yield f"runs.{run.name}: compare will refuse every {task} baseline: {told}"
+        yield f"{run.key}: compare will refuse every {task} baseline: {told}"
 
 
 if __name__ == "__main__":

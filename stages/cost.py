@@ -24,7 +24,7 @@ _NUMBERS = 4  # the last columns, aligned to the right
 
 def main(params: Params, runs: Sequence[str], as_json: bool, file: str) -> None:
     """Print the cost of the named runs, or of all."""
-    chosen = [params.run(name) for name in dict.fromkeys(runs or params.runs)]
+    chosen = [params.run(name) for name in dict.fromkeys(runs or params.all_runs)]
     costs = [(run, cost_of(run, params.data)) for run in chosen]
     if as_json:
         print(json.dumps([as_object(run, cost) for run, cost in costs], indent=2))

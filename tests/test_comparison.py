@@ -60,6 +60,7 @@ def result(params: Params, run: str, seed: int) -> dict:
         "dataset_digest": "d1",
         "split": "val",
         "schedule": declared.training.model_dump(mode="json"),
+        "starts_from": {},
         "parameters": 1000,
         "macs": 2000,
         "activation_bytes": 4000,
@@ -213,6 +214,24 @@ def test_what_a_run_costs_is_passed_on_and_must_be_there(params, results, in_tmp
     del pick(results, "depth")["macs"], pick(results, "depth")["activation_bytes"]
     write(results)
     with pytest.raises(ComparisonError, match="depth-0.json lacks macs, activation_bytes; delete it and run"):
+        load_results(params)
+
+
+def test_a_run_from_single_task_is_compared_and_said_to_have_learned_for_longer(results, in_tmp):
+    raw = raw_params()
+    raw["runs_from_single_task"] = {"both": raw["runs"].pop("both") | {"architecture": "cross_stitch"}}
+    params = parse_params(raw)
+    for seed in params.seeds:
+        both = {"architecture": "cross_stitch", "starts_from": {"semseg": "semseg", "depth": "depth"}}
+        pick(results, "both", seed).update(both)
+    write(results)
+    delta = compare(load_results(params))
+    assert delta["delta_m"]["both"]["mean"] == pytest.approx(10.0)
+    assert delta["caveats"] == [
+        "both: starts from the trained networks of semseg, depth, so it has learned for longer than these"
+    ]
+    paths.metrics_file("both", 1).unlink()
+    with pytest.raises(ComparisonError, match="run `dvc repro evaluate_from_single_task@both-1` first"):
         load_results(params)
 
 

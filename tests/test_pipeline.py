@@ -11,6 +11,8 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from pipeline.comparison import COST
 from pipeline.tasks import TASKS
@@ -35,7 +37,7 @@ PARAMS = {
     },
     "seeds": [0],
     "runs": {
-        "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
+        "semseg": {"architecture": "single_task", "tasks": ["semseg"], "training": {"lr": 1.0e-3}},
         "depth": {"architecture": "single_task", "tasks": ["depth"]},
         "multi_task": {"architecture": "multi_task", "tasks": SIX},
         "sca": {
@@ -43,7 +45,11 @@ PARAMS = {
             "training": {"lr": 1.0e-3},
         },
     },
+    "runs_from_single_task": {  # hardly moves, so that one sees where it started
+        "stitched": {"architecture": "cross_stitch", "tasks": ["semseg", "depth"], "training": {"lr": 1.0e-9}},
+    },
 }  # fmt: skip
+RUNS = PARAMS["runs"] | PARAMS["runs_from_single_task"]
 
 
 class Project:
@@ -95,11 +101,24 @@ def project(tmp_path_factory):
 
 
 def test_evaluation_reproduces_the_last_validation_exactly(project):
-    for run in PARAMS["runs"]:
+    for run in RUNS:
         scored = project.json(f"reports/metrics/{run}-0.json")["tasks"]
         validated = project.json(f"models/{run}-0/run.json")["last_validation"]
         assert scored == validated
-        assert set(scored) == set(PARAMS["runs"][run]["tasks"])
+        assert set(scored) == set(RUNS[run]["tasks"])
+
+
+def test_a_network_starts_from_the_trained_single_task_networks(project):
+    stitched = load_file(project.root / "models/stitched-0/weights.safetensors")
+    for task in ("semseg", "depth"):
+        for name, value in load_file(project.root / f"models/{task}-0/weights.safetensors").items():
+            if name.endswith((".weight", ".bias")):
+                part, _, rest = name.partition(".")
+                assert_close(stitched[f"{part}s.{task}.{rest}"], value, rtol=0, atol=1e-6)
+    assert project.json("reports/metrics/stitched-0.json")["starts_from"] == {"semseg": "semseg", "depth": "depth"}
+    assert "stitched: starts from the trained networks of semseg, depth" in (
+        (project.root / "reports/report.md").read_text()
+    )
 
 
 def test_every_task_is_scored(project):
@@ -136,7 +155,8 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {f"{run}-0" for run in PARAMS["runs"]}
+    assert set(runs) == {f"{run}-0" for run in RUNS}
+    assert runs["stitched-0"].data.tags["pretrained"] == "a trained single-task network"
     run = runs["sca-0"]
     assert run.info.status == "FINISHED"
     assert run.data.params["training.lr"] == "0.001" and run.data.params["architecture"] == "sequential_attention"
@@ -173,15 +193,27 @@ def test_a_second_repro_does_nothing(project):
     assert "Data and pipelines are up to date" in project.dvc("status")
 
 
+def ran(output: str) -> set[str]:
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
 def test_an_experiment_reruns_only_what_its_change_touches(project):
     output = project.dvc("exp", "run", "--name", "slow", "-S", "runs.sca.training.lr=1e-5")
-    ran = {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-    assert ran == {"train@sca-0", "evaluate@sca-0", "compare", "report"}
+    looked = "single_task_weights@stitched-0"  # sees that what `stitched` starts from is the same
+    assert ran(output) == {"train@sca-0", "evaluate@sca-0", looked, "compare", "report"}
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
     assert newest.data.params["training.lr"] == "1e-05"
     assert newest.data.tags["dvc.experiment"] == "slow"
+
+
+def test_another_single_task_network_reruns_what_starts_from_it(project):
+    before = project.json("models/start/stitched-0.json")
+    output = project.dvc("exp", "run", "-S", "runs.semseg.training.lr=2e-3", "train_from_single_task@stitched-0")
+    assert ran(output) == {"train@semseg-0", "single_task_weights@stitched-0", "train_from_single_task@stitched-0"}
+    after = project.json("models/start/stitched-0.json")
+    assert after["depth"] == before["depth"] and after["semseg"] != before["semseg"]
 
 
 def test_the_epoch_can_be_chosen_on_training_samples_kept_out(project):

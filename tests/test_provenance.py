@@ -67,6 +67,6 @@ def test_git_state_knows_what_dvc_writes_itself(project):
 
 
 def test_the_stage_lists_of_this_project_name_files_that_exist():
-    for stage in ("train", "evaluate", "compare", "report"):
+    for stage in ("train", "evaluate", "single_task_weights", "compare", "report"):
         assert provenance.stage_code(stage)
         assert all(path.exists() for path in provenance.stage_code(stage))

@@ -134,6 +134,7 @@ class EncoderFusion(nn.Module):
                 "Needed is a single_task network of the same task, backbone and number of output channels."
             )
         part.load_state_dict(state_dict)
+        self.backbones[task].load_report = "a trained single-task network"
 
 
 class CrossStitch(EncoderFusion):

@@ -1,0 +1,117 @@
+"""What must hold between values of params.yaml that are each right alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline import names
+from pipeline.params_problems import Problem
+
+if TYPE_CHECKING:
+    from pipeline.params import Params, ResolvedRun, Run
+
+
+def cross_problems(params: Params) -> list[Problem]:
+    """Problems of the dataset and of each run as it is written."""
+    available = names.DATASET_TASKS[params.data.dataset]
+    problems = [
+        Problem("data.tasks", f"{params.data.dataset} has no {task} labels; it has {', '.join(available)}")
+        for task in params.data.tasks
+        if task not in available
+    ]
+    if params.data.archive is not None and params.data.dataset in names.WITHOUT_ARCHIVE:
+        problems.append(Problem("data.archive", f"{params.data.dataset} comes from no archive; set it to null"))
+    declared = {
+        f"{family}.{name}": run for family in names.RUN_FAMILIES for name, run in getattr(params, family).items()
+    }
+    for place, run in declared.items():
+        problems += [Problem(f"{place}.{key}", text) for key, text in _run_problems(run, params.data.tasks)]
+        every = run.training.get("validate_every", params.training.validate_every)
+        if params.evaluation.select_on is not None and every in (None, 0):
+            text = f"{str(every).lower().replace('none', 'null')} leaves evaluation.select_on no epochs to choose from"
+            problems.append(Problem(f"{place}.training.validate_every", f"{text}; give 1 or more"))
+    return problems
+
+
+def _run_problems(run: Run, packed: tuple[str, ...]) -> list[tuple[str, str]]:
+    problems = []
+    for key in ("tasks", "auxiliary_tasks"):
+        for task in getattr(run, key):
+            if task not in packed:
+                problems.append((key, f"{task} is not in data.tasks ({', '.join(packed)}); add it there"))
+    for task in sorted(set(run.tasks) & set(run.auxiliary_tasks)):
+        problems.append(("auxiliary_tasks", f"{task} is in tasks too; take it out of one of them"))
+
+    fewest, most = names.TASK_COUNT[run.architecture]
+    count = len(run.tasks) + len(run.auxiliary_tasks)
+    if count < fewest or (most is not None and count > most):
+        allowed = f"exactly {fewest}" if most == fewest else f"{fewest} or more"
+        problems.append(("tasks", f"{run.architecture} takes {allowed}, auxiliary ones too; got {count}"))
+
+    known = names.ARCHITECTURE_OPTIONS[run.architecture]
+    for option, value in run.options.items():
+        if option not in known:
+            problems.append(("options", names.unknown(f"option of {run.architecture}", option, known)))
+        elif not any(type(value) is type(choice) and value == choice for choice in known[option]):
+            allowed = ", ".join(str(choice).lower() for choice in known[option])
+            problems.append((f"options.{option}", f"got {value!r}; must be one of {allowed}"))
+    return problems
+
+
+# -- runs that start from trained single-task networks -------------------------------------------------------
+
+# What must be the same for the weights of a single-task network to fit a larger one, and to mean the same there.
+FITTING = ("backbone", "output_stride", "normalization")
+HEAD = names.ARCHITECTURE_OPTIONS[names.SINGLE_TASK]["head"][0]  # the one that encoder-fusion networks have
+
+
+def single_task_sources(params: Params, name: str) -> dict[str, str]:
+    """{task: the run in `runs` whose network the run `name` starts from}, for valid params."""
+    run = params.run(name)
+    return {task: _candidates(params, run, task)[0][0] for task in run.all_tasks}
+
+
+def source_problems(params: Params) -> Iterator[Problem]:
+    """What keeps `runs_from_single_task` from having one network to start from for each task.
+
+    Only for params that are right otherwise: training values are merged here.
+    """
+    for name, declared in params.runs_from_single_task.items():
+        place = f"runs_from_single_task.{name}"
+        if name in params.runs:
+            yield Problem(place, "runs has this name too; rename one of them")
+        elif declared.architecture not in names.FROM_SINGLE_TASK:
+            allowed = ", ".join(names.FROM_SINGLE_TASK)
+            text = f"{declared.architecture} can't start from single-task networks; allowed: {allowed}. Move it to runs"
+            yield Problem(f"{place}.architecture", text)
+        else:
+            run = params.run(name)
+            for task in run.all_tasks:
+                key = "tasks" if task in run.tasks else "auxiliary_tasks"
+                if text := _source_problem(task, *_candidates(params, run, task)):
+                    yield Problem(f"{place}.{key}", text)
+
+
+def _source_problem(task: str, fitting: list[str], others: dict[str, list[str]]) -> str | None:
+    if len(fitting) > 1:
+        return f"runs has several networks of {task} to start from, {', '.join(fitting)}; keep one of them"
+    if not fitting:
+        found = "".join(f" ({other}: {', '.join(why)})" for other, why in others.items())
+        return f"runs has no single_task run of {task} to start from{found}; add one, or move this run to runs"
+    return None
+
+
+def _candidates(params: Params, run: ResolvedRun, task: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Single-task runs of a task: those whose weights fit, and for the others {name: why not}."""
+    fitting, others = [], {}
+    for name, declared in params.runs.items():
+        if declared.architecture == names.SINGLE_TASK and declared.tasks == (task,):
+            single = params.run(name)
+            pairs = {key: (getattr(single.training, key), getattr(run.training, key)) for key in FITTING}
+            pairs["options.head"] = (single.options.get("head", HEAD), HEAD)
+            if why := [f"{key} {has}, not {needed}" for key, (has, needed) in pairs.items() if has != needed]:
+                others[name] = why
+            else:
+                fitting.append(name)
+    return fitting, others

@@ -1,0 +1,20 @@
+"""Which trained single-task networks a run starts from: the work of the DVC stage `single_task_weights`."""
+
+from __future__ import annotations
+
+from pipeline import names, paths
+from pipeline.errors import ParamsError
+from pipeline.params import Params
+from pipeline.params_rules import single_task_sources
+
+
+def write_start(params: Params, name: str, seed: int) -> None:
+    """Write models/start/<run>-<seed>.json: {task: {run, sha256}}, networks trained with the same seed.
+
+    Raises ParamsError for a run that starts afresh, DataError where a network has not been trained yet.
+    """
+    if name not in params.runs_from_single_task:
+        raise ParamsError(f"runs_from_single_task: {names.unknown('run', name, params.runs_from_single_task)}")
+    sources = single_task_sources(params, name)
+    start = {task: {"run": run, **paths.read_json(paths.digest_file(run, seed))} for task, run in sources.items()}
+    paths.write_json(paths.start_file(name, seed), start)
