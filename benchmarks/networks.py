@@ -39,7 +39,6 @@ from tests.plain_losses import plain_total
 from tests.plain_sca import PlainSequentialAttention
 
 BACKBONE = "hrnet_w18_small_v2"
-OTHER_BACKBONES = {"mtan": "resnet50"}  # its attention sits after a stage's last block, which HRNet does not have
 PLAIN = "sequential_attention, plain"
 
 
@@ -84,7 +83,7 @@ class Bench:
             device = replace(device, dtype=torch.float32, channels_last=False)
             self.network: nn.Module = PlainSequentialAttention(Backbone(BACKBONE), tasks, {})
         else:
-            self.network = build(name, backbone=OTHER_BACKBONES.get(name, BACKBONE), tasks=tasks)
+            self.network = build(name, backbone=BACKBONE, tasks=tasks)
         self.device, self.tasks = device, tuple(tasks)
         self.network = device.network(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, weight_decay=1e-4)
@@ -107,10 +106,6 @@ class Bench:
         self.network.eval()
         with torch.no_grad(), self.device.autocast():
             self.forward(self.device.image(self.batch.image, NORMALIZATIONS["imagenet"]))
-
-
-def label(name: str) -> str:
-    return f"{name}, {OTHER_BACKBONES[name]}" if name in OTHER_BACKBONES else name
 
 
 def noise(size: tuple[int, int], tasks: dict[str, int], batch: int) -> Batch:
@@ -192,7 +187,7 @@ def main() -> None:
         millions = sum(p.numel() for p in bench.network.parameters()) / 1e6
         seconds, forward = median(step[name]), median(inference[name])
         print(
-            f"| {label(name)} | {millions:.2f} M | {seconds:.3f} | {batch / seconds:.2f} | {memory[name] / 2**30:.2f} "
+            f"| {name} | {millions:.2f} M | {seconds:.3f} | {batch / seconds:.2f} | {memory[name] / 2**30:.2f} "
             f"| {forward:.3f} |"
         )
     if PLAIN in names:

@@ -125,8 +125,7 @@ def test_odd_sizes_and_gradients(architecture, tasks, auxiliary):
 @pytest.mark.parametrize("dataset", [name for name in DATASETS if name != "folder"])
 def test_all_tasks_of_every_dataset(dataset, architecture):
     channels = {t: TASKS_BY_NAME[t].channels or 7 for t in DATASETS[dataset].tasks}
-    backbone = "resnet18" if architecture == "mtan" else SMALL
-    net = build(architecture, backbone=backbone, tasks=channels, auxiliary_tasks={})
+    net = build(architecture, backbone=SMALL, tasks=channels, auxiliary_tasks={})
     outputs = net(torch.randn(2, 3, 33, 47))
     assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 33, 47) for t, n in channels.items()}
     sum(x.square().mean() for x in predictions(outputs)).backward()
