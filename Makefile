@@ -8,10 +8,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lint bench bench-gpu ui clean
+.PHONY: help setup repro test test-soak lint bench bench-gpu ui clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
 
 setup: $(STAMP)  ## virtual environment in .venv with the pinned requirements
 
@@ -28,6 +28,9 @@ repro: $(STAMP)  ## run what params.yaml and the code changed, then show the mul
 
 test: $(STAMP)  ## all tests
 	python -m pytest
+
+test-soak: $(STAMP)  ## kill a training at 20 random moments and compare it with one that was left alone
+	python -m tests.soak
 
 lint: $(STAMP)  ## ruff
 	ruff check .

@@ -15,10 +15,15 @@ from pipeline.errors import DataError
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
-    """Write all parameters and buffers; the file appears whole or not at all."""
+    """Write all parameters and buffers; the file appears whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, partial)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    try:
+        save_file(tensors, partial)
+    except SafetensorError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"{path}: {error}") from None
     partial.replace(path)
 
 

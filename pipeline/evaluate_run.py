@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from pipeline import paths
+from pipeline import paths, resume
 from pipeline.checkpoint import load_weights
 from pipeline.cost import measure
 from pipeline.datasets.sample import Sample
@@ -36,9 +36,10 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     Writes reports/metrics/<run>-<seed>.json and, for `evaluation.panels` samples, predictions and a picture under
     reports/panels/<run>-<seed>/; adds both to the MLflow run that training began.
     """
-    connect(params.experiment)  # first of all: an unreachable server is told before an hour of scoring, not after
+    experiment = connect(params.experiment)  # first of all: a server that is away is told before an hour of scoring
     run, info = params.run(name), read_info()
     trained = paths.read_json(paths.run_file(name, seed))
+    resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
     device = choose_device(run.training.precision, run.training.channels_last)
     network = device.network(build_network(run, info))
     load_weights(network, paths.weights_file(name, seed))
@@ -82,10 +83,10 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     }
     paths.write_json(paths.metrics_file(name, seed), metrics)
     picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
-    with continued_run(params.experiment, trained["mlflow_run_id"], f"{name}-{seed}") as log:
+    with continued_run(experiment, trained["mlflow_run_id"], f"{name}-{seed}") as log:
         flat = {f"{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
         flat = {name: value for name, value in flat.items() if value is not None}
-        log.metrics(flat, step=run.training.epochs)
+        log.scores(flat, step=run.training.epochs)
         log.dataset(info.dataset, info.digest, "evaluation")
         log.artifact(paths.metrics_file(name, seed))
         if picture is not None:

@@ -186,6 +186,7 @@ class Params(Section):
     data: Data
     training: Training
     evaluation: Evaluation = Evaluation()
+    checkpoint_minutes: Positive = 10.0  # no stage depends on it: it changes no result
     seeds: Annotated[tuple[Seed, ...], Unique, Field(min_length=1)]
     runs: Annotated[dict[RunName, Run], Field(min_length=1)]
     runs_from_single_task: dict[RunName, Run] = {}

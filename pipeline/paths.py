@@ -73,6 +73,11 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
+def training_folder(key: str) -> Path:
+    """What lets the training of these inputs go on after a kill."""
+    return project_root() / ".runs" / "train" / key
+
+
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; it takes that name when the block ends well, and vanishes otherwise."""

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ import yaml
 
 from pipeline.errors import TrainingError
 
-_VERSIONS = ("torch", "timm", "numpy")
+_VERSIONS = ("torch", "timm", "numpy", "opencv-python-headless")  # the last resizes images
 _WRITTEN_BY_DVC = {"params.yaml", "dvc.lock"}
 
 
@@ -47,9 +48,12 @@ class Inputs:
             )
 
 
-def collect_inputs(stage: str, params: dict[str, Any], data_digest: str) -> Inputs:
-    """Inputs of a DVC stage: the code that dvc.yaml lists for it, `params` as typed, the data's digest, versions."""
-    values = {f"file {path}": _sha256(path) for path in stage_code(stage)}
+def collect_inputs(stage: str, params: dict[str, Any], data_digest: str, files: Iterable[Path] = ()) -> Inputs:
+    """Inputs of a DVC stage: the code that dvc.yaml lists for it, `params` as typed, the data's digest, versions.
+
+    files: others that it reads.
+    """
+    values = {f"file {path}": _sha256(path) for path in (*stage_code(stage), *files)}
     values |= {f"param {name}": json.dumps(value, sort_keys=True) for name, value in params.items()}
     values |= {f"version {name}": version(name) for name in _VERSIONS}
     values["data"] = data_digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +46,14 @@ class Selection:
     def restore(self, network: nn.Module) -> None:
         """Give the network the kept weights."""
         network.load_state_dict(self._weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"epoch": self.epoch, "scores": self._scores, "weights": self._weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.epoch, self._scores, self._weights = state["epoch"], state["scores"], state["weights"]
 
 
 def mean_gain(scores: Mapping[str, float], kept: Mapping[str, float]) -> float:

@@ -8,30 +8,36 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# Whether a store is away is to be known soon; what then happens is said in pipeline/outbox.py.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 import mlflow  # noqa: E402  (the settings above are read on import)
 import requests  # noqa: E402
 from filelock import FileLock  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: E402
+from mlflow.tracking.context.registry import resolve_tags  # noqa: E402
 
+from pipeline import interruption  # noqa: E402
 from pipeline.errors import TrackingError  # noqa: E402
+from pipeline.notices import warn  # noqa: E402
+from pipeline.outbox import Outbox, Point, Result, StoreAway, patiently  # noqa: E402
 from pipeline.paths import project_root  # noqa: E402
 
 _REACH_SECONDS = 5
-_METRICS_A_BATCH = 1000
 _PARAMS_A_BATCH = 100
 _SYSTEM_SECONDS = 5
-_FLUSH_SECONDS = 5  # how far curves in the browser lag behind the training
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # its failures are those of the store, told once
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
@@ -87,88 +93,204 @@ def _experiment(name: str, artifacts: str | None) -> str:
     return found.experiment_id
 
 
-class RunLog:
-    """One MLflow run that is being written. Metrics are buffered and sent in batches, each step once."""
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    """MLflow's errors as ours: StoreAway for what may go well later, TrackingError for a refusal."""
+    try:
+        yield
+    except MlflowException as error:
+        status, reason = error.get_http_status_code(), error.message
+    except requests.RequestException as error:  # from the upload of an artifact
+        status, reason = error.response.status_code if error.response is not None else 503, str(error)
+    except OSError as error:  # from the copy of an artifact
+        status, reason = 400, str(error)
+    else:
+        return
+    if status >= 500 or status in (408, 429):
+        cause = reason.rpartition("Caused by ")[2].partition("\n")[0]
+        raise StoreAway(f"MLflow's store {tracking_uri()} is away ({cause:.200})")
+    raise TrackingError(f"MLflow's store {tracking_uri()} refuses: {reason}")
 
-    def __init__(self, run_id: str):
-        self.id = run_id
+
+class RunLog:
+    """One MLflow run that is being written.
+
+    Metrics go through an outbox. Everything else is tried for a minute while the store is away, and raises
+    TrackingError after that, which ends with `remedy`.
+    """
+
+    def __init__(self, run: Run, remedy: str, resumed: bool = False, points: Iterable[Point] = ()):
+        self.id = run.info.run_id
         self._client = mlflow.MlflowClient()
-        self._metrics: list[Metric] = []
-        self._flushed = time.monotonic()
+        self._remedy = remedy
+        self._known_params = run.data.params
+        self._monitor: SystemMetricsMonitor | None = None
+        arrived = self._arrived if resumed else set
+        near = tracking_uri().startswith("sqlite:")
+        self._outbox = Outbox(self._send, arrived, points, background=not near, recovered=self._watch_again)
+
+    @property
+    def points(self) -> list[Point]:
+        """Every value of every metric so far."""
+        return self._outbox.points
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        self._metrics += [Metric(name, float(value), now, step) for name, value in values.items()]
-        if len(self._metrics) >= _METRICS_A_BATCH or time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
+        self._outbox.add(values, step)
 
-    def flush(self) -> None:
-        self._flushed = time.monotonic()
-        while self._metrics:
-            batch, self._metrics = self._metrics[:_METRICS_A_BATCH], self._metrics[_METRICS_A_BATCH:]
-            self._client.log_batch(self.id, metrics=batch)
+    def scores(self, values: dict[str, float], step: int) -> None:
+        """Metrics of a stage that may have been killed after it had logged them: what the run says already is left."""
+        said = self._patiently(lambda: self._client.get_run(self.id).data.metrics)
+        self.metrics({name: value for name, value in values.items() if said.get(name) != value}, step)
 
     def params(self, values: dict[str, object]) -> None:
-        params = [Param(name, str(value)) for name, value in values.items()]
+        """Params that the run does not have yet: they can't change."""
+        params = [Param(name, str(value)) for name, value in values.items() if name not in self._known_params]
         for start in range(0, len(params), _PARAMS_A_BATCH):
-            self._client.log_batch(self.id, params=params[start : start + _PARAMS_A_BATCH])
+            batch = params[start : start + _PARAMS_A_BATCH]
+            self._patiently(lambda batch=batch: self._client.log_batch(self.id, params=batch))
 
     def tags(self, values: dict[str, str]) -> None:
-        self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in values.items()])
+        tags = [RunTag(name, value) for name, value in values.items()]
+        self._patiently(lambda: self._client.log_batch(self.id, tags=tags))
 
     def dataset(self, name: str, digest: str, context: str) -> None:
         """Link the prepared data by its digest (MLflow keeps 36 characters of it)."""
         data = Dataset(name=name, digest=digest[:36], source_type="dvc", source="data/prepared")
-        self._client.log_inputs(self.id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+        link = DatasetInput(data, [InputTag("mlflow.data.context", context)])
+        self._patiently(lambda: self._client.log_inputs(self.id, [link]))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        self._client.log_artifact(self.id, str(path), folder)
+        self._patiently(lambda: self._client.log_artifact(self.id, str(path), folder))
+
+    def watch_hardware(self) -> None:
+        """Log the use of processors and memory until the run ends, as MLflow's system metrics."""
+        self._monitor = SystemMetricsMonitor(self.id, _SYSTEM_SECONDS, resume_logging=True)
+        self._monitor.start()
+
+    def finish(self) -> None:
+        """Deliver what is still here and end the run as FINISHED."""
+        patiently(self._outbox.send, self._remedy)
+        patiently(lambda: self.terminate("FINISHED"), self._remedy)
+
+    def abandon(self, status: str) -> None:
+        """End the run as `status`, delivering what can be delivered at once."""
+        self._try("sent its last metrics", self._outbox.send)
+        self.mark(status)
+
+    def mark(self, status: str) -> None:
+        """End the run as `status`, at the first try or not at all. A store that is away is only told."""
+        self._try(f"marked {status}", lambda: self.terminate(status))
+
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (StoreAway, TrackingError) as error:
+            warn(f"warning: run {self.id} could not be {what}: {error}")
+
+    @_told_plainly()
+    def terminate(self, status: str) -> None:
+        """Mark the run FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(self.id, status)
+
+    def close(self) -> None:
+        self._outbox.close()
+        if self._monitor:
+            self._monitor.finish()
+
+    def _patiently(self, action: Callable[[], Result]) -> Result:
+        return patiently(_told_plainly()(action), self._remedy)
+
+    @_told_plainly()
+    def _send(self, points: list[Point]) -> None:
+        self._client.log_batch(self.id, metrics=[Metric(*point) for point in points])
+
+    @_told_plainly()
+    def _arrived(self) -> set[tuple[str, int]]:
+        names = [name for name in self._client.get_run(self.id).data.metrics if not name.startswith("system/")]
+        return {(name, point.step) for name in names for point in self._client.get_metric_history(self.id, name)}
+
+    def _watch_again(self) -> None:
+        if self._monitor:  # MLflow's monitor gives up with the first call that fails
+            self._monitor.finish()
+            self.watch_hardware()
 
 
 @contextmanager
-def new_run(experiment: str, name: str) -> Iterator[RunLog]:
-    """Open a new run, with system metrics. It ends FINISHED, FAILED on an error, KILLED when interrupted."""
-    experiment_id = connect(experiment)
-    mlflow.set_system_metrics_sampling_interval(_SYSTEM_SECONDS)
-    run = mlflow.start_run(experiment_id=experiment_id, run_name=name, log_system_metrics=True)
-    with _ended_properly(RunLog(run.info.run_id)) as log:
+def training_run(
+    experiment_id: str, name: str, training_id: str, tags: dict[str, str], points: Iterable[Point] = ()
+) -> Iterator[RunLog]:
+    """The run of the training `training_id`, with system metrics: the one that it began before it was killed, if any.
+
+    tags: those of a new run from its first moment on. points: what was logged before; the store is given what it lacks.
+    The run ends FINISHED, FAILED on an error, KILLED when interrupted. Raises TrackingError.
+    """
+    client = mlflow.MlflowClient()
+
+    @_told_plainly()
+    def find_or_create() -> Run:
+        found = client.search_runs([experiment_id], f"tags.training_id = '{training_id}'")
+        if not found:
+            own = resolve_tags({"training_id": training_id, **tags})
+            return client.create_run(experiment_id, run_name=name, tags=own)
+        client.update_run(found[0].info.run_id, status="RUNNING")
+        return found[0]
+
+    remedy = "Nothing that was computed is lost: once it answers, `dvc repro` goes on from here"
+    log = RunLog(patiently(find_or_create, remedy), remedy, resumed=True, points=points)
+    with _ended_properly(log):
+        log.watch_hardware()
         yield log
 
 
+def close_runs(experiment_id: str, training_ids: Collection[str]) -> None:
+    """Mark as KILLED what is said to be running of these trainings, whose processes are gone. Raises TrackingError."""
+    client = mlflow.MlflowClient()
+
+    @_told_plainly()
+    def close() -> None:
+        for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
+            if run.data.tags.get("training_id") in training_ids:
+                client.set_terminated(run.info.run_id, "KILLED")
+
+    if training_ids:
+        patiently(close, "Nothing was started")
+
+
 @contextmanager
-def continued_run(experiment: str, run_id: str, name: str) -> Iterator[RunLog]:
+def continued_run(experiment_id: str, run_id: str, name: str) -> Iterator[RunLog]:
     """Go on writing the run that training began; a new run where this store does not have it.
 
     The latter happens when a result came from DVC's cache or remote to a machine with another store.
     """
-    experiment_id = connect(experiment)
-    try:
-        known = mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == "active"
-    except MlflowException:
-        known = False
-    if known:
-        run = mlflow.start_run(run_id=run_id, log_system_metrics=False)
-    else:
-        tags = {"restored_from": run_id}
-        run = mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags, log_system_metrics=False)
-    with _ended_properly(RunLog(run.info.run_id)) as log:
+    client = mlflow.MlflowClient()
+
+    @_told_plainly()
+    def find_or_create() -> Run:
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            run = None
+        if run is None or run.info.lifecycle_stage != "active":
+            return client.create_run(experiment_id, run_name=name, tags=resolve_tags({"restored_from": run_id}))
+        client.update_run(run_id, status="RUNNING")
+        return run
+
+    remedy = "The files that it should copy are written: once it answers, `dvc repro` does it"
+    log = RunLog(patiently(find_or_create, remedy), remedy)
+    with _ended_properly(log):
         yield log
 
 
 @contextmanager
-def _ended_properly(log: RunLog) -> Iterator[RunLog]:
-    status = RunStatus.FAILED
+def _ended_properly(log: RunLog) -> Iterator[None]:
     try:
-        yield log
-        log.flush()
-        status = RunStatus.FINISHED
-    except KeyboardInterrupt:
-        status = RunStatus.KILLED
+        with interruption.last_words(lambda: log.mark("KILLED")):
+            yield
+            log.finish()
+    except BaseException as error:
+        log.abandon("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
-    except MlflowException as error:
-        raise TrackingError(f"MLflow's store {tracking_uri()} stopped taking run {log.id}: {error.message}") from error
     finally:
-        try:
-            log.flush()
-        finally:
-            mlflow.end_run(RunStatus.to_string(status))
+        log.close()

@@ -14,21 +14,23 @@ import numpy as np
 import psutil
 import torch
 
-from pipeline import paths, provenance
+from pipeline import paths, provenance, resume
 from pipeline.checkpoint import load_single_task_weights, save_weights, weights_digest
 from pipeline.cost import measure
 from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.resident import training_batches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TrainingError
 from pipeline.evaluation import finite_or_none, score
 from pipeline.network import build_network
 from pipeline.params import Params, ResolvedRun, load_params
+from pipeline.resume import Checkpoints
 from pipeline.selection import Selection
 from pipeline.tasks import get_task
-from pipeline.tracking import RunLog, new_run
-from pipeline.training import EpochRecord, train
+from pipeline.tracking import RunLog, close_runs, connect, training_run
+from pipeline.training import train
+from pipeline.training_state import EpochRecord
 
 HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
 
@@ -37,58 +39,67 @@ def train_run(params: Params, name: str, seed: int) -> None:
     """Train run `name` with `seed`; writes models/<run>-<seed>/ and reports/history/<run>-<seed>.csv.
 
     A run of `runs` also leaves models/digests/<run>-<seed>.json, for those of `runs_from_single_task`.
-
-    Raises TrainingError for a loss that is not finite and when an input was edited meanwhile; TrackingError, before
-    anything is computed, when MLflow's store can't be reached.
+    Goes on where an earlier attempt at the same was killed, if there was one, in the same MLflow run.
+    Raises TrainingError for a loss that is not finite, when an input was edited meanwhile and while another process is
+    at the same; TrackingError, before anything is computed, when MLflow's store can't be reached, and at the end, with
+    everything kept for the next attempt, when it is away for long.
     """
     run, info = params.run(name), read_info()
-    start = _start(run, seed)
-    selects = params.evaluation.select_on is not None
-    inputs = _inputs(params, name, seed, info)
-    device = choose_device(run.training.precision, run.training.channels_last)
-    started = time.time()
-    with new_run(params.experiment, f"{name}-{seed}") as log:
-        torch.manual_seed(seed)
-        network = device.network(build_network(run, info, False if start else run.training.pretrained))
-        load_single_task_weights(network, start, seed)
-        if network.backbone.load_report:
-            print(f"{run.training.backbone}: {network.backbone.load_report}")
-        _describe(log, params, run, seed, info, network, device, inputs)
-        taught, watched = _stores(run, selects)
-        selection = Selection(run.tasks) if selects else None
-        recipe = run.training
-        batches = training_batches(taught, recipe.input_size, recipe.batch_size, seed, device.torch_device)
-        log.tags({"batches": batches.description})
-        history = train(
-            network,
-            batches,
-            make_augmenter(run),
-            run,
-            seed,
-            device,
-            log.metrics,
-            lambda: score(network, watched, run.tasks, info, recipe, params.evaluation.batch_size, device),
-            selection,
-        )
-        inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
-        save_weights(network, paths.weights_file(name, seed))
-        if not run.from_single_task:
-            digest = weights_digest(paths.weights_file(name, seed))
-            paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
-        _write_history(paths.history_file(name, seed), history)
-        weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-        log.tags({"weights": weights})
-        record = _record(log.id, run, seed, inputs, history, device, started)
-        record |= {"weights": weights, "starts_from": start}
-        paths.write_json(paths.run_file(name, seed), record)
-        log.artifact(paths.weights_file(name, seed), "checkpoint")
-        log.artifact(paths.history_file(name, seed))
+    start, recipe = _start(run, seed), run.training
+    device = choose_device(recipe.precision, recipe.channels_last)
+    inputs = _inputs(params, name, seed, info, device)
+    experiment = connect(params.experiment)
+    with resume.attempt(_key(inputs, info)) as attempt:
+        close_runs(experiment, resume.dormant())
+        started = time.time() - attempt.seconds
+        tags = {"input_fingerprint": inputs.fingerprint}
+        with training_run(experiment, f"{name}-{seed}", attempt.training_id, tags, attempt.points) as log:
+            torch.manual_seed(seed)
+            network = device.network(build_network(run, info, False if start else recipe.pretrained))
+            load_single_task_weights(network, start, seed)
+            if network.backbone.load_report:
+                print(f"{run.training.backbone}: {network.backbone.load_report}")
+            _describe(log, params, run, seed, info, network, device, inputs)
+            taught, watched = _stores(run, params.evaluation.select_on is not None)
+            selection = Selection(run.tasks) if params.evaluation.select_on else None
+            batches = training_batches(taught, recipe.input_size, recipe.batch_size, seed, device.torch_device)
+            log.tags({"batches": batches.description})
+            history = train(
+                network,
+                batches,
+                make_augmenter(run),
+                run,
+                seed,
+                device,
+                log.metrics,
+                lambda: score(network, watched, run.tasks, info, recipe, params.evaluation.batch_size, device),
+                selection,
+                Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started)),
+            )
+            inputs.check_unchanged(_inputs(load_params(), name, seed, read_info(), device))
+            weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
+            record = _record(log.id, run, seed, inputs, history, device, attempt, started)
+            record |= {"weights": weights, "starts_from": start}
+            _write_outs(network, history, record)
+            log.tags({"weights": weights})
+            log.artifact(paths.weights_file(name, seed), "checkpoint")
+            log.artifact(paths.history_file(name, seed))
 
 
-def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:
+def _inputs(params: Params, name: str, seed: int, info: DatasetInfo, device: Device) -> provenance.Inputs:
+    """All that decides the result, and device and precision, since a training is not to change them on its way."""
     run = params.run(name)
     values = run.model_dump() | {"seed": seed, "select_on": params.evaluation.select_on, "start": _start(run, seed)}
-    return provenance.collect_inputs("train", values, info.digest)
+    values |= {"device": device.torch_device.type, "dtype": str(device.dtype)}
+    pretrained = run.training.pretrained
+    files = [Path(pretrained)] if isinstance(pretrained, str) else []
+    return provenance.collect_inputs("train", values, info.digest, files)
+
+
+def _key(inputs: provenance.Inputs, info: DatasetInfo) -> str:
+    """Names what is kept of a training: its inputs, and the code that scores it on the way."""
+    scoring = provenance.collect_inputs("evaluate", {}, info.digest)
+    return provenance.Inputs(inputs.values | scoring.values).fingerprint
 
 
 def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
@@ -158,15 +169,21 @@ def _record(
     inputs: provenance.Inputs,
     history: list[EpochRecord],
     device: Device,
+    attempt: resume.Attempt,
     started: float,
 ) -> dict:
-    """What run.json says: who trained these weights, from what, on what, for how long, and how they scored."""
+    """What run.json says: who trained these weights, from what, on what, for how long, and how they scored.
+
+    Durations are those of all attempts, without what was lost to kills.
+    """
     return {
         "run": run.name,
         "seed": seed,
         "mlflow_run_id": run_id,
         "input_fingerprint": inputs.fingerprint,
-        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "training_key": attempt.key,
+        "started": datetime.fromtimestamp(attempt.began, UTC).isoformat(timespec="seconds"),
+        "resumed": attempt.number - 1,
         "seconds": round(time.time() - started, 1),
         "training_seconds": round(sum(epoch.seconds for epoch in history), 1),
         "peak_memory_mb": _peak_memory_mb(),
@@ -177,6 +194,22 @@ def _record(
         **provenance.dvc_tags(),
         "last_validation": finite_or_none(history[-1].scores or {}),
     }
+
+
+def _write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict) -> None:
+    name, seed = record["run"], record["seed"]
+    try:
+        save_weights(network, paths.weights_file(name, seed))
+        if not record["starts_from"]:
+            digest = weights_digest(paths.weights_file(name, seed))
+            paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
+        _write_history(paths.history_file(name, seed), history)
+        paths.write_json(paths.run_file(name, seed), record)
+    except OSError as error:
+        raise TrainingError(
+            f"the result of {name}-{seed} can't be written: {error}. Free some space and run `dvc repro`: it goes on "
+            "from the last checkpoint"
+        ) from None
 
 
 def _peak_memory_mb() -> int:

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline import interruption
 from pipeline.balancing import FixedWeights
 from pipeline.datasets.augment import Augmenter
 from pipeline.datasets.loading import Batch, TrainingBatches
 from pipeline.datasets.resident import ResidentBatches
 from pipeline.device import NORMALIZATIONS, Device
-from pipeline.errors import TrainingError
 from pipeline.nets import Outputs
+from pipeline.notices import warn
 from pipeline.params import ResolvedRun, Training
+from pipeline.resume import Checkpoints
 from pipeline.selection import Selection
 from pipeline.tasks import get_task
+from pipeline.training_state import EpochRecord, LossWindow, Scores, TrainingState, task_of
 
 _WINDOW = 20  # steps between two looks at the losses: each look makes the host wait for the device
-_AUGMENT_STREAM = 1  # sets the augmentation's random stream apart from the sampler's
 
 Log = Callable[[dict[str, float], int], None]
-Scores = dict[str, dict[str, float]]
 
 
 def make_optimizer(network: nn.Module, recipe: Training) -> torch.optim.Optimizer:
@@ -68,53 +66,9 @@ def by_task(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Final and auxiliary losses of each task added up: what is balanced between tasks."""
     totals: dict[str, Tensor] = {}
     for name, loss in losses.items():
-        task = _task_of(name)
+        task = task_of(name)
         totals[task] = totals[task] + loss if task in totals else loss
     return totals
-
-
-def _task_of(loss: str) -> str:
-    return loss.partition("/")[2]
-
-
-@dataclass
-class LossWindow:
-    """The losses of the last few steps, kept on the device until the window is full."""
-
-    run: str
-    seed: int
-    names: tuple[str, ...] = ()
-    rows: list[Tensor] = field(default_factory=list)
-
-    def add(self, losses: Mapping[str, Tensor]) -> None:
-        self.names = tuple(losses)
-        self.rows.append(torch.stack([loss.detach().float() for loss in losses.values()]))
-
-    def drain(self, last_step: int) -> dict[str, float]:
-        """Mean of each loss over the window, which is emptied. Raises TrainingError for one that is not finite."""
-        rows = torch.stack(self.rows).cpu()
-        self.rows.clear()
-        finite = rows.isfinite()
-        if not finite.all():
-            row, column = (~finite).nonzero()[0].tolist()
-            step = last_step - len(rows) + 1 + row
-            raise TrainingError(
-                f"the loss of {_task_of(self.names[column])} is {rows[row, column].item()} at step {step} of run "
-                f"{self.run}, seed {self.seed}: training can't go on. "
-                f"Lower the run's training.lr in params.yaml or check its labels."
-            )
-        return dict(zip(self.names, rows.double().mean(0).tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did: mean losses by name, rate, duration, and scores where the epoch was validated."""
-
-    epoch: int
-    learning_rate: float
-    losses: dict[str, float]
-    seconds: float
-    scores: Scores | None
 
 
 def train(
@@ -127,60 +81,90 @@ def train(
     log: Log,
     validate: Callable[[], Scores],
     selection: Selection | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[EpochRecord]:
     """Train `network` in place by the recipe of `run` and return a record of each epoch.
 
     log(values, step) is told losses and learning rate once a window, and scores after each validation. `validate`
     scores the network as it stands; the last epoch is always validated, unless `validate_every` is null.
     The network ends with its last weights, or with those of the epoch that `selection` found best.
+
+    With `checkpoints`, training goes on from the last one, and ends as it would have without the interruption. Told to
+    end (pipeline/interruption.py), it finishes the step, writes a checkpoint and raises KeyboardInterrupt.
     """
     recipe = run.training
     optimizer = make_optimizer(network, recipe)
-    balance = FixedWeights(recipe.task_weights)
-    normalization = NORMALIZATIONS[recipe.normalization]
-    window = LossWindow(run.name, seed)
-    history: list[EpochRecord] = []
-    step = 0
-    with tqdm(total=recipe.epochs * len(batches), desc=f"{run.name}-{seed}", unit="step", disable=None) as progress:
-        for epoch in range(recipe.epochs):
-            start = time.perf_counter()
-            rate = learning_rate(recipe, epoch)
+    state = TrainingState(network, optimizer, LossWindow(run.name, seed), device.torch_device, selection)
+    if checkpoints:
+        checkpoints.restore(state)
+    with tqdm(
+        total=recipe.epochs * len(batches), initial=state.step, desc=f"{run.name}-{seed}", unit="step", disable=None
+    ) as progress:
+        while state.epoch < recipe.epochs:
+            rate = learning_rate(recipe, state.epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            rng = np.random.default_rng([seed, epoch, _AUGMENT_STREAM])
-            network.train()
-            sums: Counter[str] = Counter()
-            for batch in batches.epoch(epoch):
-                drawn = augmenter.draw(len(batch.image), rng)
-                batch = augmenter(batch.to(device.torch_device), drawn)
-                with device.autocast():
-                    outputs = network(device.image(batch.image, normalization))
-                    losses = task_losses(outputs, batch, run.all_tasks, recipe.deep_supervision)
-                    total = balance(by_task(losses))
-                optimizer.zero_grad(set_to_none=True)
-                total.backward()
-                optimizer.step()
-                window.add(losses)
-                step += 1
-                progress.update()
-                if len(window.rows) == _WINDOW or step % len(batches) == 0:
-                    length = len(window.rows)
-                    means = window.drain(step)
-                    sums.update({name: mean * length for name, mean in means.items()})
-                    log(means | {"learning_rate": rate}, step)
-                    progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
-            seconds = time.perf_counter() - start
-            scores = validate() if _validates(recipe, epoch) else None
-            if scores is not None:
+            state.begin_epoch(seed)
+            with interruption.deferred():
+                _train_epoch(state, batches, augmenter, run, device, log, checkpoints, progress)
+            scores = None
+            if _validates(recipe, state.epoch):
+                scores = validate()
                 prefix = "holdout" if selection else "val"
-                log({f"{prefix}/{task}/{name}": v for task, of in scores.items() for name, v in of.items()}, step)
+                log({f"{prefix}/{task}/{name}": v for task, of in scores.items() for name, v in of.items()}, state.step)
                 if selection:
-                    selection.offer(epoch + 1, scores, network)
-            means = {name: total / len(batches) for name, total in sums.items()}
-            history.append(EpochRecord(epoch + 1, rate, means, seconds, scores))
+                    selection.offer(state.epoch + 1, scores, network)
+            state.end_epoch(rate, scores)
+            if checkpoints and (checkpoints.due or state.epoch == recipe.epochs):
+                checkpoints.save(state)
     if selection:
         selection.restore(network)
-    return history
+    return state.history
+
+
+def _train_epoch(
+    state: TrainingState,
+    batches: TrainingBatches,
+    augmenter: Augmenter,
+    run: ResolvedRun,
+    device: Device,
+    log: Log,
+    checkpoints: Checkpoints | None,
+    progress: tqdm,
+) -> None:
+    """The steps of the epoch at hand that are still to be done, and a checkpoint after the last."""
+    recipe = run.training
+    balance = FixedWeights(recipe.task_weights)
+    normalization = NORMALIZATIONS[recipe.normalization]
+    start = time.perf_counter() - state.seconds
+    state.network.train()
+    for batch in batches.epoch(state.epoch, state.batch):
+        drawn = augmenter.draw(len(batch.image), state.rng)
+        batch = augmenter(batch.to(device.torch_device), drawn)
+        with device.autocast():
+            outputs = state.network(device.image(batch.image, normalization))
+            losses = task_losses(outputs, batch, run.all_tasks, recipe.deep_supervision)
+            total = balance(by_task(losses))
+        state.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        state.optimizer.step()
+        state.window.add(losses)
+        state.batch += 1
+        state.step += 1
+        progress.update()
+        last = state.batch == len(batches)
+        if len(state.window.rows) == _WINDOW or last:
+            length = len(state.window.rows)
+            means = state.window.drain(state.step)
+            state.sums.update({name: mean * length for name, mean in means.items()})
+            log(means | {"learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
+            progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
+        state.seconds = time.perf_counter() - start
+        if checkpoints and (last or checkpoints.due or interruption.requested()):
+            checkpoints.save(state)
+        if interruption.requested():
+            warn(f"told to end: stopped after step {state.step}")
+            return
 
 
 def _validates(recipe: Training, epoch: int) -> bool:

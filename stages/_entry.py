@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from pipeline import paths
+from pipeline import interruption, paths
 from pipeline.errors import PipelineError
+from pipeline.notices import warn
 from pipeline.params import load_params
-
-
-def _interrupt(*_: object) -> NoReturn:
-    """A stage that is told to end closes its MLflow run, as after Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def run_stage(
@@ -30,6 +25,7 @@ def run_stage(
 
     run_and_seed: the stage works on one run; `--run` and `--seed` become the arguments `name` and `seed`.
     parser: further arguments; one called `file` is read instead of params.yaml.
+    A stage that is told to end, or whose DVC is gone, exits with 130 (pipeline/interruption.py).
     Any other exception is our own bug and keeps its traceback.
     """
     parser = parser or argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
@@ -37,16 +33,16 @@ def run_stage(
         parser.add_argument("--run", required=True, dest="name", help="a run's name in params.yaml")
         parser.add_argument("--seed", required=True, type=int)
     arguments = vars(parser.parse_args(argv))
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
-        main(load_params(arguments.get("file", paths.PARAMS)), **arguments)
+        with interruption.watched():
+            main(load_params(arguments.get("file", paths.PARAMS)), **arguments)
     except PipelineError as error:
-        print(error, file=sys.stderr)
+        warn(str(error))
         sys.exit(2)
     except BrokenPipeError:  # whoever read the output has had enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        warn("interrupted")
+        sys.exit(interruption.EXIT_CODE)
     sys.exit(0)

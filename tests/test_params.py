@@ -143,6 +143,7 @@ def test_flat_leaves_other_datasets_out(raw):
         ("training.lr", "fast", "training.lr: got 'fast'; must be a number"),
         ("training.lr", True, "training.lr: got true; must be a number, not true or false"),
         ("training.lr", float("nan"), "training.lr: got nan; must be"),
+        ("checkpoint_minutes", 0, "checkpoint_minutes: got 0; must be greater than 0"),
         ("training.epochs", 2.5, "training.epochs: got 2.5; must be a whole number"),
         ("training.epochs", None, "training.epochs: got null; must be a whole number"),
         ("training.batch_size", 0, "training.batch_size: got 0; must be greater than or equal to 1"),

@@ -1,24 +1,19 @@
 """The real graph, run by DVC in a git repository of its own on a tiny profile: all six tasks, all architectures."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
-import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from pipeline.comparison import COST
 from pipeline.tasks import TASKS
+from tests.project import Project
 
-ROOT = Path(__file__).parents[1]
-PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
 SIX = list(TASKS)
 
 PARAMS = {
@@ -52,50 +47,9 @@ PARAMS = {
 RUNS = PARAMS["runs"] | PARAMS["runs_from_single_task"]
 
 
-class Project:
-    """A copy of this project in a folder of its own."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        for part in PARTS:
-            if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(ROOT / part, root / part)
-        (root / "data" / "own").mkdir(parents=True)
-        shutil.copy(ROOT / "data" / "own" / "README.md", root / "data" / "own")
-        (root / ".dvc").mkdir()
-        for name in ("config", ".gitignore"):
-            shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
-        (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
-        self.git("init")
-        self.git("config", "user.name", "test")
-        self.git("config", "user.email", "test@example.org")
-        self.git("add", ".")
-        self.git("commit", "-m", "Start")
-
-    def git(self, *arguments: str) -> str:
-        return self._run("git", *arguments)
-
-    def dvc(self, *arguments: str) -> str:
-        return self._run(sys.executable, "-m", "dvc", *arguments)
-
-    def _run(self, *command: str) -> str:
-        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE")
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        environment["PIPELINE_DEVICE"] = "cpu"  # the one that gives the same bits twice without being asked to
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        done = subprocess.run(command, cwd=self.root, env=environment, text=True, capture_output=True)
-        assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
-    def json(self, name: str) -> dict:
-        return json.loads((self.root / name).read_text())
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    project = Project(tmp_path_factory.mktemp("project"))
+    project = Project(tmp_path_factory.mktemp("project"), PARAMS)
     project.output = project.dvc("repro")
     return project
 

@@ -1,11 +1,17 @@
 """A real MLflow store: what is written is found there, wherever the process runs, and a dead server is told first."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
 
 import mlflow
 import pytest
+import requests
 
-from pipeline import tracking
+from pipeline import outbox, tracking
 from pipeline.errors import TrackingError
 
 
@@ -14,18 +20,28 @@ def project(tmp_path, monkeypatch):
     """A project root with a store of its own."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    yield tmp_path
-    mlflow.end_run()
+    return tmp_path
 
 
 def find(run_id: str):
     return mlflow.MlflowClient().get_run(run_id)
 
 
+def trained(training_id: str = "a", **options):
+    """The run of a training of the project, open for writing."""
+    return tracking.training_run(
+        tracking.connect("rooms"), "depth-0", training_id, {"input_fingerprint": "f"}, **options
+    )
+
+
+def scored(run_id: str):
+    return tracking.continued_run(tracking.connect("rooms"), run_id, "depth-0")
+
+
 def test_everything_of_a_run_is_in_the_store(project, tmp_path):
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"123")
-    with tracking.new_run("rooms", "depth-0") as log:
+    with trained() as log:
         log.params({f"training.p{i}": i for i in range(150)})  # more than MLflow takes at once
         log.tags({"seed": "0"})
         log.dataset("rooms", "f" * 64, "training")
@@ -44,9 +60,9 @@ def test_everything_of_a_run_is_in_the_store(project, tmp_path):
 
 
 def test_evaluation_goes_on_writing_the_same_run(project):
-    with tracking.new_run("rooms", "depth-0") as log:
+    with trained() as log:
         log.metrics({"loss/depth": 1.0}, 1)
-    with tracking.continued_run("rooms", log.id, "depth-0") as again:
+    with scored(log.id) as again:
         again.metrics({"depth/rmse": 0.5}, 10)
     assert again.id == log.id
     assert find(log.id).data.metrics.keys() >= {"loss/depth", "depth/rmse"}
@@ -54,14 +70,59 @@ def test_evaluation_goes_on_writing_the_same_run(project):
 
 
 def test_a_run_unknown_to_this_store_is_begun_anew_and_says_so(project):
-    with tracking.continued_run("rooms", "0" * 32, "depth-0") as log:
+    with scored("0" * 32) as log:
         log.metrics({"depth/rmse": 0.5}, 10)
     assert find(log.id).data.tags["restored_from"] == "0" * 32
 
 
+def test_a_training_that_is_begun_again_goes_on_in_its_run(project):
+    def begin(points, first, last):
+        with trained(points=points) as log:
+            log.params({"epochs": 5, "panels": 1 if first == 1 else 2})
+            log.dataset("rooms", "f" * 64, "training")
+            for step in range(first, last + 1):
+                log.metrics({"loss/depth": 1 / step}, step)
+            if last == 8:
+                raise KeyboardInterrupt
+        return log
+
+    with pytest.raises(KeyboardInterrupt), trained() as first:
+        raise KeyboardInterrupt  # before anything was logged
+    with pytest.raises(KeyboardInterrupt):
+        begin((), 1, 8)
+    log = begin([outbox.Point("loss/depth", 1 / step, 0, step) for step in range(1, 6)], 6, 12)
+    with trained("b") as other:
+        pass
+    assert first.id == log.id != other.id
+    run = find(log.id)
+    assert run.info.status == "FINISHED" and run.data.tags["input_fingerprint"] == "f"
+    assert run.data.params == {"epochs": "5", "panels": "1"}, "params can't change, and need not be of the last attempt"
+    assert len(run.inputs.dataset_inputs) == 1
+    history = mlflow.MlflowClient().get_metric_history(log.id, "loss/depth")
+    assert sorted(point.step for point in history) == list(range(1, 13))
+
+
+def test_runs_whose_process_was_killed_and_that_nobody_goes_on_with_are_closed(project):
+    experiment = tracking.connect("rooms")
+    client = mlflow.MlflowClient()
+    runs = {id: client.create_run(experiment, tags={"training_id": id}).info.run_id for id in ("dead", "at work")}
+    tracking.close_runs(experiment, {"dead"})
+    assert {id: find(run).info.status for id, run in runs.items()} == {"dead": "KILLED", "at work": "RUNNING"}
+
+
+def test_scores_that_were_logged_are_not_logged_again_unless_they_changed(project):
+    with trained() as log:
+        pass
+    for rmse in (0.5, 0.5, 0.4):
+        with scored(log.id) as again:
+            again.scores({"depth/rmse": rmse}, 10)
+    history = mlflow.MlflowClient().get_metric_history(log.id, "depth/rmse")
+    assert sorted(point.value for point in history) == [0.4, 0.5]
+
+
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_a_run_that_breaks_is_closed_and_keeps_what_was_measured(project, error, status):
-    with pytest.raises(error), tracking.new_run("rooms", "depth-0") as log:
+    with pytest.raises(error), trained() as log:
         log.metrics({"loss/depth": 2.0}, 1)
         raise error
     assert find(log.id).info.status == status
@@ -77,6 +138,80 @@ def test_a_dead_server_is_told_with_its_address_and_the_remedy(monkeypatch):
         tracking.connect("rooms")
 
 
+class Server:
+    """A real `mlflow server` that can be killed and started again."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.folder, self.process = folder, None
+
+    def start(self):
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/served.db"]
+        command += ["--artifacts-destination", str(self.folder / "served")]
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        while not self.answers():
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
+            time.sleep(0.1)
+
+    def answers(self):
+        try:
+            return requests.get(f"{self.uri}/health", timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    def kill(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def server(project, monkeypatch):
+    server = Server(project)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.kill()
+
+
+def test_a_server_that_is_killed_and_started_again_lacks_nothing(server, tmp_path, monkeypatch, capsys):
+    """Away in the middle of a training, which does not notice, and at its end, so that the next attempt delivers."""
+    monkeypatch.setattr(outbox, "_SEND_SECONDS", 0.05)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"123")
+
+    def steps(log, first, last):
+        for step in range(first, last + 1):
+            log.metrics({"loss/depth": 1 / step, "learning_rate": 0.1}, step)
+            time.sleep(0.01)
+
+    expected = pytest.raises(TrackingError, match=r"is away .*for 2 s. Nothing that was computed is lost.*`dvc repro`")
+    with expected, trained() as log:
+        steps(log, 1, 50)
+        server.kill()
+        steps(log, 51, 150)
+        server.start()
+        steps(log, 151, 200)
+        log.artifact(weights, "checkpoint")
+        server.kill()
+        steps(log, 201, 250)
+        monkeypatch.setattr(outbox, "PATIENCE_SECONDS", 2.0)
+    assert "Work goes on" in capsys.readouterr().err
+    server.start()
+    with trained(points=log.points) as again:
+        steps(again, 251, 300)
+    assert again.id == log.id and find(log.id).info.status == "FINISHED"
+    client = mlflow.MlflowClient()
+    for name in ("loss/depth", "learning_rate"):
+        assert sorted(point.step for point in client.get_metric_history(log.id, name)) == list(range(1, 301))
+    assert [item.path for item in client.list_artifacts(log.id, "checkpoint")] == ["checkpoint/weights.bin"]
+
+
 def test_a_deleted_experiment_is_told(project):
     experiment = tracking.connect("rooms")
     mlflow.delete_experiment(experiment)
@@ -85,7 +220,7 @@ def test_a_deleted_experiment_is_told(project):
 
 
 def test_curves_appear_while_the_run_goes_on(project, monkeypatch):
-    monkeypatch.setattr(tracking, "_FLUSH_SECONDS", 0)
-    with tracking.new_run("rooms", "depth-0") as log:
+    monkeypatch.setattr(outbox, "_SEND_SECONDS", 0)
+    with trained() as log:
         log.metrics({"loss/depth": 2.0}, 1)
         assert find(log.id).data.metrics["loss/depth"] == 2.0

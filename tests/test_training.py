@@ -1,79 +1,21 @@
 """The loop: recipe, losses, reproducibility, and what happens when a loss is no longer a number."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pipeline.datasets.loading import Batch, TrainingBatches
 from pipeline.datasets.resident import ResidentBatches, training_batches
-from pipeline.datasets.sample import Label, Sample
-from pipeline.datasets.store import Store, write_split
 from pipeline.device import choose_device
 from pipeline.errors import ParamsError, TrainingError
-from pipeline.nets import Outputs
-from pipeline.params import parse_params
 from pipeline.tasks import get_task
-from pipeline.train_run import make_augmenter
-from pipeline.training import by_task, learning_rate, make_optimizer, task_losses, train
-
-SIZE = (32, 32)
-
-
-def params(epochs=3, **training):
-    return parse_params(
-        {
-            "experiment": "test",
-            "data": {"dataset": "rooms", "tasks": ["semseg", "depth"]},
-            "training": {
-                "backbone": "none", "input_size": SIZE, "batch_size": 4, "epochs": epochs, "lr": 0.01, **training
-            },
-            "seeds": [0],
-            "runs": {"pair": {"architecture": "multi_task", "tasks": ["semseg", "depth"]}},
-        }
-    ).run("pair")  # fmt: skip
-
-
-class Tiny(nn.Module):
-    """A network with a final and one auxiliary prediction for each task."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Conv2d(3, 8, 3, padding=1)
-        self.heads = nn.ModuleDict({"semseg": nn.Conv2d(8, 3, 1), "depth": nn.Conv2d(8, 1, 1)})
-
-    def forward(self, image):
-        features = self.body(image).relu()
-        final = {task: head(features) for task, head in self.heads.items()}
-        return Outputs(final, [{task: each[..., ::4, ::4] for task, each in final.items()}])
+from pipeline.training import by_task, learning_rate, make_optimizer, task_losses
+from tests.tiny_training import SIZE, Tiny, make_store, params, run_training
 
 
 @pytest.fixture
 def store(tmp_path):
-    rng = np.random.default_rng(0)
-
-    def sample(i):
-        image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-        semseg = (image[..., 0] // 86).astype(np.uint8)
-        depth = image[..., 1].astype(np.float32) / 64
-        valid = np.ones(SIZE, bool)
-        return Sample(str(i), image, {"semseg": Label(semseg, valid), "depth": Label(depth, valid)})
-
-    write_split(tmp_path, (sample(i) for i in range(10)), ["semseg", "depth"])
-    return Store(tmp_path, ["semseg", "depth"])
-
-
-def run_training(store, run, seed=0, network=None):
-    torch.manual_seed(seed)
-    network = network or Tiny()
-    device = choose_device("float32", True)
-    batches = TrainingBatches(store, run.training.input_size, run.training.batch_size, seed, on_gpu=False)
-    logged = []
-    history = train(
-        network, batches, make_augmenter(run), run, seed, device,
-        lambda values, step: logged.append((step, values)), lambda: {"depth": {"rmse": 1.0}},
-    )  # fmt: skip
-    return network, history, logged
+    return make_store(tmp_path)
 
 
 def test_loss_goes_down_and_every_step_is_logged(store):

@@ -117,17 +117,17 @@ def _collate(items: list[Batch]) -> Batch:
 
 
 class EpochSampler:
-    """A new order each epoch that depends on (seed, epoch) alone, so an epoch can be replayed by itself."""
+    """A new order each epoch that depends on (seed, epoch) alone, so an epoch can be replayed, from any sample on."""
 
     def __init__(self, count: int, seed: int):
-        self.count, self.seed, self.epoch = count, seed, 0
+        self.count, self.seed, self.epoch, self.first = count, seed, 0, 0
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        return iter(order.tolist())
+        return iter(order[self.first :].tolist())
 
 
 class TrainingBatches:
@@ -147,13 +147,15 @@ class TrainingBatches:
             num_workers=workers,
             pin_memory=on_gpu,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # or each epoch would take a number out of the stream that dropout draws from
         )
 
     def __len__(self) -> int:
         return len(self._loader)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        self._sampler.epoch = epoch
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, but for the first `done` of them."""
+        self._sampler.epoch, self._sampler.first = epoch, done * self._loader.batch_size
         return iter(self._loader)
 
 

@@ -41,11 +41,11 @@ class ResidentBatches:
     def __len__(self) -> int:
         return len(self._split.image) // self._batch_size
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from batch `start` on."""
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, but for the first `done` of them."""
         self._sampler.epoch = epoch
         order = torch.tensor(list(self._sampler)).to(self._split.image.device, non_blocking=True)
-        for i in range(start, len(self)):
+        for i in range(done, len(self)):
             chosen = order[i * self._batch_size : (i + 1) * self._batch_size]
             yield self._split.map(lambda x, chosen=chosen: x.index_select(0, chosen))
 

@@ -1,0 +1,193 @@
+"""What lets a training go on after a kill, exactly: a folder of its own under `.runs/train` at the project's root.
+
+    <key>/lock             held while a process trains: two of them would write over each other
+    <key>/attempts.json    id of the training, when it began, how often it was begun
+    <key>/checkpoint.pt    the last checkpoint: tensors and plain values, so that loading it runs no code
+
+The key says what the training is made of, so a checkpoint is never used for anything else. The folder outlives the
+stage `train`: until DVC has recorded what it made, a kill would lose that. `evaluate` removes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from pipeline import paths
+from pipeline.errors import DataError, TrainingError
+from pipeline.notices import warn
+from pipeline.outbox import Point
+from pipeline.training_state import TrainingState
+
+_KEPT_DAYS = 14  # a killed training that nobody takes up again, since its inputs changed, is removed after that
+_LOCK_SECONDS = 10.0  # forked workers of a killed process hold its lock until they notice, some seconds later
+_CHECKPOINT = "checkpoint.pt"
+_RECORD = "attempts.json"
+
+
+@dataclass
+class Attempt:
+    """One process's turn at a training, and what the turns before it left.
+
+    training_id: names the training among all. began: when its first attempt began, in seconds since 1970. number:
+    counts attempts from 1. The rest is of the last checkpoint: the TrainingState, if there is one, all metrics logged
+    so far, and the seconds that the attempts took.
+    """
+
+    folder: Path
+    training_id: str
+    began: float
+    number: int
+    state: dict[str, Any] | None = None
+    points: list[Point] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> str:
+        return self.folder.name
+
+    def save(self, state: dict[str, Any], points: Iterable[Point], seconds: float) -> None:
+        """Write a checkpoint in place of the last, which stays if that fails. Raises OSError."""
+        content = {"state": state, "points": [tuple(point) for point in points], "seconds": seconds}
+        with paths.atomic(self.folder / _CHECKPOINT, "wb") as file:
+            try:
+                torch.save(content, file)
+            except RuntimeError as error:  # torch hides a failed write in an error of its own
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+
+    def load(self) -> None:
+        """Read the last checkpoint. One that is damaged is told, and training starts from nothing."""
+        path = self.folder / _CHECKPOINT
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return
+        except Exception as error:  # whatever readers of zip and pickle say of bytes that are neither
+            warn(f"warning: the checkpoint {path} is damaged ({type(error).__name__}); training starts from nothing")
+            return
+        self.state, self.seconds = content["state"], content["seconds"]
+        self.points = [Point(*point) for point in content["points"]]
+
+
+@contextmanager
+def attempt(key: str) -> Iterator[Attempt]:
+    """Begin or go on with the training of `key`. Raises TrainingError while another process is at it."""
+    folder = paths.training_folder(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=_LOCK_SECONDS):
+            _remove_abandoned(folder)
+            yield _next_attempt(folder)
+    except Timeout:
+        raise TrainingError(
+            f"another process trains exactly this at the moment (it holds {folder / 'lock'}): "
+            "wait for it, or end it and run `dvc repro` again to go on from its checkpoint"
+        ) from None
+
+
+def _next_attempt(folder: Path) -> Attempt:
+    for partial in folder.glob(".*"):  # what a kill in the middle of a write left
+        partial.unlink()
+    known = _read_record(folder) or {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
+    known["number"] += 1
+    try:
+        paths.write_json(folder / _RECORD, known)
+    except OSError as error:
+        raise TrainingError(f"{folder}, where checkpoints are kept, can't be written to: {error}") from None
+    found = Attempt(folder, **known)
+    found.load()
+    return found
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    try:
+        return paths.read_json(folder / _RECORD)
+    except DataError:  # there is none, or a damaged one
+        return None
+
+
+def _remove_abandoned(own: Path) -> None:
+    for folder in own.parent.iterdir():
+        if folder != own and time.time() - folder.stat().st_mtime > _KEPT_DAYS * 86400:
+            forget(folder.name)
+
+
+def forget(key: str) -> None:
+    """Remove what is kept of a training, unless a process is at it."""
+    with _unless_in_use(paths.training_folder(key)) as folder:
+        if folder:
+            shutil.rmtree(folder)
+
+
+def dormant() -> set[str]:
+    """Ids of the trainings that were begun here and that no process is at."""
+    found = set()
+    for each in paths.training_folder("").iterdir():
+        with _unless_in_use(each) as folder:
+            if folder and (record := _read_record(folder)):
+                found.add(record["training_id"])
+    return found
+
+
+@contextmanager
+def _unless_in_use(folder: Path) -> Iterator[Path | None]:
+    """The folder, held for the block, or None where there is none or a process is at it."""
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        held = folder.exists() and lock.acquire()
+    except Timeout:
+        held = False
+    try:
+        yield folder if held else None
+    finally:
+        if held:
+            lock.release()
+
+
+class Checkpoints:
+    """Keeps the state of a training as it goes: at the end of each epoch, and every so many minutes in between.
+
+    logged: what goes into a checkpoint beside the state, which is all metrics and the seconds spent so far.
+    """
+
+    def __init__(self, attempt: Attempt, minutes: float, logged: Callable[[], tuple[Iterable[Point], float]]):
+        self._attempt, self._interval, self._logged = attempt, 60 * minutes, logged
+        self._last = time.monotonic()
+        self._failing = False
+        self._step = 0  # of the last checkpoint
+
+    def restore(self, state: TrainingState) -> None:
+        """Bring `state` to where the last checkpoint was, if there is one."""
+        kept, self._attempt.state = self._attempt.state, None  # no second copy in memory all through the training
+        if kept is not None:
+            state.load_state_dict(kept)
+            self._step = state.step
+            print(f"going on from a checkpoint: {state.epoch} epochs, {state.step} steps done", flush=True)
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= self._interval
+
+    def save(self, state: TrainingState) -> None:
+        """Write a checkpoint. A disk that is full is told once, and leaves the last checkpoint as it is."""
+        self._last = time.monotonic()
+        try:
+            self._attempt.save(state.state_dict(), *self._logged())
+        except OSError as error:
+            if not self._failing:
+                warn(
+                    f"warning: no checkpoint can be written: {error}. Training goes on, but after a kill `dvc repro` "
+                    f"would go on from step {self._step}; free some space in {self._attempt.folder}"
+                )
+            self._failing = True
+        else:
+            self._failing, self._step = False, state.step

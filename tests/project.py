@@ -1,0 +1,61 @@
+"""A whole project in a folder of its own, for tests that run the real stages by the real DVC."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
+
+
+class Project:
+    """A copy of this project in a folder of its own."""
+
+    def __init__(self, root: Path, params: dict[str, Any]):
+        self.root = root
+        for part in PARTS:
+            if (ROOT / part).is_dir():
+                shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / part, root / part)
+        (root / "data" / "own").mkdir(parents=True)
+        shutil.copy(ROOT / "data" / "own" / "README.md", root / "data" / "own")
+        (root / ".dvc").mkdir()
+        for name in ("config", ".gitignore"):
+            shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
+        (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        self.git("init")
+        self.git("config", "user.name", "test")
+        self.git("config", "user.email", "test@example.org")
+        self.git("add", ".")
+        self.git("commit", "-m", "Start")
+
+    def git(self, *arguments: str) -> str:
+        return self._run("git", *arguments)
+
+    def dvc(self, *arguments: str) -> str:
+        return self._run(sys.executable, "-m", "dvc", *arguments)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        environment["PIPELINE_DEVICE"] = "cpu"  # the one that gives the same bits twice without being asked to
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        return environment
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True)
+        assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def json(self, name: str) -> dict:
+        return json.loads((self.root / name).read_text())

@@ -1,0 +1,187 @@
+"""A training that is killed again and again, beside one that is not: what is left in the end must be the same.
+
+`make test-soak` kills at 20 random moments and takes about 15 minutes; tests/test_soak.py, three times and under two.
+Run it by hand with `python -m tests.soak [--kills N] [--seed N]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import psutil
+
+from tests.project import Project
+
+GONE_SECONDS = 10  # how long a process may live on after it was told to end
+RUN = "semseg-0"
+STAGE = f"evaluate@{RUN}"
+
+PARAMS = {
+    "experiment": "soak",
+    "data": {
+        "dataset": "rooms", "tasks": ["semseg"], "archive": None, "folder": "data/own",
+        "rooms": {"seed": 0, "train": 24, "val": 4, "size": [32, 64]},
+    },
+    "training": {
+        "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 2, "epochs": 4, "lr": 1.0e-3,
+        "validate_every": 2,
+        "augmentation": {"flip": 0.5, "scale": [0.8, 1.2], "scale_mode": "range", "rotation": 5.0},
+    },
+    "evaluation": {"batch_size": 4, "panels": 1, "select_on": None, "edge_nms": False, "allow_different": []},
+    "checkpoint_minutes": 0.002,
+    "seeds": [0],
+    "runs": {"semseg": {"architecture": "single_task", "tasks": ["semseg"]}},
+}  # fmt: skip
+
+Kill = Callable[["Repro"], None]
+
+
+class Repro:
+    """A `dvc repro` that is under way, in a process group of its own as a terminal gives it."""
+
+    def __init__(self, project: Project):
+        self.folder = project.root
+        self.output = self.folder / "repro.log"
+        with self.output.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dvc", "repro", STAGE],
+                cwd=self.folder, env=project.environment, stdout=log, stderr=log, start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if we are in the background
+            )  # fmt: skip
+
+    def stages(self) -> list[psutil.Process]:
+        """What runs in the folder but DVC and the shells that it uses."""
+        found = []
+        for process in psutil.process_iter(["cwd", "cmdline", "status"]):
+            info = process.info
+            if info["cwd"] == str(self.folder) and any("stages." in part for part in info["cmdline"] or ()):
+                found.append(process)
+        return found
+
+    def kill_stage(self, number: int) -> None:
+        """Signal the stage, or DVC while it is between two stages."""
+        try:
+            for process in self.stages() or [psutil.Process(self.process.pid)]:
+                process.send_signal(number)
+        except psutil.NoSuchProcess:  # the stage ended meanwhile
+            self.kill_stage(number)
+
+    def end(self, within: float = GONE_SECONDS) -> int:
+        """Wait for DVC and all that it started to be gone; DVC's exit code."""
+        deadline = time.monotonic() + within
+        while (self.process.poll() is None or self.stages()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = [process.cmdline() for process in self.stages()]
+        assert self.process.poll() is not None and not left, f"{within} s after it was told to end there is: {left}"
+        return self.process.returncode
+
+
+KILLS: dict[str, Kill] = {
+    "SIGKILL to the stage": lambda repro: repro.kill_stage(signal.SIGKILL),
+    "SIGTERM to the stage": lambda repro: repro.kill_stage(signal.SIGTERM),
+    "SIGKILL to DVC": lambda repro: repro.process.send_signal(signal.SIGKILL),
+    "Ctrl-C": lambda repro: os.killpg(repro.process.pid, signal.SIGINT),
+}
+
+
+class Soak:
+    """Two copies of one project with prepared data: one undisturbed, one to be killed."""
+
+    def __init__(self, folder: Path):
+        (folder / "undisturbed").mkdir()
+        self.undisturbed = Project(folder / "undisturbed", PARAMS)
+        self.undisturbed.dvc("repro", "prepare")
+        self._prepared = folder / "prepared"
+        shutil.copytree(self.undisturbed.root, self._prepared)
+        self._folder, self._copies = folder, 0
+        began = time.monotonic()
+        self.undisturbed.dvc("repro", STAGE)
+        self.seconds = time.monotonic() - began
+        self.expected = outcome(self.undisturbed)
+
+    def fresh(self) -> Project:
+        """A project in which nothing is trained yet."""
+        self._copies += 1
+        root = self._folder / f"disturbed-{self._copies}"
+        shutil.copytree(self._prepared, root)
+        project = Project.__new__(Project)
+        project.root = root
+        return project
+
+    def check(self, project: Project) -> None:
+        """Raise AssertionError unless `project` ended as the undisturbed one did, with nothing left over."""
+        found = outcome(project)
+        for what, expected in self.expected.items():
+            assert found[what] == expected, f"{what} differs:\n{found[what]}\n{expected}"
+        assert not list((project.root / ".runs" / "train").iterdir()), "a checkpoint is left"
+
+
+def outcome(project: Project) -> dict[str, object]:
+    """All that a training leaves, but for durations and times of day."""
+    scores = project.json(f"reports/metrics/{RUN}.json")
+    del scores["training_seconds"]
+    run, metrics = mlflow_run(project)
+    return {
+        "weights": (project.root / "models" / RUN / "weights.safetensors").read_bytes(),
+        "history": (project.root / "reports" / "history" / f"{RUN}.csv").read_text(),
+        "scores": scores,
+        "last validation": project.json(f"models/{RUN}/run.json")["last_validation"],
+        "status": run.info.status,
+        "params": run.data.params,
+        "datasets": [each.dataset.digest for each in run.inputs.dataset_inputs],
+        "metrics": metrics,
+    }
+
+
+def mlflow_run(project: Project) -> tuple[mlflow.entities.Run, dict[str, list[tuple[int, float]]]]:
+    """The only run of the project's store, and its metrics but those of the machine: {name: [(step, value), ...]}."""
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(PARAMS["experiment"])
+    (run,) = client.search_runs([experiment.experiment_id])
+    names = sorted(name for name in run.data.metrics if not name.startswith("system/"))
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
+    return run, {name: sorted((point.step, point.value) for point in each) for name, each in histories.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the ways of killing")
+    arguments = parser.parse_args()
+    chance = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        soak = Soak(Path(folder).resolve())
+        print(f"undisturbed: {soak.seconds:.0f} s")
+        project, killed, trainings = soak.fresh(), 0, 0
+        while killed < arguments.kills or trainings == 0:
+            way = chance.choice(list(KILLS)) if killed < arguments.kills else None
+            repro = Repro(project)
+            moment = time.monotonic() + chance.uniform(0, soak.seconds)
+            while repro.process.poll() is None and (way is None or time.monotonic() < moment):
+                time.sleep(0.01)
+            if repro.process.poll() is None:
+                killed += 1
+                print(f"{killed}: {way}", flush=True)
+                KILLS[way](repro)
+            if repro.end() == 0:  # it was done before its moment, or had nothing left to do but exit
+                soak.check(project)
+                trainings += 1
+                print(f"training {trainings} ended as the undisturbed one", flush=True)
+                project = soak.fresh()
+            elif way is None:
+                sys.exit(repro.output.read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Going on after a kill: from any step and any validation, exactly as if nothing had happened."""
+
+import copy
+import math
+import os
+import resource
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from pipeline import paths, resume
+from pipeline.datasets.store import DatasetInfo
+from pipeline.device import choose_device
+from pipeline.errors import TrainingError
+from pipeline.outbox import Point
+from pipeline.params import parse_params
+from pipeline.resume import Checkpoints, attempt, dormant, forget
+from pipeline.selection import Selection
+from pipeline.train_run import _inputs, _key
+from tests.tiny_training import Tiny, make_store, params, run_training
+
+EVERY_STEP = 1e-9  # minutes
+AUGMENTATION = {"flip": 0.5, "scale": [0.8, 1.2], "scale_mode": "range", "rotation": 10, "crop": "random"}
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+class Training:
+    """A training with everything random in it, that can be killed at a step or a validation, and begun again."""
+
+    def __init__(self, folder, samples=10, **recipe):
+        self.store = make_store(folder, samples)
+        self.run = params(validate_every=1, augmentation=AUGMENTATION, **recipe)
+
+    def go(self, key="k", minutes=EVERY_STEP, kill_at_step=None, kill_at_validation=None):
+        """Final weights, epochs without their durations, all that was logged, and the number of steps done here."""
+        torch.manual_seed(0)
+        network, selection, done = Tiny(dropout=0.3), Selection(("depth",)), {"steps": 0, "validations": 0}
+
+        def count(what, kill_at):
+            done[what] += 1
+            if done[what] == kill_at:
+                raise Killed
+
+        def validate():
+            count("validations", kill_at_validation)
+            return {"depth": {"rmse": float(network.heads["depth"].weight.detach().abs().sum())}}
+
+        hook = network.register_forward_pre_hook(lambda *_: count("steps", kill_at_step))
+        with attempt(key) as turn:
+            points = turn.points
+
+            def log(values, step):
+                points.extend(Point(name, value, 0, step) for name, value in values.items())
+
+            checkpoints = Checkpoints(turn, minutes, lambda: (points, 0.0))
+            _, history, _ = run_training(
+                self.store, self.run, 0, network, validate, log, selection=selection, checkpoints=checkpoints
+            )
+        hook.remove()
+        return network.state_dict(), [replace(record, seconds=0) for record in history], points, done["steps"]
+
+
+def same(first, second):
+    weights = all(torch.equal(first[0][name], second[0][name]) for name in first[0])
+    return weights and first[1:3] == second[1:3]
+
+
+@pytest.fixture
+def training(in_tmp):
+    return Training(in_tmp / "data", epochs=3)  # 3 epochs of 2 steps
+
+
+@pytest.mark.parametrize("recipe", [{"optimizer": "adam"}, {"optimizer": "sgd", "schedule": "constant"}])
+def test_killed_at_every_step_and_every_validation(in_tmp, recipe):
+    training = Training(in_tmp / "data", samples=9, batch_size=3, epochs=2, **recipe)  # 2 epochs of 3 steps
+    whole = training.go("undisturbed")
+    assert whole[3] == 6
+    for step in range(1, 7):
+        with pytest.raises(Killed):
+            training.go(f"step {step}", kill_at_step=step)
+        again = training.go(f"step {step}")
+        assert again[3] == 6 - (step - 1), "it goes on after the last step that was done"
+        assert same(again, whole)
+    for validation in (1, 2):
+        with pytest.raises(Killed):
+            training.go(f"validation {validation}", kill_at_validation=validation)
+        again = training.go(f"validation {validation}")
+        assert again[3] == 6 - 3 * validation, "no step is done twice"
+        assert same(again, whole)
+
+
+def test_without_minutes_it_goes_on_from_the_last_epoch(training):
+    with pytest.raises(Killed):
+        training.go(minutes=1e9, kill_at_step=6)  # the second step of the third epoch
+    again = training.go(minutes=1e9)
+    assert again[3] == 2 and same(again, training.go("undisturbed"))
+
+
+def test_a_training_that_is_done_is_not_done_again(training):
+    whole, again = training.go(), training.go()
+    assert again[3] == 0 and same(again, whole)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
+def test_a_damaged_checkpoint_is_told_and_not_used(training, capsys, damage):
+    with pytest.raises(Killed):
+        training.go(kill_at_step=4)
+    path = paths.training_folder("k") / "checkpoint.pt"
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes(255 - byte for byte in content[middle : middle + 500]) + content[middle + 500 :]
+    path.write_bytes({"cut": content[:middle], "emptied": b"", "flipped": flipped}[damage])
+    again = training.go()
+    assert again[3] == 6 and same(again, training.go("undisturbed"))
+    assert capsys.readouterr().err.count(f"checkpoint {path} is damaged") == 1
+
+
+def test_a_full_disk_is_told_once_and_leaves_the_last_checkpoint(training, capsys):
+    """No file may grow over 4 kB from the third step on: a write then fails just as on a full disk."""
+    with pytest.raises(Killed):
+        training.go(kill_at_step=3)
+    path = paths.training_folder("k") / "checkpoint.pt"
+    kept = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        whole = training.go()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = capsys.readouterr().err
+    assert told.count("no checkpoint can be written") == 1 and "File too large" in told and "from step 2;" in told
+    assert path.read_bytes() == kept and [each.name for each in path.parent.glob(".*")] == []
+    again = training.go()
+    assert again[3] == 4 and same(again, whole) and same(again, training.go("undisturbed"))
+
+
+def test_two_processes_do_not_train_the_same(training, monkeypatch):
+    monkeypatch.setattr(resume, "_LOCK_SECONDS", 0)
+    with attempt("k"):
+        with pytest.raises(TrainingError, match="another process trains exactly this.*wait for it, or end it"):
+            training.go()
+        forget("k")
+        assert paths.training_folder("k").exists(), "what is in use is not removed"
+        assert dormant() == set()
+    assert training.go()[3] == 6 and len(dormant()) == 1
+    forget("k")
+    assert not paths.training_folder("k").exists()
+
+
+def test_attempts_of_one_training_share_its_name_and_are_counted(in_tmp):
+    def begin(key):
+        with attempt(key) as turn:
+            turn.save({}, [Point("loss", math.nan, 1, 2)], 3.5)
+            return turn
+
+    first, second, other = begin("k"), begin("k"), begin("l")
+    assert (first.number, second.number, other.number) == (1, 2, 1)
+    assert first.training_id == second.training_id != other.training_id
+    assert (first.points, first.seconds) == ([], 0) and second.seconds == 3.5
+    assert [str(point) for point in second.points] == [str(Point("loss", math.nan, 1, 2))]
+
+
+def test_what_nobody_takes_up_again_is_removed(in_tmp):
+    for key in ("old", "new"):
+        with attempt(key):
+            pass
+    long_ago = time.time() - 15 * 86400
+    os.utime(paths.training_folder("old"), (long_ago, long_ago))
+    with attempt("now"):
+        assert sorted(path.name for path in paths.training_folder("now").parent.iterdir()) == ["new", "now"]
+
+
+def test_a_checkpoint_is_used_for_the_same_inputs_alone(root, tmp_path, monkeypatch):
+    """The key changes with every param, seed, datum, device, precision, file of weights and line of code."""
+    for name in ("pipeline", "dvc.yaml", "params.yaml"):
+        (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.pth").write_bytes(b"1")
+    raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    raw["training"]["pretrained"] = "weights.pth"
+    info = DatasetInfo("rooms", ("semseg", "normals"), {}, 0.011, {}, "digest")
+    cpu = choose_device("float32", True)
+
+    def key(seed=0, info=info, device=cpu, **changed):
+        tree = copy.deepcopy(raw) | changed.pop("top", {})
+        tree["training"] |= changed
+        return _key(_inputs(parse_params(tree), "multi_task", seed, info, device), info)
+
+    def edited(name):
+        path = tmp_path / name
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n")
+        try:
+            return key()
+        finally:
+            path.write_bytes(before)
+
+    assert key() == key() == key(top={"checkpoint_minutes": 1, "experiment": "other", "seeds": [0]})
+    different = [
+        key(),
+        key(epochs=7),
+        key(augmentation={"flip": 0.25}),
+        key(seed=1),
+        key(info=replace(info, digest="other")),
+        key(device=replace(cpu, dtype=torch.bfloat16)),
+        key(device=replace(cpu, torch_device=torch.device("cuda"))),
+        key(top={"evaluation": {"select_on": "train_holdout"}}),
+        edited("weights.pth"),
+        edited("pipeline/training_state.py"),
+        edited("pipeline/metrics/segmentation.py"),
+    ]
+    assert len(set(different)) == len(different)
+    assert edited("pipeline/report.py") == edited("pipeline/tracking.py") == key()
