@@ -11,8 +11,18 @@ import pytest
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # else every worker would compute on every core
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 ROOT = Path(__file__).parents[1]
+
+
+# Files that take a minute or more: begun first, so that no core works alone at the end.
+LONG = ("test_pipeline.py", "test_soak.py", "test_pascal_profile.py", "test_kill_prepare.py", "test_tracking.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.fixture(scope="session")
