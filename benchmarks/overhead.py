@@ -1,0 +1,114 @@
+"""What a training takes beside the arithmetic: the stage `train` against bare forward, backward and optimiser steps.
+
+    python -m benchmarks.overhead                     # rooms' default recipe, 60 epochs of multi_task: some minutes
+    python -m benchmarks.overhead --epochs 5          # a quick look
+
+A copy of the project in a temporary folder prepares the default data and runs the stage as DVC would, from the start of
+Python to its end: imports, building, MLflow, augmentation, checkpoints and a validation at the end. The bare steps are
+timed in a second process, on batches of the same data that lie in memory, a block of them before the stage and one
+after, so that a machine that changes its pace changes both. Network, losses and optimiser are the stage's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import yaml
+
+from benchmarks.machine import describe
+from tests.project import ROOT, Project
+
+RUN = "multi_task"
+
+
+def main() -> None:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--epochs", type=int, default=60)
+    command.add_argument("--steps", type=int, default=60, help="bare steps in each of the two blocks (default 60)")
+    command.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # time a block in this folder, print it
+    arguments = command.parse_args()
+    if arguments.bare:
+        print(json.dumps(bare_seconds(arguments.steps)))
+        return
+    params = yaml.safe_load((ROOT / "profiles" / "rooms.yaml").read_text())
+    params["training"] |= {"epochs": arguments.epochs, "validate_every": 0}
+    params |= {"runs": {RUN: params["runs"][RUN]}, "seeds": [0]}
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder), params)
+        project.dvc("repro", "prepare")
+        blocks = [block(project, arguments.steps)]
+        start = time.perf_counter()
+        stage = [sys.executable, "-m", "stages.train", "--run", RUN, "--seed", "0"]
+        subprocess.run(stage, cwd=project.root, env=project.environment, check=True, capture_output=True)
+        whole = time.perf_counter() - start
+        blocks.append(block(project, arguments.steps))
+        record = project.json(f"models/{RUN}-0/run.json")
+    steps = arguments.epochs * (params["data"]["rooms"]["train"] // params["training"]["batch_size"])
+    bare = steps * sum(blocks) / (2 * arguments.steps)
+    print(f"{describe('torch')}; {record['device']}")
+    print(
+        f"{RUN}, {steps} steps: stage {whole:.1f} s, of it training {record['training_seconds']:.1f} s; bare steps "
+        f"{bare:.1f} s (blocks {blocks[0]:.1f} and {blocks[1]:.1f} s); ratio {whole / bare:.3f}"
+    )
+
+
+def block(project: Project, steps: int) -> float:
+    """Seconds of `steps` bare steps, in a process of their own."""
+    own = [sys.executable, str(Path(__file__).resolve()), "--bare", "--steps", str(steps)]
+    environment = project.environment | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(own, cwd=project.root, env=environment, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def bare_seconds(steps: int) -> float:
+    from pipeline import paths
+    from pipeline.balancing import FixedWeights
+    from pipeline.datasets.resident import training_batches
+    from pipeline.datasets.store import Store, read_info
+    from pipeline.device import NORMALIZATIONS, choose_device
+    from pipeline.network import build_network
+    from pipeline.params import load_params
+    from pipeline.training import by_task, make_optimizer, task_losses
+
+    run = load_params().run(RUN)
+    recipe = run.training
+    device = choose_device(recipe.precision, recipe.channels_last)
+    torch.manual_seed(0)
+    network = device.network(build_network(run, read_info())).train()
+    optimizer, balance = make_optimizer(network, recipe), FixedWeights(recipe.task_weights)
+    store = Store(paths.PREPARED / "train", run.all_tasks).labelled()
+    batches = list(training_batches(store, recipe.input_size, recipe.batch_size, 0, device.torch_device).epoch(0))
+    images = [device.image(batch.image, NORMALIZATIONS[recipe.normalization]) for batch in batches]
+
+    def step(i: int) -> None:
+        with device.autocast():
+            outputs = network(images[i % len(images)])
+            losses = task_losses(outputs, batches[i % len(batches)], run.all_tasks, recipe.deep_supervision)
+            total = balance(by_task(losses))
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        optimizer.step()
+
+    def wait() -> None:
+        if device.torch_device.type == "cuda":
+            torch.cuda.synchronize()
+
+    for i in range(5):
+        step(i)
+    wait()
+    start = time.perf_counter()
+    for i in range(steps):
+        step(i)
+    wait()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
