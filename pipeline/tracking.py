@@ -107,7 +107,7 @@ def _told_plainly() -> Iterator[None]:
     else:
         return
     if status >= 500 or status in (408, 429):
-        cause = reason.rpartition("Caused by ")[2].partition("\n")[0]
+        cause = reason.partition("\n")[0].rpartition(": ")[2].rstrip("\"')")  # the innermost, as Connection refused
         raise StoreAway(f"MLflow's store {tracking_uri()} is away ({cause:.200})")
     raise TrackingError(f"MLflow's store {tracking_uri()} refuses: {reason}")
 
