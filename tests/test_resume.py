@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from pipeline.outbox import Point
 from pipeline.params import parse_params
 from pipeline.resume import Checkpoints, attempt, dormant, forget
 from pipeline.selection import Selection
-from pipeline.train_run import _inputs, _key
+from pipeline.train_run import _inputs, _key, _write_outs
 from tests.tiny_training import Tiny, make_store, params, run_training
 
 EVERY_STEP = 1e-9  # minutes
@@ -65,6 +66,17 @@ class Training:
             )
         hook.remove()
         return network.state_dict(), [replace(record, seconds=0) for record in history], points, done["steps"]
+
+
+@contextmanager
+def full_disk():
+    """No file may grow over 4 kB: a write then fails just as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def same(first, second):
@@ -123,22 +135,25 @@ def test_a_damaged_checkpoint_is_told_and_not_used(training, capsys, damage):
 
 
 def test_a_full_disk_is_told_once_and_leaves_the_last_checkpoint(training, capsys):
-    """No file may grow over 4 kB from the third step on: a write then fails just as on a full disk."""
     with pytest.raises(Killed):
         training.go(kill_at_step=3)
     path = paths.training_folder("k") / "checkpoint.pt"
     kept = path.read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
+    with full_disk():
         whole = training.go()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     told = capsys.readouterr().err
     assert told.count("no checkpoint can be written") == 1 and "File too large" in told and "from step 2;" in told
     assert path.read_bytes() == kept and [each.name for each in path.parent.glob(".*")] == []
     again = training.go()
     assert again[3] == 4 and same(again, whole) and same(again, training.go("undisturbed"))
+
+
+def test_a_result_that_does_not_fit_on_the_disk_is_told(in_tmp):
+    network = torch.nn.Linear(100, 100)
+    told = pytest.raises(TrainingError, match=r"result of pair-0 can't be written: .*too large.*Free some space")
+    with full_disk(), told:
+        _write_outs(network, [], {"run": "pair", "seed": 0})
+    assert list((in_tmp / "models" / "pair-0").iterdir()) == []
 
 
 def test_two_processes_do_not_train_the_same(training, monkeypatch):
