@@ -26,8 +26,8 @@ repro: $(STAMP)  ## run what params.yaml and the code changed, then show the mul
 	dvc repro
 	@python -m stages.compare --show
 
-test: $(STAMP)  ## all tests, a file to a core at a time
-	python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+test: $(STAMP)  ## all tests, on two cores
+	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-soak: $(STAMP)  ## kill a training at 20 random moments and compare it with one that was left alone
 	python -m tests.soak
