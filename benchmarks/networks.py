@@ -33,8 +33,8 @@ from pipeline.datasets.loading import Batch
 from pipeline.device import NORMALIZATIONS, Device, choose_device
 from pipeline.errors import ParamsError
 from pipeline.nets import ARCHITECTURES, Backbone, build
+from pipeline.step import by_task, task_losses
 from pipeline.tasks import get_task
-from pipeline.training import by_task, task_losses
 from tests.plain_losses import plain_total
 from tests.plain_sca import PlainSequentialAttention
 

@@ -45,10 +45,14 @@ TUNED = (
     "lr",
     "weight_decay",
     "momentum",  # sgd's, tuned with lr
+    "clip_norm",  # tuned with lr
     "task_weights",  # a single task has nothing to weigh
     "deep_supervision",  # part of the architecture: single-task heads have no auxiliary predictions
     "validate_every",  # how often one looks
     "channels_last",  # memory layout
+    "compile",  # speed
+    "accumulate",  # what fits in memory
+    "deterministic",  # the order of sums
 )
 
 DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm

@@ -14,15 +14,31 @@ from pipeline.errors import ParamsError
 
 @dataclass(frozen=True)
 class Device:
-    """The device that computes, the type its matrix products run in, and how images lie in memory."""
+    """The device that computes, the type its matrix products run in, and how images lie in memory.
+
+    tf32: what is float32 all the same is multiplied with TF32's 10 bits of mantissa, where the device has that.
+    """
 
     torch_device: torch.device
     dtype: torch.dtype
     channels_last: bool
+    tf32: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    @property
+    def has_fused_optimizers(self) -> bool:
+        """Whether torch's Adam, AdamW and SGD have a form for it that takes one pass over memory."""
+        return self.torch_device.type in ("cpu", "cuda")
+
+    def compiles(self, wanted: bool | str) -> bool:
+        """Whether `training.compile`, auto, true or false, asks for torch.compile on this device.
+
+        auto leaves it out on a CPU: compiling takes minutes there, and the networks have faster forms of their own.
+        """
+        return self.torch_device.type == "cuda" if wanted == "auto" else bool(wanted)
 
     @property
     def description(self) -> str:
@@ -63,11 +79,15 @@ NORMALIZATIONS = {
 }
 
 
-def choose_device(precision: str, channels_last: bool) -> Device:
+def choose_device(precision: str, channels_last: bool, deterministic: bool = False) -> Device:
     """The first CUDA device if there is one, else the CPU; the environment variable PIPELINE_DEVICE names another.
 
-    precision `auto` is bfloat16 on a CUDA device that has it and float32 elsewhere.
+    precision `auto` is bfloat16 on a CUDA device that has it and float32 elsewhere; what stays float32 on CUDA may then
+    be multiplied as TF32. deterministic: CUDA gives the same bits each time, or raises RuntimeError. These two are set
+    for the whole process.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
     name = os.environ.get("PIPELINE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -79,4 +99,19 @@ def choose_device(precision: str, channels_last: bool) -> Device:
         dtype = torch.bfloat16 if bfloat16 else torch.float32
     else:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    return Device(device, dtype, channels_last)
+    chosen = Device(device, dtype, channels_last, tf32=device.type == "cuda" and precision == "auto")
+    _set_up(chosen, deterministic)
+    return chosen
+
+
+def _set_up(device: Device, deterministic: bool) -> None:
+    # The older of torch's two interfaces to TF32: torch 2.11 to 2.15 refuse to read one after the other was written,
+    # and torch.compile reads this one. A CPU is left alone: it may know such types too, in another library.
+    if device.torch_device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if device.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = device.tf32
+    # The backward pass of bilinear upsampling adds with atomics on CUDA, in no fixed order. With this switch torch's
+    # F.interpolate is decomposed instead, so that its backward is an index_put, which sorts: deterministic, and slower.
+    # That is torch's word: no training on CUDA with the switch on has been tried here.
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic

@@ -40,7 +40,8 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     run, info = params.run(name), read_info()
     trained = paths.read_json(paths.run_file(name, seed))
     resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
-    device = choose_device(run.training.precision, run.training.channels_last)
+    recipe = run.training
+    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
     network = device.network(build_network(run, info))
     load_weights(network, paths.weights_file(name, seed))
 

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 from pipeline import names
 from pipeline.errors import ParamsError
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
-from pipeline.params_rules import cross_problems, source_problems
+from pipeline.params_rules import cross_problems, source_problems, split_problems
 from pipeline.params_types import (
     Angle,
+    AutoOrBool,
     Count,
     Momentum,
     Natural,
@@ -88,7 +89,12 @@ class Augmentation(Section):
 
 
 class Training(Section):
-    """The recipe of one training run; `runs.<run>.training` overrides single values of it."""
+    """The recipe of one training run; `runs.<run>.training` overrides single values of it.
+
+    batch_size: images of one optimiser step. accumulate: they go through the network in so many equal parts, whose
+    gradients are averaged; batch norm and the masked means of the losses then see one part at a time.
+    clip_norm: the step's gradient is scaled down to this norm where it is longer.
+    """
 
     backbone: Annotated[str, Field(min_length=1)]
     pretrained: Pretrained = False
@@ -109,6 +115,10 @@ class Training(Section):
     validate_every: Natural | None = 0
     channels_last: StrictBool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: AutoOrBool = "auto"
+    accumulate: Count = 1
+    clip_norm: Positive | None = None
+    deterministic: StrictBool = False
 
     @field_validator("task_weights")
     @classmethod
@@ -207,7 +217,7 @@ class Params(Section):
         return ResolvedRun(name=name, from_single_task=from_single_task, **values, training=training)
 
     def flat(self, name: str) -> dict[str, bool | int | float | str]:
-        """Every value that matters to the run `name` under dotted keys, lists as text: for MLflow."""
+        """Every value that matters to the run `name` under dotted keys, lists and null as text: for MLflow."""
         run = self.run(name)
         data = self.data.model_dump(exclude_none=True)
         for section in set(names.DATASETS) - {self.data.dataset}:
@@ -232,6 +242,8 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, bool | int | float | str
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}.")
+        elif value is None:
+            flat[prefix + key] = "null"
         else:
             flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
     return flat
@@ -257,7 +269,7 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
     if params is not None:
         problems += cross_problems(params)
         if not problems:
-            problems += source_problems(params)
+            problems += [*split_problems(params), *source_problems(params)]
     if problems or params is None:
         raise ParamsError(tell(origin, problems))
     return params

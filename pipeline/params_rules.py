@@ -59,6 +59,17 @@ def _run_problems(run: Run, packed: tuple[str, ...]) -> list[tuple[str, str]]:
     return problems
 
 
+def split_problems(params: Params) -> Iterator[Problem]:
+    """Batches that can't be split in `accumulate` equal parts, for params that are right otherwise."""
+    for run in map(params.run, params.all_runs):
+        size, parts = run.training.batch_size, run.training.accumulate
+        if size % parts:
+            own = {"batch_size", "accumulate"} & params.all_runs[run.name].training.keys()
+            place = f"{run.key}.training" if own else "training"
+            text = f"{parts} equal parts of batch_size {size} are not possible; give a number that divides it"
+            yield Problem(f"{place}.accumulate", text)
+
+
 # -- runs that start from trained single-task networks -------------------------------------------------------
 
 # What must be the same for the weights of a single-task network to fit a larger one, and to mean the same there.

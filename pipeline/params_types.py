@@ -27,6 +27,12 @@ def _pretrained(value: object) -> bool | str:
     raise ValueError("must be false, true (timm's weights) or the path of a weights file")
 
 
+def _auto_or_bool(value: object) -> bool | str:
+    if isinstance(value, bool) or value == "auto":
+        return value
+    raise ValueError("must be auto, true or false")
+
+
 def one_of(kind: str, known: Sequence[str | int]) -> AfterValidator:
     """A validator that takes only known names, and tells the nearest otherwise."""
 
@@ -67,5 +73,6 @@ Seed = Annotated[int, NoBool, Field(ge=0, lt=2**32)]  # what NumPy's and torch's
 Size = Annotated[tuple[Annotated[int, NoBool, Field(ge=32)], ...], Field(min_length=2, max_length=2)]
 TaskName = Annotated[str, one_of("task", names.TASKS)]
 TaskNames = Annotated[tuple[TaskName, ...], Unique]
+AutoOrBool = Annotated[bool | str, PlainValidator(_auto_or_bool)]
 Pretrained = Annotated[bool | str, PlainValidator(_pretrained)]
 RunName = Annotated[str, AfterValidator(_run_name)]

@@ -46,7 +46,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
     """
     run, info = params.run(name), read_info()
     start, recipe = _start(run, seed), run.training
-    device = choose_device(recipe.precision, recipe.channels_last)
+    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
     inputs = _inputs(params, name, seed, info, device)
     experiment = connect(params.experiment)
     with resume.attempt(_key(inputs, info)) as attempt:
@@ -153,6 +153,9 @@ def _describe(
             "input_fingerprint": inputs.fingerprint,
             "device": device.description,
             "precision": str(device.dtype).removeprefix("torch."),
+            "tf32": str(device.tf32).lower(),
+            "compiled": str(device.compiles(run.training.compile)).lower(),
+            "fused_optimizer": str(device.has_fused_optimizers).lower(),
             "pretrained": str(network.backbone.load_report or "none: random initialisation"),
             **{f"version.{package}": number for package, number in provenance.environment().items()},
             **provenance.git_state(),

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from pipeline import interruption
-from pipeline.balancing import FixedWeights
 from pipeline.datasets.augment import Augmenter
-from pipeline.datasets.loading import Batch, TrainingBatches
+from pipeline.datasets.loading import TrainingBatches
 from pipeline.datasets.resident import ResidentBatches
-from pipeline.device import NORMALIZATIONS, Device
-from pipeline.nets import Outputs
+from pipeline.device import Device
 from pipeline.notices import warn
 from pipeline.params import ResolvedRun, Training
 from pipeline.resume import Checkpoints
 from pipeline.selection import Selection
-from pipeline.tasks import get_task
-from pipeline.training_state import EpochRecord, LossWindow, Scores, TrainingState, task_of
+from pipeline.step import Step, make_optimizer, require_equal_parts
+from pipeline.training_state import EpochRecord, LossWindow, Scores, TrainingState
 
 _WINDOW = 20  # steps between two looks at the losses: each look makes the host wait for the device
 
 Log = Callable[[dict[str, float], int], None]
-
-
-def make_optimizer(network: nn.Module, recipe: Training) -> torch.optim.Optimizer:
-    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), momentum=recipe.momentum, **common)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](network.parameters(), **common)
 
 
 def learning_rate(recipe: Training, epoch: int) -> float:
@@ -40,35 +30,6 @@ def learning_rate(recipe: Training, epoch: int) -> float:
     if recipe.schedule == "poly":
         return recipe.lr * (1 - epoch / recipe.epochs) ** recipe.power
     return recipe.lr
-
-
-def task_losses(outputs: Outputs, batch: Batch, tasks: tuple[str, ...], deep_supervision: bool) -> dict[str, Tensor]:
-    """Scalar losses: `loss/<task>` of each final prediction, `loss_auxiliary/<task>` summed over the auxiliary ones.
-
-    Auxiliary predictions meet the same loss (MTI-Net, section 3.4, and the released recipe: the same losses and weights
-    at each scale). A task that is only auxiliary has no final prediction, and is trained by its auxiliary ones even
-    without deep supervision.
-    """
-    losses: dict[str, Tensor] = {}
-    for task in tasks:
-        loss, target, valid = get_task(task).loss, batch.value[task], batch.valid[task]
-        if task in outputs.final:
-            losses[f"loss/{task}"] = loss(outputs.final[task], target, valid)
-        if deep_supervision or task not in outputs.final:
-            scales = [scale[task] for scale in outputs.auxiliary if task in scale]
-            if scales:
-                each = [loss(scale, target, valid) for scale in scales]
-                losses[f"loss_auxiliary/{task}"] = sum(each)
-    return losses
-
-
-def by_task(losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Final and auxiliary losses of each task added up: what is balanced between tasks."""
-    totals: dict[str, Tensor] = {}
-    for name, loss in losses.items():
-        task = task_of(name)
-        totals[task] = totals[task] + loss if task in totals else loss
-    return totals
 
 
 def train(
@@ -93,7 +54,9 @@ def train(
     end (pipeline/interruption.py), it finishes the step, writes a checkpoint and raises KeyboardInterrupt.
     """
     recipe = run.training
-    optimizer = make_optimizer(network, recipe)
+    require_equal_parts(batches.batch_size, recipe)
+    optimizer = make_optimizer(network, recipe, device)
+    step = Step(network, optimizer, run, device)
     state = TrainingState(network, optimizer, LossWindow(run.name, seed), device.torch_device, selection)
     if checkpoints:
         checkpoints.restore(state)
@@ -106,7 +69,7 @@ def train(
                 group["lr"] = rate
             state.begin_epoch(seed)
             with interruption.deferred():
-                _train_epoch(state, batches, augmenter, run, device, log, checkpoints, progress)
+                _train_epoch(state, step, batches, augmenter, device, log, checkpoints, progress)
             scores = None
             if _validates(recipe, state.epoch):
                 scores = validate()
@@ -124,31 +87,20 @@ def train(
 
 def _train_epoch(
     state: TrainingState,
-    batches: TrainingBatches,
+    step: Step,
+    batches: ResidentBatches | TrainingBatches,
     augmenter: Augmenter,
-    run: ResolvedRun,
     device: Device,
     log: Log,
     checkpoints: Checkpoints | None,
     progress: tqdm,
 ) -> None:
     """The steps of the epoch at hand that are still to be done, and a checkpoint after the last."""
-    recipe = run.training
-    balance = FixedWeights(recipe.task_weights)
-    normalization = NORMALIZATIONS[recipe.normalization]
     start = time.perf_counter() - state.seconds
     state.network.train()
     for batch in batches.epoch(state.epoch, state.batch):
         drawn = augmenter.draw(len(batch.image), state.rng)
-        batch = augmenter(batch.to(device.torch_device), drawn)
-        with device.autocast():
-            outputs = state.network(device.image(batch.image, normalization))
-            losses = task_losses(outputs, batch, run.all_tasks, recipe.deep_supervision)
-            total = balance(by_task(losses))
-        state.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        state.optimizer.step()
-        state.window.add(losses)
+        state.window.add(step(augmenter(batch.to(device.torch_device), drawn)))
         state.batch += 1
         state.step += 1
         progress.update()

@@ -35,7 +35,7 @@ class LossWindow:
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         self.names = tuple(losses)
-        self.rows.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        self.rows.append(torch.stack(list(losses.values())))
 
     def drain(self, last_step: int) -> dict[str, float]:
         """Mean of each loss over the window, which is emptied. Raises TrainingError for one that is not finite."""

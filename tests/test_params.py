@@ -123,6 +123,16 @@ def test_flat_leaves_other_datasets_out(raw):
     assert not [key for key in parse_params(raw).flat("sal") if key.startswith("data.rooms")]
 
 
+def test_batches_are_split_in_equal_parts(raw):
+    put(raw, "runs.both.training", {"batch_size": 6, "accumulate": 3})
+    assert parse_params(raw).run("both").training.accumulate == 3
+    put(raw, "training.accumulate", 3)
+    assert message(raw).startswith("params.yaml: training.accumulate: 3 equal parts of batch_size 4 are not possible")
+    put(raw, "training.accumulate", 2)
+    put(raw, "runs.both.training", {"batch_size": 5})
+    assert message(raw).startswith("params.yaml: runs.both.training.accumulate: 2 equal parts of batch_size 5")
+
+
 # -- what is wrong -----------------------------------------------------------------------------------------
 
 
@@ -131,6 +141,10 @@ def test_flat_leaves_other_datasets_out(raw):
     [
         ("training.lrr", 1, "training.lrr: unknown key; did you mean training.lr?"),
         ("trainning", {}, "trainning: unknown key; did you mean training?"),
+        ("training.compile", "maybe", "training.compile: got 'maybe'; must be auto, true or false"),
+        ("training.accumulate", 0, "training.accumulate: got 0; must be greater than or equal to 1"),
+        ("training.clip_norm", 0, "training.clip_norm: got 0; must be greater than 0"),
+        ("training.deterministic", "yes", "training.deterministic: got 'yes'; must be true or false"),
         ("data.epochs", 1, "data.epochs: unknown key; did you mean training.epochs?"),
         ("data.rooms.sede", 1, "data.rooms.sede: unknown key; did you mean data.rooms.seed?"),
         ("runs.both.option", 1, "runs.both.option: unknown key; did you mean runs.both.options?"),

@@ -8,8 +8,9 @@ from pipeline.datasets.loading import Batch, TrainingBatches
 from pipeline.datasets.resident import ResidentBatches, training_batches
 from pipeline.device import choose_device
 from pipeline.errors import ParamsError, TrainingError
+from pipeline.step import by_task, make_optimizer, task_losses
 from pipeline.tasks import get_task
-from pipeline.training import by_task, learning_rate, make_optimizer, task_losses
+from pipeline.training import learning_rate
 from tests.tiny_training import SIZE, Tiny, make_store, params, run_training
 
 
@@ -109,9 +110,10 @@ def test_a_loss_that_is_not_finite_names_task_step_and_run(store):
 
 def test_optimizers_take_the_recipe():
     network = Tiny()
-    sgd = make_optimizer(network, params(optimizer="sgd", momentum=0.7, weight_decay=0.1).training)
+    cpu = choose_device("float32", True)
+    sgd = make_optimizer(network, params(optimizer="sgd", momentum=0.7, weight_decay=0.1).training, cpu)
     assert isinstance(sgd, torch.optim.SGD) and sgd.defaults["momentum"] == 0.7 and sgd.defaults["weight_decay"] == 0.1
-    assert type(make_optimizer(network, params(optimizer="adamw").training)) is torch.optim.AdamW
+    assert type(make_optimizer(network, params(optimizer="adamw").training, cpu)) is torch.optim.AdamW
 
 
 def test_unusable_device_is_told(monkeypatch):

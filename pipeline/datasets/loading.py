@@ -41,6 +41,11 @@ class Batch:
 
         return Batch(change(self.image), each(self.value), each(self.valid))
 
+    def split(self, parts: int) -> list[Batch]:
+        """The batch in so many equal parts, in order."""
+        size = len(self.image) // parts
+        return [self.map(lambda x, i=i: x[i * size : (i + 1) * size]) for i in range(parts)]
+
     def to(self, device: torch.device) -> Batch:
         return self.map(lambda x: x.to(device, non_blocking=True))
 
@@ -137,10 +142,11 @@ class TrainingBatches:
 
     def __init__(self, store: Store, size: tuple[int, int], batch_size: int, seed: int, on_gpu: bool):
         self._sampler = EpochSampler(len(store), seed)
+        self.batch_size = min(batch_size, len(store))
         workers = _PREFETCH_WORKERS if on_gpu else 0  # on the CPU, workers would take the cores that train
         self._loader = DataLoader(
             ResizedSplit(store, size),
-            batch_size=min(batch_size, len(store)),
+            batch_size=self.batch_size,
             sampler=self._sampler,
             drop_last=True,
             collate_fn=_collate,
@@ -155,7 +161,7 @@ class TrainingBatches:
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, but for the first `done` of them."""
-        self._sampler.epoch, self._sampler.first = epoch, done * self._loader.batch_size
+        self._sampler.epoch, self._sampler.first = epoch, done * self.batch_size
         return iter(self._loader)
 
 

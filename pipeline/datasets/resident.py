@@ -36,17 +36,17 @@ class ResidentBatches:
     def __init__(self, split: Batch, batch_size: int, seed: int):
         self._split = split
         self._sampler = EpochSampler(len(split.image), seed)
-        self._batch_size = min(batch_size, len(split.image))
+        self.batch_size = min(batch_size, len(split.image))
 
     def __len__(self) -> int:
-        return len(self._split.image) // self._batch_size
+        return len(self._split.image) // self.batch_size
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, but for the first `done` of them."""
         self._sampler.epoch = epoch
         order = torch.tensor(list(self._sampler)).to(self._split.image.device, non_blocking=True)
         for i in range(done, len(self)):
-            chosen = order[i * self._batch_size : (i + 1) * self._batch_size]
+            chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
             yield self._split.map(lambda x, chosen=chosen: x.index_select(0, chosen))
 
 
