@@ -42,6 +42,7 @@ PARAMS = {
     "checkpoint_minutes": 0.002,
     "seeds": [0],
     "runs": {"semseg": {"architecture": "single_task", "tasks": ["semseg"]}},
+    "runs_from_single_task": {},
 }  # fmt: skip
 
 Kill = Callable[["Repro"], None]
