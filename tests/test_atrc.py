@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.testing import assert_close
 
 from pipeline.nets.atrc import ATRC, ContextPooling, Refinement
 from pipeline.nets.backbones import Backbone
+from tests.networks import Fixed, assert_compiles, assert_independent_of_the_batch, parameters, predictions
 
 SMALL = "hrnet_w18_small"
 TASK_SETS = [
@@ -27,25 +27,6 @@ def _seed():
 
 def build(tasks, auxiliary, **options):
     return ATRC(Backbone(SMALL), tasks, auxiliary, **options)
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-class Fixed(nn.Module):
-    """A backbone that answers every image with the same maps."""
-
-    def __init__(self, channels, maps):
-        super().__init__()
-        self.channels, self.maps = channels, [x.detach() for x in maps]
-
-    def forward(self, image):
-        return self.maps
-
-
-def predictions(outputs):
-    return [*outputs.final.values(), *(x for scale in outputs.auxiliary for x in scale.values())]
 
 
 # ---- whole networks ----------------------------------------------------------------------------------------
@@ -86,13 +67,7 @@ def test_initial_predictions_come_from_the_unrefined_features_and_leave_the_fina
 @pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS[1:])
 def test_evaluation_does_not_depend_on_the_batch(tasks, auxiliary):
     net = build(tasks, auxiliary, deep_supervision=True)
-    images = torch.randn(3, 3, 64, 96)
-    with torch.no_grad():
-        net(images)  # moves the running statistics off their start
-        net.eval()
-        together, alone = predictions(net(images)), predictions(net(images[1:2]))
-    for a, b in zip(together, alone, strict=True):
-        assert_close(a[1:2], b, rtol=1e-3, atol=1e-4)
+    assert_independent_of_the_batch(net)
 
 
 def test_decoder_stays_close_in_bfloat16():
@@ -112,9 +87,7 @@ def test_compiles_without_a_graph_break():
     net = build({"semseg": 5, "depth": 1}, {"edge": 1}).eval()
     image = torch.randn(1, 3, 75, 91)
     net.backbone = Fixed(net.backbone.channels, net.backbone(image))  # timm's part is not what is tried
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        assert_close(predictions(compiled(image)), predictions(net(image)))
+    assert_compiles(net, image)
 
 
 def test_takes_another_backbone_and_a_batch_of_one():

@@ -13,6 +13,7 @@ from pipeline.nets.cross_stitch import CrossStitch, CrossStitchUnit
 from pipeline.nets.nddr_cnn import NDDR, NddrCnn
 from pipeline.nets.single_task import SingleTask
 from pipeline.nets.stages import split
+from tests.networks import assert_compiles, assert_independent_of_the_batch, normal_statistics, parameters, predictions
 
 TASKS = {"semseg": 5, "depth": 1}
 THREE = {"semseg": 5, "depth": 1, "normals": 3}
@@ -38,24 +39,6 @@ def backbones():
         return copy.deepcopy(made[name])
 
     return get
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def predictions(outputs):
-    return [*outputs.final.values(), *(x for scale in outputs.auxiliary for x in scale.values())]
-
-
-def normal_statistics(module):
-    """Batch norms as after some training: statistics and affine terms unlike those at the start."""
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(layer.running_mean, std=0.1)
-            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
-            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
-            torch.nn.init.normal_(layer.bias, std=0.1)
 
 
 # ---- backbones in stages -----------------------------------------------------------------------------------
@@ -228,13 +211,7 @@ def test_shortcut_written_out(backbones, name):
 @pytest.mark.parametrize(("kind", "options"), BOTH)
 def test_evaluation_does_not_depend_on_the_batch(backbones, kind, options):
     net = kind(backbones("hrnet_w18_small"), {"semseg": 5}, {"edge": 1}, **options)
-    images = torch.randn(3, 3, 64, 96)
-    net(images)  # moves the running statistics off their start
-    net.eval()
-    with torch.no_grad():
-        together, alone = predictions(net(images)), predictions(net(images[1:2]))
-    for a, b in zip(together, alone, strict=True):
-        assert_close(a[1:2], b, rtol=1e-3, atol=1e-4)
+    assert_independent_of_the_batch(net)
 
 
 @pytest.mark.parametrize(("kind", "options"), BOTH)
@@ -269,10 +246,7 @@ def test_bfloat16_autocast_stays_close(backbones, kind, options):
 @pytest.mark.parametrize(("kind", "options"), BOTH)
 def test_compiles_without_a_graph_break(backbones, kind, options):
     net = kind(backbones("resnet10t"), {"semseg": 5}, {"edge": 1}, **options).eval()
-    image = torch.randn(1, 3, 75, 91)
-    with torch.no_grad():
-        compiled = torch.compile(net, fullgraph=True, backend="eager")(image)
-        assert_close(predictions(compiled), predictions(net(image)))
+    assert_compiles(net, torch.randn(1, 3, 75, 91))
 
 
 RESNET = ("resnet18", [[64], [128], [256], [512]])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.testing import assert_close
 
 from pipeline.nets.backbones import Backbone
 from pipeline.nets.invpt import InvPT, Preliminary, Stage
 from pipeline.nets.invpt_blocks import HEADS, DecoderBlock, HalvedQuery, JointAttention, Upsample
+from tests.networks import Fixed, assert_compiles, assert_independent_of_the_batch, parameters, predictions
 
 SMALL = "hrnet_w18_small"
 TASK_SETS = [
@@ -28,25 +28,6 @@ def _seed():
 
 def build(tasks, auxiliary, width=64):
     return InvPT(Backbone(SMALL), tasks, auxiliary, width=width)
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-class Fixed(nn.Module):
-    """A backbone that answers every image with the same maps."""
-
-    def __init__(self, channels, maps):
-        super().__init__()
-        self.channels, self.maps = channels, [x.detach() for x in maps]
-
-    def forward(self, image):
-        return self.maps
-
-
-def predictions(outputs):
-    return [*outputs.final.values(), *(x for scale in outputs.auxiliary for x in scale.values())]
 
 
 # ---- whole networks ----------------------------------------------------------------------------------------
@@ -67,13 +48,7 @@ def test_odd_sizes_and_gradients(tasks, auxiliary):
 @pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS[1:])
 def test_evaluation_does_not_depend_on_the_batch(tasks, auxiliary):
     net = build(tasks, auxiliary)
-    images = torch.randn(3, 3, 64, 96)
-    with torch.no_grad():
-        net(images)  # moves the running statistics off their start
-        net.eval()
-        together, alone = predictions(net(images)), predictions(net(images[1:2]))
-    for a, b in zip(together, alone, strict=True):
-        assert_close(a[1:2], b, rtol=1e-3, atol=1e-4)
+    assert_independent_of_the_batch(net)
 
 
 def test_decoder_stays_close_in_bfloat16():
@@ -93,9 +68,7 @@ def test_compiles_without_a_graph_break():
     net = build({"semseg": 5, "depth": 1}, {"edge": 1}).eval()
     image = torch.randn(1, 3, 75, 91)
     net.backbone = Fixed(net.backbone.channels, net.backbone(image))  # timm's part is not what is tried
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        assert_close(predictions(compiled(image)), predictions(net(image)))
+    assert_compiles(net, image)
 
 
 @pytest.mark.parametrize(

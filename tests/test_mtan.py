@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from pipeline.nets import Backbone
 from pipeline.nets.mtan import MTAN, AttentionMask, SharedFeatures
+from tests.networks import assert_compiles, assert_independent_of_the_batch, normal_statistics, parameters, predictions
 
 TASKS = {"semseg": 5, "depth": 1}
 SETS = [
@@ -28,24 +29,6 @@ def _seed():
 
 def build(name="hrnet_w18_small", tasks=TASKS, auxiliary=None):
     return MTAN(Backbone(name), tasks, auxiliary or {})
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def predictions(outputs):
-    return [*outputs.final.values(), *(x for scale in outputs.auxiliary for x in scale.values())]
-
-
-def normal_statistics(module):
-    """Batch norms as after some training: statistics and affine terms unlike those at the start."""
-    for layer in module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(layer.running_mean, std=0.1)
-            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
-            torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
-            torch.nn.init.normal_(layer.bias, std=0.1)
 
 
 # ---- the parts ---------------------------------------------------------------------------------------------
@@ -199,13 +182,7 @@ def test_a_task_reaches_only_its_own_masks():
 
 def test_evaluation_does_not_depend_on_the_batch():
     net = build(auxiliary={"edge": 1})
-    images = torch.randn(3, 3, 64, 96)
-    net(images)  # moves the running statistics off their start
-    net.eval()
-    with torch.no_grad():
-        together, alone = predictions(net(images)), predictions(net(images[1:2]))
-    for a, b in zip(together, alone, strict=True):
-        assert_close(a[1:2], b, rtol=1e-3, atol=1e-4)
+    assert_independent_of_the_batch(net)
 
 
 def test_memory_format_does_not_change_the_function():
@@ -236,10 +213,7 @@ def test_bfloat16_autocast_stays_close():
 
 def test_compiles_without_a_graph_break():
     net = build(tasks={"semseg": 5}, auxiliary={"edge": 1}).eval()
-    image = torch.randn(1, 3, 75, 91)
-    with torch.no_grad():
-        compiled = torch.compile(net, fullgraph=True, backend="eager")(image)
-        assert_close(predictions(compiled), predictions(net(image)))
+    assert_compiles(net, torch.randn(1, 3, 75, 91))
 
 
 def test_a_copy_is_independent():

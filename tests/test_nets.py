@@ -17,6 +17,7 @@ from pipeline.nets.fpma import FeaturePropagation
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.task_features import TaskFeatures
 from pipeline.tasks import TASKS as TASKS_BY_NAME
+from tests.networks import assert_independent_of_the_batch, parameters, predictions
 
 SMALL = "hrnet_w18_small"
 TASKS = {"semseg": 5, "depth": 1}
@@ -46,14 +47,6 @@ OPTIONS = [
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def predictions(outputs):
-    return [*outputs.final.values(), *(x for scale in outputs.auxiliary for x in scale.values())]
 
 
 # ---- the published sizes (FACTS: measured on the released network) -----------------------------------------
@@ -164,13 +157,7 @@ def _assert_gradient_everywhere(net, outputs):
 @pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)
 def test_evaluation_does_not_depend_on_the_batch(architecture, tasks, auxiliary):
     net = build(architecture, backbone=SMALL, tasks=tasks, auxiliary_tasks=auxiliary)
-    images = torch.randn(3, 3, 64, 96)
-    net(images)  # moves the running statistics off their start
-    net.eval()
-    with torch.no_grad():
-        together, alone = predictions(net(images)), predictions(net(images[1:2]))
-    for a, b in zip(together, alone, strict=True):
-        assert_close(a[1:2], b, rtol=1e-3, atol=1e-4)
+    assert_independent_of_the_batch(net)
 
 
 @pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)

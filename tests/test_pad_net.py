@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from pipeline.nets import Backbone
 from pipeline.nets.blocks import resize
 from pipeline.nets.pad_net import DISTILLATIONS, Aggregation, Bottleneck, Distillation, PADNet
+from tests.networks import assert_compiles, assert_independent_of_the_batch, parameters, predictions
 
 SMALL = "hrnet_w18_small"
 TASKS = {"semseg": 5, "depth": 1}
@@ -25,14 +26,6 @@ NETWORKS = [
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def parameters(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def predictions(outputs):
-    return [*outputs.final.values(), *(x for scale in outputs.auxiliary for x in scale.values())]
 
 
 def build(tasks=TASKS, auxiliary=None, backbone=SMALL, **options):
@@ -88,13 +81,7 @@ def test_auxiliary_tasks_inform_the_final_predictions():
 
 def test_evaluation_does_not_depend_on_the_batch():
     net = build(TASKS, AUXILIARY)
-    images = torch.randn(3, 3, 64, 96)
-    net(images)  # moves the running statistics off their start
-    net.eval()
-    with torch.no_grad():
-        together, alone = predictions(net(images)), predictions(net(images[1:2]))
-    for a, b in zip(together, alone, strict=True):
-        assert_close(a[1:2], b, rtol=1e-3, atol=1e-4)
+    assert_independent_of_the_batch(net)
 
 
 def test_batch_of_one_trains():
@@ -118,10 +105,7 @@ def test_bfloat16_autocast_stays_close():
 
 def test_compiles_without_a_graph_break():
     net = build(backbone="resnet10t").eval()  # HRNet is traced without a break too, in twice the time
-    image = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        compiled = torch.compile(net, fullgraph=True, backend="eager")(image)
-        assert_close(predictions(compiled), predictions(net(image)))
+    assert_compiles(net, torch.randn(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("kind", DISTILLATIONS)
