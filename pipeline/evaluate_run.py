@@ -24,6 +24,7 @@ from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
 
 SPLIT = "val"
+TRAINED_BY = ("mlflow_run_id", "input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
 _PROTOCOL = (
     "The image is resized to the input size, aspect not kept; the decoded prediction is resized to its label (class "
     "maps by nearest pixel, others bilinearly, in float32) and compared with the untouched label."
@@ -76,6 +77,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "schedule": run.training.model_dump(mode="json"),
         **asdict(measure(network, run.training.input_size)),
         "training_seconds": trained["training_seconds"],
+        **{key: trained[key] for key in TRAINED_BY},
         "headline": {
             task: {"metric": get_task(task).headline, "higher_is_better": get_task(task).higher_is_better}
             for task in run.tasks

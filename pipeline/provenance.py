@@ -11,17 +11,19 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from pipeline.errors import TrainingError
 
 _VERSIONS = ("torch", "timm", "numpy", "opencv-python-headless")  # the last resizes images
+_SAME_START_SECONDS = 2.0  # psutil derives it from the boot time, which moves when the clock is set
 _WRITTEN_BY_DVC = {"params.yaml", "dvc.lock"}
 
 
@@ -36,10 +38,15 @@ class Inputs:
         text = json.dumps(self.values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def differences(self, now: Inputs) -> dict[str, tuple[str | None, str | None]]:
+        """{name: (value here, value in `now`)} of all that is not the same, sorted; None where one lacks it."""
+        names = sorted(self.values.keys() | now.values.keys())
+        pairs = {name: (self.values.get(name), now.values.get(name)) for name in names}
+        return {name: (before, after) for name, (before, after) in pairs.items() if before != after}
+
     def check_unchanged(self, now: Inputs) -> None:
         """Raise TrainingError with the list of what was edited since these inputs were taken."""
-        names = sorted(self.values.keys() | now.values.keys())
-        changed = [name for name in names if self.values.get(name) != now.values.get(name)]
+        changed = self.differences(now)
         if changed:
             raise TrainingError(
                 "inputs changed while the stage was running, so its result belongs to neither state:\n  "
@@ -54,10 +61,19 @@ def collect_inputs(stage: str, params: dict[str, Any], data_digest: str, files: 
     files: others that it reads.
     """
     values = {f"file {path}": _sha256(path) for path in (*stage_code(stage), *files)}
-    values |= {f"param {name}": json.dumps(value, sort_keys=True) for name, value in params.items()}
+    values |= {f"param {name}": json.dumps(value) for name, value in _leaves(params)}
     values |= {f"version {name}": version(name) for name in _VERSIONS}
     values["data"] = data_digest
     return Inputs(values)
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in nested mappings, so that a difference names one param."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def stage_code(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> list[Path]:
@@ -103,6 +119,23 @@ def dvc_tags() -> dict[str, str]:
         for key, name in (("stage", "DVC_STAGE"), ("experiment", "DVC_EXP_NAME"))
         if os.environ.get(name)
     }
+
+
+def this_process() -> dict[str, str]:
+    """The process that writes a run: `is_gone` tells from these tags, later, whether it still does."""
+    process = psutil.Process()
+    return {"host": platform.node(), "pid": str(process.pid), "pid.started": str(process.create_time())}
+
+
+def is_gone(tags: Mapping[str, str]) -> bool | None:
+    """Whether the process of `this_process`'s tags has ended. None for one of another machine, or without tags."""
+    if tags.get("host") != platform.node():
+        return None
+    try:
+        began = psutil.Process(int(tags["pid"])).create_time()
+    except psutil.NoSuchProcess:
+        return True
+    return abs(began - float(tags["pid.started"])) > _SAME_START_SECONDS  # the number may be another's by now
 
 
 def environment() -> dict[str, str]:

@@ -31,6 +31,7 @@ from pipeline.errors import TrackingError  # noqa: E402
 from pipeline.notices import warn  # noqa: E402
 from pipeline.outbox import Outbox, Point, Result, StoreAway, patiently  # noqa: E402
 from pipeline.paths import project_root  # noqa: E402
+from pipeline.provenance import this_process  # noqa: E402
 
 _REACH_SECONDS = 5
 _PARAMS_A_BATCH = 100
@@ -66,6 +67,32 @@ def connect(experiment: str) -> str:
             return _experiment(experiment, (project_root() / "mlruns").as_uri())
     except MlflowException as error:
         raise TrackingError(f"MLflow's store {uri} can't be used: {error.message}") from None
+
+
+def database() -> Path | None:
+    """The file of the local store, or None where runs go to a server."""
+    uri = tracking_uri()
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+@contextmanager
+def reader() -> Iterator[mlflow.MlflowClient | None]:
+    """The store as it is, to look into: None where there is no database yet.
+
+    What it refuses within the block, or is away for, is raised as TrackingError too.
+    """
+    file = database()
+    if file and not file.exists():
+        yield None
+        return
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        _require_reachable(uri)
+    try:
+        with _told_plainly():
+            yield mlflow.MlflowClient(uri)
+    except StoreAway as away:
+        raise TrackingError(f"{away}; try again later") from None
 
 
 def _require_reachable(uri: str) -> None:
@@ -230,9 +257,9 @@ def training_run(
     def find_or_create() -> Run:
         found = client.search_runs([experiment_id], f"tags.training_id = '{training_id}'")
         if not found:
-            own = resolve_tags({"training_id": training_id, **tags})
+            own = resolve_tags({"training_id": training_id, **this_process(), **tags})
             return client.create_run(experiment_id, run_name=name, tags=own)
-        client.update_run(found[0].info.run_id, status="RUNNING")
+        _take_up(client, found[0])
         return found[0]
 
     remedy = "Nothing that was computed is lost: once it answers, `dvc repro` goes on from here"
@@ -240,6 +267,12 @@ def training_run(
     with _ended_properly(log):
         log.watch_hardware()
         yield log
+
+
+def _take_up(client: mlflow.MlflowClient, run: Run) -> None:
+    """Say that a run is being written again, and by which process."""
+    client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in this_process().items()])
+    client.update_run(run.info.run_id, status="RUNNING")
 
 
 def close_runs(experiment_id: str, training_ids: Collection[str]) -> None:
@@ -273,8 +306,9 @@ def continued_run(experiment_id: str, run_id: str, name: str) -> Iterator[RunLog
                 raise
             run = None
         if run is None or run.info.lifecycle_stage != "active":
-            return client.create_run(experiment_id, run_name=name, tags=resolve_tags({"restored_from": run_id}))
-        client.update_run(run_id, status="RUNNING")
+            own = resolve_tags({"restored_from": run_id, **this_process()})
+            return client.create_run(experiment_id, run_name=name, tags=own)
+        _take_up(client, run)
         return run
 
     remedy = "The files that it should copy are written: once it answers, `dvc repro` does it"

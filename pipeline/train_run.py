@@ -47,9 +47,9 @@ def train_run(params: Params, name: str, seed: int) -> None:
     run, info = params.run(name), read_info()
     start, recipe = _start(run, seed), run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
-    inputs = _inputs(params, name, seed, info, device)
+    inputs = training_inputs(params, name, seed, info, device)
     experiment = connect(params.experiment)
-    with resume.attempt(_key(inputs, info)) as attempt:
+    with resume.attempt(training_key(inputs, info)) as attempt:
         close_runs(experiment, resume.dormant())
         started = time.time() - attempt.seconds
         tags = {"input_fingerprint": inputs.fingerprint}
@@ -76,7 +76,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
                 selection,
                 Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started)),
             )
-            inputs.check_unchanged(_inputs(load_params(), name, seed, read_info(), device))
+            inputs.check_unchanged(training_inputs(load_params(), name, seed, read_info(), device))
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
             record = _record(log.id, run, seed, inputs, history, device, attempt, started)
             record |= {"weights": weights, "starts_from": start}
@@ -84,9 +84,10 @@ def train_run(params: Params, name: str, seed: int) -> None:
             log.tags({"weights": weights})
             log.artifact(paths.weights_file(name, seed), "checkpoint")
             log.artifact(paths.history_file(name, seed))
+            log.artifact(paths.run_file(name, seed))
 
 
-def _inputs(params: Params, name: str, seed: int, info: DatasetInfo, device: Device) -> provenance.Inputs:
+def training_inputs(params: Params, name: str, seed: int, info: DatasetInfo, device: Device) -> provenance.Inputs:
     """All that decides the result, and device and precision, since a training is not to change them on its way."""
     run = params.run(name)
     values = run.model_dump() | {"seed": seed, "select_on": params.evaluation.select_on, "start": _start(run, seed)}
@@ -96,7 +97,7 @@ def _inputs(params: Params, name: str, seed: int, info: DatasetInfo, device: Dev
     return provenance.collect_inputs("train", values, info.digest, files)
 
 
-def _key(inputs: provenance.Inputs, info: DatasetInfo) -> str:
+def training_key(inputs: provenance.Inputs, info: DatasetInfo) -> str:
     """Names what is kept of a training: its inputs, and the code that scores it on the way."""
     scoring = provenance.collect_inputs("evaluate", {}, info.digest)
     return provenance.Inputs(inputs.values | scoring.values).fingerprint
@@ -184,6 +185,7 @@ def _record(
         "seed": seed,
         "mlflow_run_id": run_id,
         "input_fingerprint": inputs.fingerprint,
+        "inputs": inputs.values,
         "training_key": attempt.key,
         "started": datetime.fromtimestamp(attempt.began, UTC).isoformat(timespec="seconds"),
         "resumed": attempt.number - 1,
@@ -203,11 +205,11 @@ def _write_outs(network: torch.nn.Module, history: list[EpochRecord], record: di
     name, seed = record["run"], record["seed"]
     try:
         save_weights(network, paths.weights_file(name, seed))
+        digest = weights_digest(paths.weights_file(name, seed))
         if not record["starts_from"]:
-            digest = weights_digest(paths.weights_file(name, seed))
             paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
         _write_history(paths.history_file(name, seed), history)
-        paths.write_json(paths.run_file(name, seed), record)
+        paths.write_json(paths.run_file(name, seed), record | {"weights_sha256": digest})
     except OSError as error:
         raise TrainingError(
             f"the result of {name}-{seed} can't be written: {error}. Free some space and run `dvc repro`: it goes on "

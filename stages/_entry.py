@@ -15,13 +15,13 @@ from pipeline.params import load_params
 
 
 def run_stage(
-    main: Callable[..., None],
+    main: Callable[..., int | None],
     *,
     run_and_seed: bool = False,
     parser: argparse.ArgumentParser | None = None,
     argv: Sequence[str] | None = None,
 ) -> NoReturn:
-    """Check params.yaml, call `main(params, **arguments)` and exit: 0, or 2 after a PipelineError's message.
+    """Check params.yaml, call `main(params, **arguments)` and exit: 0 or what it returns; 2 after a PipelineError.
 
     run_and_seed: the stage works on one run; `--run` and `--seed` become the arguments `name` and `seed`.
     parser: further arguments; one called `file` is read instead of params.yaml.
@@ -35,7 +35,7 @@ def run_stage(
     arguments = vars(parser.parse_args(argv))
     try:
         with interruption.watched():
-            main(load_params(arguments.get("file", paths.PARAMS)), **arguments)
+            code = main(load_params(arguments.get("file", paths.PARAMS)), **arguments)
     except PipelineError as error:
         warn(str(error))
         sys.exit(2)
@@ -45,4 +45,4 @@ def run_stage(
     except KeyboardInterrupt:
         warn("interrupted")
         sys.exit(interruption.EXIT_CODE)
-    sys.exit(0)
+    sys.exit(code or 0)

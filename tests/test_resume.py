@@ -21,7 +21,7 @@ from pipeline.outbox import Point
 from pipeline.params import parse_params
 from pipeline.resume import Checkpoints, attempt, dormant, forget
 from pipeline.selection import Selection
-from pipeline.train_run import _inputs, _key, _write_outs
+from pipeline.train_run import _write_outs, training_inputs, training_key
 from tests.tiny_training import Tiny, make_store, params, run_training
 
 EVERY_STEP = 1e-9  # minutes
@@ -206,7 +206,7 @@ def test_a_checkpoint_is_used_for_the_same_inputs_alone(root, tmp_path, monkeypa
     def key(seed=0, info=info, device=cpu, **changed):
         tree = copy.deepcopy(raw) | changed.pop("top", {})
         tree["training"] |= changed
-        return _key(_inputs(parse_params(tree), "multi_task", seed, info, device), info)
+        return training_key(training_inputs(parse_params(tree), "multi_task", seed, info, device), info)
 
     def edited(name):
         path = tmp_path / name

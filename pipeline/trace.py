@@ -1,0 +1,205 @@
+"""From a metrics file, a model or an MLflow run to the others, and whether the working tree would train it again.
+
+What is compared are the inputs of training: its code as dvc.yaml lists it, params, the prepared data, versions, device.
+Whether `evaluate` would score the same weights again is DVC's to say: `dvc status`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import paths
+from pipeline.checkpoint import weights_digest
+from pipeline.datasets.store import read_info
+from pipeline.device import choose_device
+from pipeline.errors import DataError
+from pipeline.evaluate_run import TRAINED_BY
+from pipeline.params import Params
+from pipeline.params_problems import read_yaml
+from pipeline.provenance import Inputs
+from pipeline.tracked import TrackedRun, find_run, run_record
+from pipeline.train_run import training_inputs
+
+ACCEPTED = (
+    "a metrics file (reports/metrics/<run>-<seed>.json), a model's folder (models/<run>-<seed>) "
+    "or the id of an MLflow run (32 hexadecimal digits)"
+)
+_RECORDED = (
+    "git.commit", "git.dirty", "dvc.stage", "dvc.experiment", "started", "seconds", "training_seconds", "resumed",
+    "device", "host",
+)  # fmt: skip
+
+
+@dataclass
+class Trace:
+    """One trained network, wherever it left something.
+
+    metrics_file, model: paths, None where they are missing or belong to another training. mlflow: id, name, experiment,
+    status and restored_from. recorded: git commit, DVC stage and experiment, durations, hardware. mismatches: what does
+    not belong together. differences: inputs that are others now, {name: (recorded, now)}. notes: what else to know.
+    """
+
+    run: str
+    seed: int
+    metrics_file: str | None = None
+    model: str | None = None
+    mlflow: dict[str, str | None] | None = None
+    recorded: dict[str, Any] = field(default_factory=dict)
+    mismatches: list[str] = field(default_factory=list)
+    differences: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether all that is there belongs together, and training with the inputs of now would make it again."""
+        return not self.mismatches and not self.differences
+
+    def as_object(self) -> dict[str, Any]:
+        differences = [{"input": name, "recorded": a, "now": b} for name, (a, b) in self.differences.items()]
+        return asdict(self) | {"differences": differences, "reproducible": self.reproducible}
+
+
+def trace(params: Params, what: str) -> Trace:
+    """Follow `what`, one of ACCEPTED. Raises DataError for anything else, TrackingError without MLflow's store."""
+    path = Path(what)
+    if path.is_dir() and (path / "run.json").exists():
+        return _of_model(params, path)
+    if path.is_file() and path.suffix == ".json":
+        return _of_metrics(params, path)
+    if re.fullmatch("[0-9a-f]{32}", what):
+        return _of_mlflow(params, what)
+    raise DataError(f"can't trace {what!r}: there is no such result; allowed: {ACCEPTED}")
+
+
+def _of_model(params: Params, folder: Path) -> Trace:
+    record = _complete(folder / "run.json", "inputs", "weights_sha256")
+    found = Trace(record["run"], record["seed"])
+    _add_model(found, folder, record)
+    _add_metrics(found, record)
+    _add_mlflow(found, find_run(record["mlflow_run_id"]), record["mlflow_run_id"])
+    _compare(found, params, record)
+    return found
+
+
+def _of_metrics(params: Params, path: Path) -> Trace:
+    scored = _complete(path, *TRAINED_BY)
+    folder = paths.model_dir(scored["run"], scored["seed"])
+    record = _complete(folder / "run.json", "inputs", "weights_sha256") if (folder / "run.json").exists() else None
+    if record and not _same_training(scored, record):
+        found = _of_mlflow(params, scored["mlflow_run_id"], Trace(scored["run"], scored["seed"], str(path)))
+        found.mismatches.append(f"{path} was made from other weights than those in {folder}")
+        return found
+    if record is None:
+        found = Trace(scored["run"], scored["seed"], str(path))
+        found.notes.append(f"{folder} is missing: `dvc pull` or `dvc repro` brings it")
+        return _of_mlflow(params, scored["mlflow_run_id"], found)
+    found = _of_model(params, folder)
+    found.metrics_file = str(path)
+    return found
+
+
+def _of_mlflow(params: Params, run_id: str, found: Trace | None = None) -> Trace:
+    """Begin at a run of MLflow; `found`: of a metrics file without the model that it scored."""
+    tracked = find_run(run_id)
+    ids = {run_id, tracked.restored_from if tracked else None}
+    if found is None:
+        for file in sorted(paths.MODELS.glob("*/run.json")):
+            if paths.read_json(file)["mlflow_run_id"] in ids:
+                return _of_model(params, file.parent)
+    if tracked is None and found is None:
+        raise DataError(
+            f"no MLflow run {run_id} in this store, nor a model of it in {paths.MODELS}; allowed: {ACCEPTED}"
+        )
+    found = found or _named(tracked)
+    _add_mlflow(found, tracked, run_id)
+    folder = paths.model_dir(found.run, found.seed)
+    if folder.exists() and not found.metrics_file:
+        found.notes.append(f"{folder} is of another training than this MLflow run")
+    record = run_record(tracked) if tracked else None
+    if record is None:
+        found.mismatches.append("what it was made from is not known: neither its model nor its run.json is to be had")
+        if tracked:
+            found.recorded = {key: tracked.tags[key] for key in _RECORDED if key in tracked.tags}
+    else:
+        found.recorded = {key: record[key] for key in _RECORDED if key in record}
+        _compare(found, params, record)
+    return found
+
+
+def _named(tracked: TrackedRun) -> Trace:
+    """Run and seed by the tags of training, else by the name that tracking gave to a restored run."""
+    name, _, seed = tracked.name.rpartition("-")
+    name, seed = tracked.tags.get("run", name), tracked.tags.get("seed", seed)
+    if not seed.isdecimal():
+        raise DataError(f"the MLflow run {tracked.id} ({tracked.name}) is none of this pipeline; allowed: {ACCEPTED}")
+    return Trace(name, int(seed))
+
+
+def _complete(path: Path, *keys: str) -> dict[str, Any]:
+    """A file that a stage wrote, with these keys. Raises DataError for one of before there were such."""
+    content = paths.read_json(path)
+    missing = [key for key in ("run", "seed", "mlflow_run_id", *keys) if key not in content]
+    if missing:
+        raise DataError(
+            f"{path} does not hold {', '.join(missing)}: no stage of this version wrote it; run `dvc repro`"
+        )
+    return content
+
+
+def _same_training(scored: dict[str, Any], record: dict[str, Any]) -> bool:
+    return all(scored[key] == record[key] for key in TRAINED_BY)
+
+
+def _add_model(found: Trace, folder: Path, record: dict[str, Any]) -> None:
+    found.model = str(folder)
+    found.recorded = {key: record[key] for key in _RECORDED if key in record}
+    weights = folder / paths.weights_file(found.run, found.seed).name
+    if not weights.exists():
+        found.mismatches.append(f"{weights} is missing: `dvc checkout` or `dvc repro` brings it")
+    elif weights_digest(weights) != record["weights_sha256"]:
+        found.mismatches.append(f"{weights} is not the file that training wrote (SHA-256 differs from run.json)")
+
+
+def _add_metrics(found: Trace, record: dict[str, Any]) -> None:
+    path = paths.metrics_file(found.run, found.seed)
+    if not path.exists():
+        found.notes.append(f"{path} is missing: not scored yet, `dvc repro` does it")
+    elif _same_training(_complete(path, *TRAINED_BY), record):
+        found.metrics_file = str(path)
+    else:
+        found.mismatches.append(f"{path} was made from other weights than those in {found.model}; run `dvc repro`")
+
+
+def _add_mlflow(found: Trace, tracked: TrackedRun | None, run_id: str) -> None:
+    if tracked is None:
+        found.notes.append(f"MLflow's store lacks the run {run_id}, and none was restored from it")
+        return
+    found.mlflow = {key: getattr(tracked, key) for key in ("id", "name", "experiment", "status", "restored_from")}
+
+
+def _compare(found: Trace, params: Params, record: dict[str, Any]) -> None:
+    """What the same training would be made from now, against what it was."""
+    if found.run not in params.all_runs:
+        found.mismatches.append(f"run {found.run} is no longer in {paths.PARAMS}")
+        return
+    if found.seed not in params.seeds:
+        found.mismatches.append(f"seed {found.seed} is no longer in {paths.PARAMS}: seeds")
+    recipe = params.run(found.run).training
+    device = choose_device(recipe.precision, recipe.channels_last)
+    now = training_inputs(params, found.run, found.seed, read_info(), device)
+    found.differences = Inputs(record["inputs"]).differences(now)
+    if _data_is_stale():
+        found.mismatches.append(f"{paths.PREPARED} was packed with other params: data; run `dvc repro prepare`")
+
+
+def _data_is_stale() -> bool:
+    """Whether `data` of params.yaml is other than when DVC last ran `prepare`: its digest then says nothing of now."""
+    lock = Path("dvc.lock")
+    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.exists() else {}
+    packed = stages.get("prepare", {}).get("params", {}).get(str(paths.PARAMS), {})
+    return "data" in packed and packed["data"] != read_yaml(paths.PARAMS)["data"]

@@ -1,0 +1,70 @@
+"""Finding runs in MLflow's store, and ending those whose process is gone. Nothing else of a run is written here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.tracking import reader
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """What the store says of one run; tags without MLflow's own."""
+
+    id: str
+    name: str
+    experiment: str
+    status: str
+    tags: dict[str, str] = field(repr=False)
+
+    @property
+    def restored_from(self) -> str | None:
+        """The run, of another store, whose result this one scored (tracking.continued_run)."""
+        return self.tags.get("restored_from")
+
+
+def find_run(run_id: str) -> TrackedRun | None:
+    """The run `run_id`; where the store lacks it, the newest that was restored from it; else None.
+
+    Raises TrackingError when the store can't be reached.
+    """
+    exactly = _search(f"attributes.run_id = '{run_id}'")
+    return next(exactly, None) or next(_search(f"tags.restored_from = '{run_id}'"), None)
+
+
+def running() -> list[TrackedRun]:
+    """All runs of the store that are said to be running. Raises TrackingError."""
+    return list(_search("attributes.status = 'RUNNING'"))
+
+
+def end(run: TrackedRun) -> None:
+    """Mark a run as KILLED. Raises TrackingError."""
+    with reader() as client:
+        client.set_terminated(run.id, "KILLED")
+
+
+def run_record(run: TrackedRun) -> dict[str, Any] | None:
+    """The run.json that training gave to MLflow; None for a run whose training did not end. Raises TrackingError."""
+    with reader() as client, TemporaryDirectory() as folder:
+        if not any(item.path == "run.json" for item in client.list_artifacts(run.id)):
+            return None
+        return json.loads(Path(client.download_artifacts(run.id, "run.json", folder)).read_text())
+
+
+def _search(condition: str) -> Iterator[TrackedRun]:
+    """Runs of all experiments, newest first."""
+    with reader() as client:
+        if client is None:
+            return
+        experiments = {each.experiment_id: each.name for each in client.search_experiments()}
+        order = ["attributes.start_time DESC"]
+        found = client.search_runs(list(experiments), condition, order_by=order) if experiments else []
+    for run in found:
+        tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+        experiment = experiments[run.info.experiment_id]
+        yield TrackedRun(run.info.run_id, run.info.run_name, experiment, run.info.status, tags)

@@ -1,0 +1,70 @@
+"""A project with one result in it, written by the functions that write results, and a real MLflow store; untrained."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import yaml
+from torch import nn
+
+from pipeline import paths, resume, tracking
+from pipeline.datasets.store import read_info
+from pipeline.device import choose_device
+from pipeline.evaluate_run import TRAINED_BY
+from pipeline.params import load_params
+from pipeline.provenance import git_state
+from pipeline.train_run import _record, _write_outs, training_inputs, training_key
+from pipeline.training_state import EpochRecord
+
+PARAMS = {
+    "experiment": "traced",
+    "data": {"dataset": "rooms", "tasks": ["semseg", "depth"]},
+    "training": {
+        "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 4, "epochs": 2, "lr": 1.0e-3,
+        "precision": "float32",
+    },
+    "seeds": [0],
+    "runs": {
+        "depth": {"architecture": "single_task", "tasks": ["depth"]},
+        "pair": {"architecture": "multi_task", "tasks": ["semseg", "depth"]},
+    },
+}  # fmt: skip
+INFO = {
+    "dataset": "rooms", "tasks": ["semseg", "depth"], "classes": {"semseg": ["floor", "wall"]}, "edge_max_dist": 0.01,
+    "splits": {"train": 8, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
+}  # fmt: skip
+CODE = Path(__file__).parents[1]
+
+
+def make_project(folder: Path) -> None:
+    """Code, params and the description of prepared data."""
+    shutil.copytree(CODE / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CODE / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    paths.write_json(folder / "data/prepared/dataset.json", INFO)
+
+
+def make_result(name: str = "pair", seed: int = 0) -> dict:
+    """What `train` and `evaluate` leave of a run, in the working folder and in MLflow; returns run.json."""
+    params = load_params()
+    run, info, device = params.run(name), read_info(), choose_device("float32", True)
+    inputs, experiment = training_inputs(params, name, seed, info, device), tracking.connect(params.experiment)
+    history = [EpochRecord(1, 1e-3, {"loss/depth": 1.0}, 2.0, {"depth": {"rmse": 1.0}})]
+    with resume.attempt(training_key(inputs, info)) as attempt:
+        tags = {"run": name, "seed": str(seed), **git_state()}
+        with tracking.training_run(experiment, f"{name}-{seed}", attempt.training_id, tags) as log:
+            record = _record(log.id, run, seed, inputs, history, device, attempt, time.time())
+            _write_outs(nn.Linear(2, 2), history, record | {"weights": "last epoch", "starts_from": {}})
+            log.artifact(paths.run_file(name, seed))
+    record = paths.read_json(paths.run_file(name, seed))
+    resume.forget(record["training_key"])
+    score(record)
+    return record
+
+
+def score(record: dict) -> None:
+    """The metrics file of a model, as far as its origin goes."""
+    content = {"run": record["run"], "seed": record["seed"], **{key: record[key] for key in TRAINED_BY}}
+    paths.write_json(paths.metrics_file(record["run"], record["seed"]), content)
