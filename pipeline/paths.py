@@ -21,6 +21,8 @@ PARAMS = Path("params.yaml")
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
 MODELS = Path("models")
+DIGESTS = MODELS / "digests"
+STARTS = MODELS / "start"
 
 REPORTS = Path("reports")
 METRICS = REPORTS / "metrics"
@@ -29,6 +31,7 @@ DELTA_CSV = REPORTS / "delta.csv"
 REPORT = REPORTS / "report.md"
 FIGURES = REPORTS / "figures"
 HISTORY = REPORTS / "history"
+PANELS = REPORTS / "panels"
 
 
 def model_dir(run: str, seed: int) -> Path:
@@ -47,12 +50,12 @@ def run_file(run: str, seed: int) -> Path:
 
 def digest_file(run: str, seed: int) -> Path:
     """{sha256} of the weights of a run that starts afresh; apart, so that DVC can depend on these and nothing else."""
-    return MODELS / "digests" / f"{run}-{seed}.json"
+    return DIGESTS / f"{run}-{seed}.json"
 
 
 def start_file(run: str, seed: int) -> Path:
     """The single-task networks that a run starts from: {task: {run, sha256}}."""
-    return MODELS / "start" / f"{run}-{seed}.json"
+    return STARTS / f"{run}-{seed}.json"
 
 
 def metrics_file(run: str, seed: int) -> Path:
@@ -65,7 +68,7 @@ def history_file(run: str, seed: int) -> Path:
 
 
 def panel_dir(run: str, seed: int) -> Path:
-    return REPORTS / "panels" / f"{run}-{seed}"
+    return PANELS / f"{run}-{seed}"
 
 
 def project_root() -> Path:

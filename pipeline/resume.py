@@ -128,13 +128,13 @@ def forget(key: str) -> None:
             shutil.rmtree(folder)
 
 
-def dormant() -> set[str]:
-    """Ids of the trainings that were begun here and that no process is at."""
-    found = set()
-    for each in paths.training_folder("").iterdir():
+def dormant() -> dict[str, str | None]:
+    """{key: id} of the trainings that were begun here and that no process is at; None for a record that is damaged."""
+    found = {}
+    for each in sorted(paths.training_folder("").glob("*/")):
         with _unless_in_use(each) as folder:
-            if folder and (record := _read_record(folder)):
-                found.add(record["training_id"])
+            if folder:
+                found[each.name] = (_read_record(folder) or {}).get("training_id")
     return found
 
 

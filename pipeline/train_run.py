@@ -50,7 +50,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
     inputs = training_inputs(params, name, seed, info, device)
     experiment = connect(params.experiment)
     with resume.attempt(training_key(inputs, info)) as attempt:
-        close_runs(experiment, resume.dormant())
+        close_runs(experiment, set(resume.dormant().values()) - {None})
         started = time.time() - attempt.seconds
         tags = {"input_fingerprint": inputs.fingerprint}
         with training_run(experiment, f"{name}-{seed}", attempt.training_id, tags, attempt.points) as log:

@@ -153,6 +153,21 @@ def test_a_second_repro_does_nothing(project):
         path.write_text(before)
 
 
+def test_results_are_traced_to_their_runs_and_nothing_is_left_behind(project):
+    def run(*command: str) -> subprocess.CompletedProcess:
+        command = (sys.executable, "-m", *command)
+        return subprocess.run(command, cwd=project.root, env=project.environment, text=True, capture_output=True)
+
+    for name in ("sca-0", "stitched-0"):
+        done = run("stages.trace", f"reports/metrics/{name}.json", "--json")
+        found = json.loads(done.stdout)
+        assert done.returncode == 0 and found["reproducible"] and not found["notes"], done.stdout + done.stderr
+        assert found["model"] == f"models/{name}" and found["mlflow"]["name"] == name
+        assert found["recorded"]["git.commit"] == project.git("rev-parse", "HEAD").strip()
+    done = run("stages.doctor")
+    assert (done.returncode, done.stdout) == (0, "nothing is left to mend\n"), done.stdout + done.stderr
+
+
 def ran(output: str) -> set[str]:
     return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 

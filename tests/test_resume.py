@@ -163,7 +163,7 @@ def test_two_processes_do_not_train_the_same(training, monkeypatch):
             training.go()
         forget("k")
         assert paths.training_folder("k").exists(), "what is in use is not removed"
-        assert dormant() == set()
+        assert dormant() == {}
     assert training.go()[3] == 6 and len(dormant()) == 1
     forget("k")
     assert not paths.training_folder("k").exists()

@@ -1,0 +1,173 @@
+"""What kills, edits and moves leave behind, and how each is mended.
+
+Only what stages wrote is ever removed, of results only what DVC has recorded. Runs of other machines are left alone.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from pipeline import paths, provenance, resume, tracked
+from pipeline.datasets.store import read_info
+from pipeline.device import choose_device
+from pipeline.errors import DataError
+from pipeline.moved_store import Row, mend, moved_rows, users
+from pipeline.params import Params
+from pipeline.tracking import database
+from pipeline.train_run import training_inputs, training_key
+
+# What stages leave for each run and seed: folders with the files in them, and files.
+_FOLDERS = {paths.MODELS: ("run.json", "weights.safetensors"), paths.PANELS: ("predictions.npz", "*.png")}
+_FILES = {paths.DIGESTS: ".json", paths.STARTS: ".json", paths.METRICS: ".json", paths.HISTORY: ".csv"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, what to do about it, and the function that does it; None where that is a person's to decide."""
+
+    what: str
+    remedy: str
+    mend: Callable[[], object] | None = None
+
+
+def examine(params: Params) -> Iterator[Finding]:
+    """All that is found in this project. Raises TrackingError when MLflow's store can't be reached."""
+    yield from ended_runs()
+    yield from leftovers(params)
+    yield from orphaned_states(params)
+    yield from moved_artifacts()
+
+
+def ended_runs() -> Iterator[Finding]:
+    """Runs that MLflow calls RUNNING, whose process was killed on this machine."""
+    dormant = set(resume.dormant().values())
+    for run in tracked.running():
+        gone = provenance.is_gone(run.tags)
+        if gone is None and "host" not in run.tags:  # begun before runs named their process: their lock tells
+            gone = run.tags.get("training_id", "") in dormant
+        if gone:
+            what = f"MLflow run {run.id} ({run.experiment}: {run.name}) is RUNNING, but its process is gone"
+            yield Finding(what, "mark it KILLED (`dvc repro` still goes on with it)", partial(tracked.end, run))
+
+
+def leftovers(params: Params) -> Iterator[Finding]:
+    """Results of runs and seeds that params.yaml no longer has."""
+    kept, recorded = _names(params, params.all_runs), _recorded_outs()
+    kept_in = {paths.DIGESTS: _names(params, params.runs), paths.STARTS: _names(params, params.runs_from_single_task)}
+    for folder in (*_FOLDERS, *_FILES):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if _is_result(path) and path.name.removesuffix(_FILES.get(folder, "")) not in kept_in.get(folder, kept):
+                yield _leftover(path, recorded)
+
+
+def _leftover(path: Path, recorded: Collection[str]) -> Finding:
+    what = f"{path} is of a run or seed that is no longer in {paths.PARAMS}"
+    if others := _others(path):
+        return Finding(what, f"keep what no stage wrote ({', '.join(others)}) elsewhere, then remove it")
+    if str(path) not in recorded:
+        return Finding(what, "remove it if nobody needs it: dvc.lock does not name it, so DVC may not have a copy")
+    copy = "git has it, if committed" if path.parent == paths.METRICS else "DVC's cache has it, unless `dvc gc` was run"
+    return Finding(what, f"remove it ({copy})", partial(_remove, path))
+
+
+def _names(params: Params, runs: Collection[str]) -> set[str]:
+    return {f"{run}-{seed}" for run in runs for seed in params.seeds}
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a stage may have written this, by its name and by what is in it."""
+    if path.parent in _FOLDERS:
+        return bool(re.fullmatch(r".+-\d+", path.name)) and (path / _FOLDERS[path.parent][0]).is_file()
+    return path.suffix == _FILES[path.parent] and bool(re.fullmatch(r"[^.].*-\d+", path.stem))
+
+
+def _others(path: Path) -> list[str]:
+    """What lies in a folder of results without being one."""
+    if not path.is_dir():
+        return []
+    return sorted(each.name for each in path.iterdir() if not any(map(each.match, _FOLDERS[path.parent])))
+
+
+def _recorded_outs() -> set[str]:
+    lock = Path("dvc.lock")
+    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.exists() else {}
+    return {out["path"] for stage in stages.values() for out in stage.get("outs", ())}
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise DataError(f"{path} can't be removed: {error}") from None
+
+
+def orphaned_states(params: Params) -> Iterator[Finding]:
+    """Checkpoints of killed trainings that nobody is going to take up again."""
+    dormant = resume.dormant()
+    if not dormant:
+        return
+    try:
+        current = _training_keys(params)
+    except DataError as error:
+        yield Finding(f"which checkpoints in {paths.training_folder('')} are still needed can't be told", str(error))
+        return
+    for key in dormant:
+        folder = paths.training_folder(key)
+        if key not in current:
+            what = f"{folder} is of a training that params, code and data of now do not ask for"
+            remedy = "remove it (an experiment or branch that asks for it would begin from nothing)"
+        elif _is_scored(*current[key], key):
+            what, remedy = f"{folder} is of {'{}-{}'.format(*current[key])}, which is trained and scored", "remove it"
+        else:
+            continue
+        yield Finding(what, remedy, partial(resume.forget, key))
+
+
+def _training_keys(params: Params) -> dict[str, tuple[str, int]]:
+    """{key: (run, seed)} of all that params.yaml asks for, as far as it can be begun."""
+    info, keys = read_info(), {}
+    for name in params.all_runs:
+        run = params.run(name)
+        device = choose_device(run.training.precision, run.training.channels_last)
+        for seed in params.seeds:
+            if not run.from_single_task or paths.start_file(name, seed).exists():
+                keys[training_key(training_inputs(params, name, seed, info, device), info)] = (name, seed)
+    return keys
+
+
+def _is_scored(run: str, seed: int, key: str) -> bool:
+    """Whether this very training ended and its weights were scored, so that DVC has recorded it."""
+    trained, scored = paths.run_file(run, seed), paths.metrics_file(run, seed)
+    if not (trained.exists() and scored.exists()):
+        return False
+    record = paths.read_json(trained)
+    return record["training_key"] == key and paths.read_json(scored).get("mlflow_run_id") == record["mlflow_run_id"]
+
+
+def moved_artifacts() -> Iterator[Finding]:
+    """Paths in MLflow's local database that lead to where this project was before it was moved or copied."""
+    file = database()
+    if file is None or not file.exists():
+        return
+    for old, rows in moved_rows(file, paths.project_root()).items():
+        runs = [row for row in rows if row.table == "runs"]
+        if any(row.new.exists() for row in runs):
+            yield _moved(file, old, rows, runs)
+
+
+def _moved(file: Path, old: Path, rows: list[Row], runs: list[Row]) -> Finding:
+    what = f"{file} looks for the artifacts of {len(runs)} runs in {old}, where this project no longer is"
+    left = sum(row.old.exists() and not row.new.exists() for row in runs)
+    if left:
+        return Finding(what, f"copy those of {left} runs, which are there alone, to {paths.project_root() / 'mlruns'}")
+    if others := users(file):
+        return Finding(what, f"end `make ui` and whatever else uses it first (process {', '.join(map(str, others))})")
+    remedy = f"write the paths of now into it, after a copy to {file.name}.bak (nothing of MLflow may run meanwhile)"
+    return Finding(what, remedy, partial(mend, file, rows))

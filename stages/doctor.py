@@ -1,0 +1,42 @@
+"""Find what kills, edits and moves left behind, and mend it: python -m stages.doctor [--fix].
+
+Looks for runs that MLflow still calls RUNNING though their process is gone, results of runs and seeds that params.yaml
+no longer has, checkpoints that no training will take up, and a database of MLflow that was moved with the project.
+Without --fix nothing is changed. Runs of other machines, and what no stage wrote, are never touched.
+
+exit code: 0 when nothing was found or all was mended, 1 when something is left, 2 when it can't be looked into.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params, fix: bool) -> int:
+    """Print each finding with its remedy, mended where asked for; 0 when nothing is left, else 1."""
+    from pipeline.doctor import examine  # imports torch: only once params are known to be right
+
+    left = 0
+    for finding in examine(params):
+        if fix and finding.mend:
+            finding.mend()
+            print(f"mended: {finding.what}: {finding.remedy}")
+        else:
+            hint = " [--fix]" if finding.mend else ""
+            print(f"found: {finding.what}: {finding.remedy}{hint}")
+            left += 1
+    print(f"{left} findings left" if left else "nothing is left to mend")
+    return 1 if left else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--fix", action="store_true", help="mend what is marked [--fix] without it")
+    return command
+
+
+if __name__ == "__main__":
+    run_stage(main, parser=parser())
