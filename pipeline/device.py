@@ -82,6 +82,8 @@ NORMALIZATIONS = {
 def choose_device(precision: str, channels_last: bool, deterministic: bool = False) -> Device:
     """The first CUDA device if there is one, else the CPU; the environment variable PIPELINE_DEVICE names another.
 
+    Of several processes on one machine, each takes the CUDA device of its own number, unless the variable says which.
+
     precision `auto` is bfloat16 on a CUDA device that has it and float32 elsewhere; what stays float32 on CUDA may then
     be multiplied as TF32. deterministic: CUDA gives the same bits each time, or raises RuntimeError. These two are set
     for the whole process.
@@ -91,6 +93,9 @@ def choose_device(precision: str, channels_last: bool, deterministic: bool = Fal
     name = os.environ.get("PIPELINE_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device == torch.device("cuda") and "LOCAL_RANK" in os.environ:  # torchrun's: one GPU for each process
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ParamsError(f"PIPELINE_DEVICE={name} can't be used here: {str(error).splitlines()[0]}") from None

@@ -114,7 +114,7 @@ def orphaned_states(params: Params) -> Iterator[Finding]:
     if not dormant:
         return
     try:
-        current = _training_keys(params)
+        current = _training_keys(params, {resume.processes(key) for key in dormant})
     except DataError as error:
         yield Finding(f"which checkpoints in {paths.training_folder('')} are still needed can't be told", str(error))
         return
@@ -130,15 +130,17 @@ def orphaned_states(params: Params) -> Iterator[Finding]:
         yield Finding(what, remedy, partial(resume.forget, key))
 
 
-def _training_keys(params: Params) -> dict[str, tuple[str, int]]:
-    """{key: (run, seed)} of all that params.yaml asks for, as far as it can be begun."""
+def _training_keys(params: Params, counts: set[int]) -> dict[str, tuple[str, int]]:
+    """{key: (run, seed)} of all that params.yaml asks for, as far as it can be begun, by so many processes."""
     info, keys = read_info(), {}
     for name in params.all_runs:
         run = params.run(name)
-        device = choose_device(run.training.precision, run.training.channels_last)
+        device = choose_device(run.training.precision, run.training.channels_last, run.training.deterministic)
         for seed in params.seeds:
             if not run.from_single_task or paths.start_file(name, seed).exists():
-                keys[training_key(training_inputs(params, name, seed, info, device), info)] = (name, seed)
+                for processes in counts:
+                    inputs = training_inputs(params, name, seed, info, device, processes)
+                    keys[training_key(inputs, info)] = (name, seed)
     return keys
 
 

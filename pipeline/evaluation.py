@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby, zip_longest
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline import distributed
 from pipeline.datasets.loading import scoring_batches, value_tensor
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import DatasetInfo, Store
@@ -28,16 +29,23 @@ def task_context(info: DatasetInfo, task: str, edge_nms: bool = False) -> TaskCo
 
 
 def predict(
-    network: nn.Module, store: Store, tasks: tuple[str, ...], recipe: Training, batch_size: int, device: Device
+    network: nn.Module,
+    store: Store,
+    tasks: tuple[str, ...],
+    recipe: Training,
+    batch_size: int,
+    device: Device,
+    rank: int = 0,
+    count: int = 1,
 ) -> Iterator[tuple[list[Sample], dict[str, list[Tensor]]]]:
-    """Batches of samples of `store`, in order, with the decoded predictions of each.
+    """Batches of samples of `store`, in order, with the decoded predictions of each; one in `count`, from `rank` on.
 
     A prediction is (1, C, H, W) at the size of its label: class maps resized by nearest pixel, others bilinearly in
     float32, with no rounding on the way (the protocol of the field, without its uint8 detour).
     """
     network.eval()
     normalization = NORMALIZATIONS[recipe.normalization]
-    for image, samples in scoring_batches(store, recipe.input_size, batch_size):
+    for image, samples in scoring_batches(store, recipe.input_size, batch_size, rank, count):
         predictions = {}
         with torch.inference_mode():
             with device.autocast():
@@ -63,12 +71,33 @@ def resize_prediction(task: Task, decoded: Tensor, label: Label) -> Tensor:
 
 
 class Scorer:
-    """The metrics of several tasks over one split. edge_nms: suppress non-maxima of edge predictions first."""
+    """The metrics of several tasks over one split. edge_nms: suppress non-maxima of edge predictions first.
+
+    Processes may each update one with batches of their own, which `pool` then brings together.
+    """
 
     def __init__(self, tasks: tuple[str, ...], info: DatasetInfo, device: torch.device, edge_nms: bool = False):
         contexts = {task: task_context(info, task, edge_nms) for task in tasks}
         self._metrics = {task: get_task(task).metric(context).to(device) for task, context in contexts.items()}
         self._device = device
+        self._fractions: list[list[tuple[str, dict[str, Tensor]]]] = []  # by batch: what each update added
+
+    def begin_batch(self) -> None:
+        """Say that what follows is of the next of this process's batches."""
+        self._fractions.append([])
+
+    def pool(self) -> None:
+        """Make every sum that of all processes, which took turns at the batches: to the bit that of one process.
+
+        Fractions are added one by one, in the order in which one process would have come to them.
+        """
+        if distributed.count() == 1:
+            return
+        turns = zip_longest(*distributed.gather(self._fractions), fillvalue=[])
+        for task, fractions in chain.from_iterable(chain.from_iterable(turns)):
+            self._metrics[task].add(fractions)
+        for metric in self._metrics.values():
+            metric.change_counts(distributed.total)
 
     def update(self, task: str, predictions: Sequence[Tensor], labels: Sequence[Label]) -> None:
         """Add decoded predictions, each (1, C, H, W) at the size of its label. Those of one size go in together."""
@@ -77,6 +106,8 @@ class Scorer:
             value = torch.stack([value_tensor(each.value) for each in label])
             valid = torch.stack([torch.from_numpy(np.array(each.valid))[None] for each in label])
             self._metrics[task].update(torch.cat(prediction), value.to(self._device), valid.to(self._device))
+            if distributed.count() > 1:
+                self._fractions[-1].append((task, self._metrics[task].take_fractions()))
 
     def compute(self) -> Scores:
         return {task: metric.compute() for task, metric in self._metrics.items()}
@@ -96,11 +127,14 @@ def score(
     batch_size: int,
     device: Device,
 ) -> Scores:
-    """Score `network` on every sample of `store`: {task: {metric: value}}."""
+    """Score `network` on every sample of `store`, processes taking turns at the batches: {task: {metric: value}}."""
     scorer = Scorer(tasks, info, device.torch_device)
-    for samples, predictions in predict(network, store, tasks, recipe, batch_size, device):
+    turns = distributed.rank(), distributed.count()
+    for samples, predictions in predict(network, store, tasks, recipe, batch_size, device, *turns):
+        scorer.begin_batch()
         for task, predicted in predictions.items():
             scorer.update(task, predicted, [sample.labels[task] for sample in samples])
+    scorer.pool()
     return scorer.compute()
 
 

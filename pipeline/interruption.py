@@ -6,6 +6,8 @@ the processes between this one and DVC every second, and treats their loss like 
 The main thread gets a KeyboardInterrupt; within `deferred` it may first finish what it is at. However long that takes,
 the process is gone `_GRACE_SECONDS` after it was told to end: the thread sees to it, since Python's own signal handlers
 wait for the end of whatever call into C the main thread is in, and one backward pass can take a minute.
+
+A program that starts several DVCs side by side gives them its number as STARTER, and is then watched like DVC itself.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import psutil
 from pipeline.notices import warn
 
 EXIT_CODE = 130  # what shells give for Ctrl-C
+STARTER = "PIPELINE_STARTER"
 
 _GRACE_SECONDS = 7.0
 _LAST_WORDS_SECONDS = 2.0
@@ -50,6 +53,12 @@ def watched() -> Iterator[None]:
 def requested() -> bool:
     """Whether this process was told to end."""
     return _watch is not None and _watch.requested
+
+
+def request() -> None:
+    """Take it that this process was told to end: another that works with it was."""
+    if _watch is not None:
+        _watch.requested = True
 
 
 @contextmanager
@@ -138,7 +147,7 @@ class _Watch:
             elif deadline is not None:
                 self._leave()
             elif is_broken(self._line):
-                warn("DVC, which started this stage, is gone: the stage ends too")
+                warn("what started this stage is gone: the stage ends too")
                 signal.pthread_kill(main_thread, signal.SIGTERM)
 
     def _leave(self) -> None:
@@ -152,7 +161,8 @@ class _Watch:
 def line_to_dvc() -> list[psutil.Process]:
     """This process, its parent and so on, up to the DVC that runs it as a stage; this process alone outside DVC.
 
-    DVC gives DVC_STAGE to what it starts, so it is the first ancestor without it.
+    DVC gives DVC_STAGE to what it starts, so it is the first ancestor without it. The one that started DVC comes last,
+    where there is such a one.
     """
     line = [psutil.Process()]
     if "DVC_STAGE" in os.environ:
@@ -160,7 +170,25 @@ def line_to_dvc() -> list[psutil.Process]:
             line.append(ancestor)
             if not _has_stage(ancestor):
                 break
+        if STARTER in os.environ and _is_dvc(line[-1]):
+            line.append(_process_or(int(os.environ[STARTER]), line[0]))
     return line
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    """Slurm starts a stage elsewhere than DVC, where numbers of processes mean others."""
+    try:
+        return "dvc" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _process_or(number: int, other: psutil.Process) -> psutil.Process:
+    """The process of this number; `other`, which is nobody's parent in the line, where it is gone."""
+    try:
+        return psutil.Process(number)
+    except psutil.NoSuchProcess:
+        return other
 
 
 def _has_stage(process: psutil.Process) -> bool:

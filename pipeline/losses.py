@@ -4,6 +4,9 @@ prediction (B, C, h, w) raw network output, target (B, Ct, H, W), valid (B, 1, H
 prediction of another size covers the same extent and is brought to the target's bilinearly. Every loss computes in
 float32, also under autocast; never reads a target where it is not valid (it may be NaN there); and is 0, with a graph
 and a zero gradient, where nothing is valid. Nothing waits for the device.
+
+Where several processes share a batch, the whole batch is that of all, and each process returns its part of the loss:
+the sum over its own pixels by the count of all valid ones. The parts add up to the loss, and their gradients to its.
 """
 
 from __future__ import annotations
@@ -13,13 +16,15 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from pipeline import distributed
+
 _IGNORE = -100
 _CPU_CHUNK = 2**18  # logits that the cache of a processor holds
 
 
 def _mean_over(error: Tensor, valid: Tensor) -> Tensor:
     """Mean of (B, C, H, W) over the channels of the valid pixels; 0 where there are none."""
-    count = valid.sum() * error.shape[1]
+    count = distributed.total(valid.sum()) * error.shape[1]
     return error.masked_fill(~valid, 0).sum() / count.clamp(min=1)
 
 
@@ -34,7 +39,7 @@ def _at_size(prediction: Tensor, size: torch.Size) -> Tensor:
 def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Softmax cross-entropy in nats. target (B, 1, H, W): class index, of any integer type."""
     index = target.long().masked_fill(~valid, _IGNORE).squeeze(1)
-    return _SummedCrossEntropy.apply(prediction.float(), index) / valid.sum().clamp(min=1)
+    return _SummedCrossEntropy.apply(prediction.float(), index) / distributed.total(valid.sum()).clamp(min=1)
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
@@ -112,7 +117,8 @@ def balanced_bce(prediction: Tensor, target: Tensor, valid: Tensor, positive_wei
     """
     positive = (target > 0.5) & valid
     if positive_weight is None:
-        share = positive.sum() / valid.sum().clamp(min=1)
+        positives, count = distributed.total(torch.stack([positive.sum(), valid.sum()]))
+        share = positives / count.clamp(min=1)
         weight = torch.where(positive, 1 - share, share)
     else:
         weight = torch.where(positive, positive_weight, 1 - positive_weight)

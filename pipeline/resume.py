@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from pipeline import paths
+from pipeline import distributed, paths
 from pipeline.errors import DataError, TrainingError
 from pipeline.notices import warn
 from pipeline.outbox import Point
@@ -39,14 +39,15 @@ class Attempt:
     """One process's turn at a training, and what the turns before it left.
 
     training_id: names the training among all. began: when its first attempt began, in seconds since 1970. number:
-    counts attempts from 1. The rest is of the last checkpoint: the TrainingState, if there is one, all metrics logged
-    so far, and the seconds that the attempts took.
+    counts attempts from 1. processes: how many work at it together. The rest is of the last checkpoint: the
+    TrainingState, if there is one, all metrics logged so far, and the seconds that the attempts took.
     """
 
     folder: Path
     training_id: str
     began: float
     number: int
+    processes: int = 1
     state: dict[str, Any] | None = None
     points: list[Point] = field(default_factory=list)
     seconds: float = 0.0
@@ -94,11 +95,19 @@ def attempt(key: str) -> Iterator[Attempt]:
         ) from None
 
 
+def follow(key: str) -> Attempt:
+    """The attempt that another process, which this one works with, has begun."""
+    folder = paths.training_folder(key)
+    found = Attempt(folder, **paths.read_json(folder / _RECORD))
+    found.load()
+    return found
+
+
 def _next_attempt(folder: Path) -> Attempt:
     for partial in folder.glob(".*"):  # what a kill in the middle of a write left
         partial.unlink()
     known = _read_record(folder) or {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
-    known["number"] += 1
+    known |= {"number": known["number"] + 1, "processes": distributed.count()}
     try:
         paths.write_json(folder / _RECORD, known)
     except OSError as error:
@@ -119,6 +128,11 @@ def _remove_abandoned(own: Path) -> None:
     for folder in own.parent.iterdir():
         if folder != own and time.time() - folder.stat().st_mtime > _KEPT_DAYS * 86400:
             forget(folder.name)
+
+
+def processes(key: str) -> int:
+    """How many processes last worked at a training."""
+    return (_read_record(paths.training_folder(key)) or {}).get("processes", 1)
 
 
 def forget(key: str) -> None:
@@ -171,17 +185,24 @@ class Checkpoints:
         if kept is not None:
             state.load_state_dict(kept)
             self._step = state.step
-            print(f"going on from a checkpoint: {state.epoch} epochs, {state.step} steps done", flush=True)
+            if distributed.is_first():
+                print(f"going on from a checkpoint: {state.epoch} epochs, {state.step} steps done", flush=True)
 
     @property
     def due(self) -> bool:
         return time.monotonic() - self._last >= self._interval
 
     def save(self, state: TrainingState) -> None:
-        """Write a checkpoint. A disk that is full is told once, and leaves the last checkpoint as it is."""
+        """Write a checkpoint. A disk that is full is told once, and leaves the last checkpoint as it is.
+
+        Processes call it together; the first one writes.
+        """
         self._last = time.monotonic()
+        content = state.state_dict()
+        if not distributed.is_first():
+            return
         try:
-            self._attempt.save(state.state_dict(), *self._logged())
+            self._attempt.save(content, *self._logged())
         except OSError as error:
             if not self._failing:
                 warn(

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from pipeline import distributed
 from pipeline.balancing import FixedWeights
 from pipeline.datasets.loading import Batch
-from pipeline.device import NORMALIZATIONS, Device
-from pipeline.errors import TrainingError
+from pipeline.device import NORMALIZATIONS, Device, Normalization
 from pipeline.nets import Outputs
 from pipeline.params import ResolvedRun, Training
+from pipeline.sync_batch_norm import synchronise_batch_norm
 from pipeline.tasks import get_task
 from pipeline.training_state import task_of
+
+_SYNC_BUFFERS = "forward_sync_buffers"  # from torch 2.13 on
+if _SYNC_BUFFERS not in inspect.signature(DistributedDataParallel).parameters:
+    _SYNC_BUFFERS = "broadcast_buffers"
+
+# At every start torch advises against what is meant: gradients that lie in memory as channels-last weights do.
+warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
 
 
 class Step:
@@ -23,27 +34,32 @@ class Step:
     The batch is taken in `accumulate` equal parts and the gradient averaged over them. A loss is the masked mean over
     the valid pixels of one part, and batch norm's statistics are those of one part: with more than one, a step is that
     of the whole batch only where all parts have as many valid pixels and nothing else ties images together.
+
+    Processes each take a share of every part. Losses and statistics are still those of the whole part, and gradients
+    are added, so that the step is that of one process, but for rounding.
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, run: ResolvedRun, device: Device):
-        self._network, self._optimizer, self._device = network, optimizer, device
-        self._recipe, self._tasks = run.training, run.all_tasks
+        self._network, self._optimizer, self._recipe = network, optimizer, run.training
         self._balance = FixedWeights(run.training.task_weights)
-        self._normalization = NORMALIZATIONS[run.training.normalization]
-        # A wrapper that shares the parameters: what is saved and scored stays `network`, with its own names.
-        self._forward = torch.compile(network, dynamic=False) if device.compiles(run.training.compile) else network
+        self._losses: nn.Module = _Losses(network, run, device)
+        if distributed.count() > 1:
+            synchronise_batch_norm(network, device.torch_device)
+            own = [device.torch_device] if device.torch_device.type == "cuda" else None
+            # Buffers are the same everywhere by themselves; and which parts of a network are idle never changes.
+            self._losses = DistributedDataParallel(
+                self._losses, device_ids=own, static_graph=True, **{_SYNC_BUFFERS: False}
+            )
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step on an augmented batch; returns its losses by name, without a graph."""
+        """Take one step on this process's augmented share; returns its part of the losses by name, without a graph."""
         parts = self._recipe.accumulate
         self._optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
         for part in batch.split(parts):
-            with self._device.autocast():
-                outputs = self._forward(self._device.image(part.image, self._normalization))
-                losses = task_losses(outputs, part, self._tasks, self._recipe.deep_supervision)
-                total = self._balance(by_task(losses)) / parts
-            total.backward()
+            losses = self._losses(part)
+            total = self._balance(by_task(losses)) / parts
+            (total * distributed.count()).backward()  # DistributedDataParallel averages gradients
             means = {name: means.get(name, 0) + loss.detach().float() / parts for name, loss in losses.items()}
         if self._recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
@@ -51,13 +67,22 @@ class Step:
         return means
 
 
-def require_equal_parts(batch_size: int, recipe: Training) -> None:
-    """Raise TrainingError where a batch can't be split as the recipe says: one of a split smaller than batch_size."""
-    if batch_size % recipe.accumulate:
-        raise TrainingError(
-            f"the training split has only {batch_size} samples, which training.accumulate {recipe.accumulate} does not "
-            "divide: set it to 1"
-        )
+class _Losses(nn.Module):
+    """Batch -> its losses. They are in it so that DistributedDataParallel sees which parameters they depend on."""
+
+    def __init__(self, network: nn.Module, run: ResolvedRun, device: Device):
+        super().__init__()
+        self.network = network
+        # A function that shares the parameters: what is saved and scored stays `network`, with its own names.
+        compiles = device.compiles(run.training.compile)
+        self._forward = [torch.compile(network, dynamic=False) if compiles else network]  # a list hides it from torch
+        self._device, self._tasks, self._deep = device, run.all_tasks, run.training.deep_supervision
+        self._normalization: Normalization = NORMALIZATIONS[run.training.normalization]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        with self._device.autocast():
+            outputs = self._forward[0](self._device.image(batch.image, self._normalization))
+            return task_losses(outputs, batch, self._tasks, self._deep)
 
 
 def make_optimizer(network: nn.Module, recipe: Training, device: Device) -> torch.optim.Optimizer:

@@ -190,8 +190,11 @@ def _compare(found: Trace, params: Params, record: dict[str, Any]) -> None:
     if found.seed not in params.seeds:
         found.mismatches.append(f"seed {found.seed} is no longer in {paths.PARAMS}: seeds")
     recipe = params.run(found.run).training
-    device = choose_device(recipe.precision, recipe.channels_last)
-    now = training_inputs(params, found.run, found.seed, read_info(), device)
+    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
+    processes = record["processes"]  # how many there would be now, is said when they are started
+    if processes > 1:
+        found.notes.append(f"{processes} processes trained it: PIPELINE_LAUNCHER is to start as many")
+    now = training_inputs(params, found.run, found.seed, read_info(), device, processes)
     found.differences = Inputs(record["inputs"]).differences(now)
     if _data_is_stale():
         found.mismatches.append(f"{paths.PREPARED} was packed with other params: data; run `dvc repro prepare`")

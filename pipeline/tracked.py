@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,6 +46,14 @@ def end(run: TrackedRun) -> None:
     """Mark a run as KILLED. Raises TrackingError."""
     with reader() as client:
         client.set_terminated(run.id, "KILLED")
+
+
+def close_runs(training_ids: Collection[str]) -> None:
+    """Mark as KILLED what is said to be running of these trainings, whose processes are gone. Raises TrackingError."""
+    if training_ids:
+        for run in running():
+            if run.tags.get("training_id") in training_ids:
+                end(run)
 
 
 def run_record(run: TrackedRun) -> dict[str, Any] | None:

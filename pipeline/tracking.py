@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -273,20 +273,6 @@ def _take_up(client: mlflow.MlflowClient, run: Run) -> None:
     """Say that a run is being written again, and by which process."""
     client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in this_process().items()])
     client.update_run(run.info.run_id, status="RUNNING")
-
-
-def close_runs(experiment_id: str, training_ids: Collection[str]) -> None:
-    """Mark as KILLED what is said to be running of these trainings, whose processes are gone. Raises TrackingError."""
-    client = mlflow.MlflowClient()
-
-    @_told_plainly()
-    def close() -> None:
-        for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-            if run.data.tags.get("training_id") in training_ids:
-                client.set_terminated(run.info.run_id, "KILLED")
-
-    if training_ids:
-        patiently(close, "Nothing was started")
 
 
 @contextmanager

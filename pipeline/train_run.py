@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import platform
-import resource
 import time
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 
-from pipeline import paths, provenance, resume
-from pipeline.checkpoint import load_single_task_weights, save_weights, weights_digest
+from pipeline import distributed, paths, provenance, resume
+from pipeline.checkpoint import load_single_task_weights
 from pipeline.cost import measure
 from pipeline.datasets.augment import Augmenter, ValueGeometry
+from pipeline.datasets.loading import Share
 from pipeline.datasets.resident import training_batches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
-from pipeline.errors import DataError, TrainingError
-from pipeline.evaluation import finite_or_none, score
+from pipeline.errors import DataError
+from pipeline.evaluation import score
 from pipeline.network import build_network
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.resume import Checkpoints
 from pipeline.selection import Selection
 from pipeline.tasks import get_task
-from pipeline.tracking import RunLog, close_runs, connect, training_run
-from pipeline.training import train
+from pipeline.tracked import close_runs
+from pipeline.tracking import RunLog, connect, training_run
+from pipeline.training import Log, train
+from pipeline.training_outs import training_record, write_outs
 from pipeline.training_state import EpochRecord
 
 HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
@@ -43,55 +43,123 @@ def train_run(params: Params, name: str, seed: int) -> None:
     Raises TrainingError for a loss that is not finite, when an input was edited meanwhile and while another process is
     at the same; TrackingError, before anything is computed, when MLflow's store can't be reached, and at the end, with
     everything kept for the next attempt, when it is away for long.
+
+    Where torchrun started several processes, all call this and work together (pipeline/distributed.py).
     """
     run, info = params.run(name), read_info()
-    start, recipe = _start(run, seed), run.training
+    recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
-    inputs = training_inputs(params, name, seed, info, device)
+    with distributed.joined(device.torch_device):
+        teacher = _Teacher(params, run, seed, info, device)
+        if distributed.is_first():
+            _lead(teacher)
+        else:
+            _follow(teacher)
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    """What a training is made of, the same in every process that takes part in it."""
+
+    params: Params
+    run: ResolvedRun
+    seed: int
+    info: DatasetInfo
+    device: Device
+
+    @cached_property
+    def start(self) -> dict[str, dict[str, str]]:
+        return _start(self.run, self.seed)
+
+    @cached_property
+    def inputs(self) -> provenance.Inputs:
+        return training_inputs(self.params, self.run.name, self.seed, self.info, self.device, distributed.count())
+
+    def network(self) -> torch.nn.Module:
+        """The network as it starts."""
+        torch.manual_seed(self.seed)
+        pretrained = False if self.start else self.run.training.pretrained
+        network = self.device.network(build_network(self.run, self.info, pretrained))
+        load_single_task_weights(network, self.start, self.seed)
+        return network
+
+    def selection(self) -> Selection | None:
+        return Selection(self.run.tasks) if self.params.evaluation.select_on else None
+
+    def teach(
+        self,
+        network: torch.nn.Module,
+        selection: Selection | None,
+        checkpoints: Checkpoints,
+        log: Log,
+        tell_batches: Callable[[str], None],
+    ) -> list[EpochRecord]:
+        """Train the network, from the last checkpoint on."""
+        run, recipe, device = self.run, self.run.training, self.device
+        taught, watched = _stores(run, selection is not None)
+        share = Share(distributed.rank(), distributed.count(), recipe.accumulate)
+        batches = training_batches(taught, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share)
+        tell_batches(batches.description)
+        return train(
+            network,
+            batches,
+            make_augmenter(run),
+            run,
+            self.seed,
+            device,
+            log,
+            lambda: score(network, watched, run.tasks, self.info, recipe, self.params.evaluation.batch_size, device),
+            selection,
+            checkpoints,
+        )
+
+
+def _lead(teacher: _Teacher) -> None:
+    """The part of the first process: it also keeps the books and writes what there is to write."""
+    params, run, seed, device, inputs = teacher.params, teacher.run, teacher.seed, teacher.device, teacher.inputs
     experiment = connect(params.experiment)
-    with resume.attempt(training_key(inputs, info)) as attempt:
-        close_runs(experiment, set(resume.dormant().values()) - {None})
+    with resume.attempt(training_key(inputs, teacher.info)) as attempt:
+        distributed.wait_for_all()  # the others may read the last checkpoint now
+        close_runs(set(resume.dormant().values()) - {None})
         started = time.time() - attempt.seconds
         tags = {"input_fingerprint": inputs.fingerprint}
-        with training_run(experiment, f"{name}-{seed}", attempt.training_id, tags, attempt.points) as log:
-            torch.manual_seed(seed)
-            network = device.network(build_network(run, info, False if start else recipe.pretrained))
-            load_single_task_weights(network, start, seed)
+        with training_run(experiment, f"{run.name}-{seed}", attempt.training_id, tags, attempt.points) as log:
+            network, selection = teacher.network(), teacher.selection()
             if network.backbone.load_report:
                 print(f"{run.training.backbone}: {network.backbone.load_report}")
-            _describe(log, params, run, seed, info, network, device, inputs)
-            taught, watched = _stores(run, params.evaluation.select_on is not None)
-            selection = Selection(run.tasks) if params.evaluation.select_on else None
-            batches = training_batches(taught, recipe.input_size, recipe.batch_size, seed, device.torch_device)
-            log.tags({"batches": batches.description})
-            history = train(
-                network,
-                batches,
-                make_augmenter(run),
-                run,
-                seed,
-                device,
-                log.metrics,
-                lambda: score(network, watched, run.tasks, info, recipe, params.evaluation.batch_size, device),
-                selection,
-                Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started)),
+            _describe(log, params, run, seed, teacher.info, network, device, inputs)
+            checkpoints = Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started))
+            history = teacher.teach(
+                network, selection, checkpoints, log.metrics, lambda told: log.tags({"batches": told})
             )
-            inputs.check_unchanged(training_inputs(load_params(), name, seed, read_info(), device))
+            now = training_inputs(load_params(), run.name, seed, read_info(), device, distributed.count())
+            inputs.check_unchanged(now)
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-            record = _record(log.id, run, seed, inputs, history, device, attempt, started)
-            record |= {"weights": weights, "starts_from": start}
-            _write_outs(network, history, record)
+            record = training_record(log.id, run, seed, inputs, history, device, attempt, started)
+            record |= {"weights": weights, "starts_from": teacher.start}
+            write_outs(network, history, record)
             log.tags({"weights": weights})
-            log.artifact(paths.weights_file(name, seed), "checkpoint")
-            log.artifact(paths.history_file(name, seed))
-            log.artifact(paths.run_file(name, seed))
+            log.artifact(paths.weights_file(run.name, seed), "checkpoint")
+            log.artifact(paths.history_file(run.name, seed))
+            log.artifact(paths.run_file(run.name, seed))
 
 
-def training_inputs(params: Params, name: str, seed: int, info: DatasetInfo, device: Device) -> provenance.Inputs:
-    """All that decides the result, and device and precision, since a training is not to change them on its way."""
+def _follow(teacher: _Teacher) -> None:
+    """The part of every other process: its share of the work, and not a word about it."""
+    distributed.wait_for_all()
+    attempt = resume.follow(training_key(teacher.inputs, teacher.info))
+    checkpoints = Checkpoints(attempt, teacher.params.checkpoint_minutes, lambda: ((), 0.0))
+    teacher.teach(teacher.network(), teacher.selection(), checkpoints, lambda values, step: None, lambda told: None)
+
+
+def training_inputs(
+    params: Params, name: str, seed: int, info: DatasetInfo, device: Device, processes: int = 1
+) -> provenance.Inputs:
+    """All that decides the result, and the hardware and precision, which a training is not to change on its way."""
     run = params.run(name)
     values = run.model_dump() | {"seed": seed, "select_on": params.evaluation.select_on, "start": _start(run, seed)}
     values |= {"device": device.torch_device.type, "dtype": str(device.dtype)}
+    values["processes"] = processes
     pretrained = run.training.pretrained
     files = [Path(pretrained)] if isinstance(pretrained, str) else []
     return provenance.collect_inputs("train", values, info.digest, files)
@@ -153,6 +221,7 @@ def _describe(
             "tasks": ",".join(run.tasks),
             "input_fingerprint": inputs.fingerprint,
             "device": device.description,
+            "processes": str(distributed.count()),
             "precision": str(device.dtype).removeprefix("torch."),
             "tf32": str(device.tf32).lower(),
             "compiled": str(device.compiles(run.training.compile)).lower(),
@@ -164,79 +233,3 @@ def _describe(
         }
     )
     log.dataset(info.dataset, info.digest, "training")
-
-
-def _record(
-    run_id: str,
-    run: ResolvedRun,
-    seed: int,
-    inputs: provenance.Inputs,
-    history: list[EpochRecord],
-    device: Device,
-    attempt: resume.Attempt,
-    started: float,
-) -> dict:
-    """What run.json says: who trained these weights, from what, on what, for how long, and how they scored.
-
-    Durations are those of all attempts, without what was lost to kills.
-    """
-    return {
-        "run": run.name,
-        "seed": seed,
-        "mlflow_run_id": run_id,
-        "input_fingerprint": inputs.fingerprint,
-        "inputs": inputs.values,
-        "training_key": attempt.key,
-        "started": datetime.fromtimestamp(attempt.began, UTC).isoformat(timespec="seconds"),
-        "resumed": attempt.number - 1,
-        "seconds": round(time.time() - started, 1),
-        "training_seconds": round(sum(epoch.seconds for epoch in history), 1),
-        "peak_memory_mb": _peak_memory_mb(),
-        "device": device.description,
-        "host": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores",
-        "environment": provenance.environment(),
-        **provenance.git_state(),
-        **provenance.dvc_tags(),
-        "last_validation": finite_or_none(history[-1].scores or {}),
-    }
-
-
-def _write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict) -> None:
-    name, seed = record["run"], record["seed"]
-    try:
-        save_weights(network, paths.weights_file(name, seed))
-        digest = weights_digest(paths.weights_file(name, seed))
-        if not record["starts_from"]:
-            paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
-        _write_history(paths.history_file(name, seed), history)
-        paths.write_json(paths.run_file(name, seed), record | {"weights_sha256": digest})
-    except OSError as error:
-        raise TrainingError(
-            f"the result of {name}-{seed} can't be written: {error}. Free some space and run `dvc repro`: it goes on "
-            "from the last checkpoint"
-        ) from None
-
-
-def _peak_memory_mb() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def _write_history(path: Path, history: list[EpochRecord]) -> None:
-    """One row an epoch, for `dvc plots`.
-
-    Columns: epoch, learning_rate, loss (the sum of all), loss/<task>, loss_auxiliary/<task>, <task>/<headline>.
-    """
-    rows = []
-    for record in history:
-        row = {
-            "epoch": record.epoch,
-            "learning_rate": record.learning_rate,
-            "loss": sum(record.losses.values()),
-        }
-        row |= record.losses
-        row |= {f"{t}/{get_task(t).headline}": of[get_task(t).headline] for t, of in (record.scores or {}).items()}
-        rows.append(row)
-    with paths.atomic(path) as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[-1]), restval="")
-        writer.writeheader()
-        writer.writerows(rows)

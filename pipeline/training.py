@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 from torch import nn
 from tqdm import tqdm
 
-from pipeline import interruption
+from pipeline import distributed, interruption
 from pipeline.datasets.augment import Augmenter
 from pipeline.datasets.loading import TrainingBatches
 from pipeline.datasets.resident import ResidentBatches
@@ -17,7 +18,7 @@ from pipeline.notices import warn
 from pipeline.params import ResolvedRun, Training
 from pipeline.resume import Checkpoints
 from pipeline.selection import Selection
-from pipeline.step import Step, make_optimizer, require_equal_parts
+from pipeline.step import Step, make_optimizer
 from pipeline.training_state import EpochRecord, LossWindow, Scores, TrainingState
 
 _WINDOW = 20  # steps between two looks at the losses: each look makes the host wait for the device
@@ -54,14 +55,18 @@ def train(
     end (pipeline/interruption.py), it finishes the step, writes a checkpoint and raises KeyboardInterrupt.
     """
     recipe = run.training
-    require_equal_parts(batches.batch_size, recipe)
     optimizer = make_optimizer(network, recipe, device)
     step = Step(network, optimizer, run, device)
     state = TrainingState(network, optimizer, LossWindow(run.name, seed), device.torch_device, selection)
+    distributed.separate_random_streams(seed)
     if checkpoints:
         checkpoints.restore(state)
     with tqdm(
-        total=recipe.epochs * len(batches), initial=state.step, desc=f"{run.name}-{seed}", unit="step", disable=None
+        total=recipe.epochs * len(batches),
+        initial=state.step,
+        desc=f"{run.name}-{seed}",
+        unit="step",
+        disable=None if distributed.is_first() else True,  # None: where nobody looks at a terminal
     ) as progress:
         while state.epoch < recipe.epochs:
             rate = learning_rate(recipe, state.epoch)
@@ -78,7 +83,7 @@ def train(
                 if selection:
                     selection.offer(state.epoch + 1, scores, network)
             state.end_epoch(rate, scores)
-            if checkpoints and (checkpoints.due or state.epoch == recipe.epochs):
+            if checkpoints and (state.epoch == recipe.epochs or any(distributed.any_of(checkpoints.due))):
                 checkpoints.save(state)
     if selection:
         selection.restore(network)
@@ -95,11 +100,15 @@ def _train_epoch(
     checkpoints: Checkpoints | None,
     progress: tqdm,
 ) -> None:
-    """The steps of the epoch at hand that are still to be done, and a checkpoint after the last."""
+    """The steps of the epoch at hand that are still to be done, and a checkpoint after the last.
+
+    Processes save and stop after the same step, as soon as one of them is to.
+    """
+    own = batches.share.of(np.arange(batches.batch_size), batches.batch_size)
     start = time.perf_counter() - state.seconds
     state.network.train()
     for batch in batches.epoch(state.epoch, state.batch):
-        drawn = augmenter.draw(len(batch.image), state.rng)
+        drawn = augmenter.draw(batches.batch_size, state.rng).take(own)
         state.window.add(step(augmenter(batch.to(device.torch_device), drawn)))
         state.batch += 1
         state.step += 1
@@ -112,10 +121,13 @@ def _train_epoch(
             log(means | {"learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
             progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
         state.seconds = time.perf_counter() - start
-        if checkpoints and (last or checkpoints.due or interruption.requested()):
+        due, told = distributed.any_of(bool(checkpoints and checkpoints.due), interruption.requested())
+        if checkpoints and (last or due or told):
             checkpoints.save(state)
-        if interruption.requested():
-            warn(f"told to end: stopped after step {state.step}")
+        if told:
+            interruption.request()
+            if distributed.is_first():
+                warn(f"told to end: stopped after step {state.step}")
             return
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline import distributed
 from pipeline.errors import TrainingError
 from pipeline.selection import Selection
 
@@ -26,7 +27,7 @@ def task_of(loss: str) -> str:
 
 @dataclass
 class LossWindow:
-    """The losses of the last few steps, kept on the device until the window is full."""
+    """The losses of the last few steps, those of all processes, kept on the device until the window is full."""
 
     run: str
     seed: int
@@ -35,7 +36,7 @@ class LossWindow:
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         self.names = tuple(losses)
-        self.rows.append(torch.stack(list(losses.values())))
+        self.rows.append(distributed.total(torch.stack(list(losses.values()))))
 
     def drain(self, last_step: int) -> dict[str, float]:
         """Mean of each loss over the window, which is emptied. Raises TrainingError for one that is not finite."""
@@ -99,15 +100,17 @@ class TrainingState:
         self.sums.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as tensors and plain values, random streams of torch included; tensors are shared, not copied."""
-        cuda = self.device.type == "cuda"
+        """All of it as tensors and plain values, random streams of torch included; tensors are shared, not copied.
+
+        Processes ask for it together: of their states, only the streams differ.
+        """
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "selection": self.selection.state_dict() if self.selection else None,
             "window": {"names": self.window.names, "rows": self.window.rows},
-            "cpu_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "torch_rng": distributed.gather({"cpu": torch.get_rng_state(), "cuda": cuda}),
             "augmentation_rng": self.rng.bit_generator.state,
             "epoch": self.epoch,
             "batch": self.batch,
@@ -125,9 +128,10 @@ class TrainingState:
             self.selection.load_state_dict(state["selection"])
         self.window.names = tuple(state["window"]["names"])
         self.window.rows = [row.to(self.device) for row in state["window"]["rows"]]
-        torch.set_rng_state(state["cpu_rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+        rng = state["torch_rng"][distributed.rank()]
+        torch.set_rng_state(rng["cpu"])
+        if rng["cuda"] is not None:
+            torch.cuda.set_rng_state(rng["cuda"], self.device)
         self.rng.bit_generator.state = state["augmentation_rng"]
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.seconds, self.sums = state["seconds"], Counter(state["sums"])

@@ -30,7 +30,8 @@ def run_stage(
     """
     parser = parser or argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     if run_and_seed:
-        parser.add_argument("--run", required=True, dest="name", help="a run's name in params.yaml")
+        # torchrun takes --run for short for its own --run-path, even behind the module's name: hence the second form.
+        parser.add_argument("--run", "--run-name", required=True, dest="name", help="a run's name in params.yaml")
         parser.add_argument("--seed", required=True, type=int)
     arguments = vars(parser.parse_args(argv))
     try:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import paths, resume, tracking
+from pipeline import distributed, paths, resume, tracking
 from pipeline.datasets.store import read_info
 from pipeline.device import choose_device
 from pipeline.doctor import examine
@@ -181,9 +181,9 @@ def begin(key: str) -> Path:
     return attempt.folder
 
 
-def key_of(name: str) -> str:
+def key_of(name: str, processes: int = 1) -> str:
     params, info = load_params(), read_info()
-    return training_key(training_inputs(params, name, 0, info, choose_device("float32", True)), info)
+    return training_key(training_inputs(params, name, 0, info, choose_device("float32", True), processes), info)
 
 
 def test_checkpoints_that_no_training_takes_up(project, capsys):
@@ -199,6 +199,13 @@ def test_checkpoints_that_no_training_takes_up(project, capsys):
     paths.metrics_file("pair", 0).unlink()
     paths.training_folder(key_of("pair")).mkdir()
     assert not any("pair-0" in what for what in found()), "until it is scored, DVC may not have recorded it"
+
+
+def test_a_checkpoint_of_several_processes_is_taken_up_by_as_many(project, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "count", lambda: 4)
+        begin(key_of("depth", 4))
+    assert found() == []
 
 
 def test_without_data_nobody_knows_what_is_needed(project, capsys):

@@ -47,6 +47,10 @@ class Pointwise(nn.Module):
 
 @pytest.fixture
 def store(tmp_path):
+    return evaluation_store(tmp_path)
+
+
+def evaluation_store(folder):
     rng = np.random.default_rng(0)
 
     def sample(i):
@@ -65,8 +69,8 @@ def store(tmp_path):
             labels[task] = Label(value, rng.random((height, width)) < 0.9)
         return Sample(str(i), rng.integers(0, 256, (height, width, 3), dtype=np.uint8), labels)
 
-    write_split(tmp_path, (sample(i) for i in range(5)), ALL)
-    return Store(tmp_path, ALL)
+    write_split(folder, (sample(i) for i in range(5)), ALL)
+    return Store(folder, ALL)
 
 
 def test_predictions_come_in_order_at_the_labels_size(store):

@@ -21,7 +21,8 @@ from pipeline.outbox import Point
 from pipeline.params import parse_params
 from pipeline.resume import Checkpoints, attempt, dormant, forget
 from pipeline.selection import Selection
-from pipeline.train_run import _write_outs, training_inputs, training_key
+from pipeline.train_run import training_inputs, training_key
+from pipeline.training_outs import write_outs
 from tests.tiny_training import Tiny, make_store, params, run_training
 
 EVERY_STEP = 1e-9  # minutes
@@ -89,8 +90,10 @@ def training(in_tmp):
     return Training(in_tmp / "data", epochs=3)  # 3 epochs of 2 steps
 
 
+@pytest.mark.parametrize("memory", [1 << 30, 1000], ids=["split kept in memory", "split read from disk"])
 @pytest.mark.parametrize("recipe", [{"optimizer": "adam"}, {"optimizer": "sgd", "schedule": "constant"}])
-def test_killed_at_every_step_and_every_validation(in_tmp, recipe):
+def test_killed_at_every_step_and_every_validation(in_tmp, monkeypatch, memory, recipe):
+    monkeypatch.setattr("pipeline.datasets.resident.free_memory", lambda device: memory)
     training = Training(in_tmp / "data", samples=9, batch_size=3, epochs=2, **recipe)  # 2 epochs of 3 steps
     whole = training.go("undisturbed")
     assert whole[3] == 6
@@ -152,7 +155,7 @@ def test_a_result_that_does_not_fit_on_the_disk_is_told(in_tmp):
     network = torch.nn.Linear(100, 100)
     told = pytest.raises(TrainingError, match=r"result of pair-0 can't be written: .*too large.*Free some space")
     with full_disk(), told:
-        _write_outs(network, [], {"run": "pair", "seed": 0})
+        write_outs(network, [], {"run": "pair", "seed": 0})
     assert list((in_tmp / "models" / "pair-0").iterdir()) == []
 
 

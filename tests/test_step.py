@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.datasets.loading import TrainingBatches
-from pipeline.device import Device, choose_device
+from pipeline.device import NORMALIZATIONS, Device, choose_device
 from pipeline.errors import TrainingError
 from pipeline.step import Step, make_optimizer
 from tests.tiny_training import SIZE, Tiny, make_store, params, run_training
@@ -31,7 +31,7 @@ def test_parts_of_a_batch_make_the_same_step(store):
     assert again[-1].losses == pytest.approx(history[-1].losses, abs=1e-5)
 
 
-def test_each_part_is_a_masked_mean_of_its_own(store):
+def test_each_part_is_a_masked_mean_of_its_own(store, monkeypatch):
     """By hand: the first half of the batch has one valid pixel, and weighs as much as the second."""
     batch = next(TrainingBatches(store, SIZE, 4, 0, on_gpu=False).epoch(0))
     batch.valid["depth"][:2] = False
@@ -40,8 +40,8 @@ def test_each_part_is_a_masked_mean_of_its_own(store):
     predicted = network(CPU.image(batch.image.clone(), _Unchanged())).final["depth"]
     error = (predicted.detach() - batch.value["depth"]).abs()
     run = params(accumulate=2, deep_supervision=False, normalization="half")
+    monkeypatch.setitem(NORMALIZATIONS, "half", _Unchanged())
     step = Step(network, make_optimizer(network, run.training, CPU), run, CPU)
-    step._normalization = _Unchanged()
     assert step(batch)["loss/depth"] == pytest.approx(float(error[0, 0, 3, 5] + error[2:].mean()) / 2, rel=1e-5)
 
 
@@ -51,7 +51,7 @@ class _Unchanged:
 
 
 def test_a_split_too_small_for_equal_parts_is_told(store):
-    with pytest.raises(TrainingError, match="has only 10 samples, which training.accumulate 4 does not divide"):
+    with pytest.raises(TrainingError, match=r"10 images \(there are only 10 .* equally over training.accumulate 4 x 1"):
         run_training(store, params(batch_size=16, accumulate=4))
 
 

@@ -3,12 +3,13 @@
 import json
 import shutil
 import socket
+from pathlib import Path
 
 import mlflow
 import pytest
 import yaml
 
-from pipeline import paths, tracking
+from pipeline import distributed, paths, tracking
 from pipeline.errors import DataError, TrackingError
 from pipeline.params import load_params
 from pipeline.trace import trace
@@ -61,6 +62,15 @@ def test_each_leads_to_the_others(record, start):
     assert found.mlflow == mlflow_run | {"restored_from": None}
     assert found.recorded.items() >= {key: record[key] for key in ("git.commit", "training_seconds", "device")}.items()
     assert found.reproducible and not found.notes
+
+
+def test_several_processes_are_no_difference_but_a_note(record, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "count", lambda: 4)
+        patch.setenv("DVC_ROOT", str(Path.cwd()))  # else it would be in the store that all tests share
+        assert make_result("depth")["processes"] == 4
+        found = traced("models/depth-0")
+    assert found.reproducible and "4 processes trained it: PIPELINE_LAUNCHER is to start as many" in found.notes
 
 
 def test_every_changed_input_is_listed_with_both_values(record):

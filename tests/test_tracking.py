@@ -13,6 +13,7 @@ import requests
 
 from pipeline import outbox, tracking
 from pipeline.errors import TrackingError
+from pipeline.tracked import close_runs
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_runs_whose_process_was_killed_and_that_nobody_goes_on_with_are_closed(p
     experiment = tracking.connect("rooms")
     client = mlflow.MlflowClient()
     runs = {id: client.create_run(experiment, tags={"training_id": id}).info.run_id for id in ("dead", "at work")}
-    tracking.close_runs(experiment, {"dead"})
+    close_runs({"dead"})
     assert {id: find(run).info.status for id, run in runs.items()} == {"dead": "KILLED", "at work": "RUNNING"}
 
 

@@ -49,8 +49,9 @@ def test_batches_out_of_memory_are_those_from_disk(store, monkeypatch):
     streamed = training_batches(store, (24, 16), 3, 7, device)
     assert [type(batches) for batches in (resident, streamed)] == [ResidentBatches, TrainingBatches]
     assert len(resident) == len(streamed) == 3
-    for epoch in (0, 3):
-        for own, other in zip(resident.epoch(epoch), streamed.epoch(epoch), strict=True):
+    for epoch, done in ((0, 0), (3, 0), (3, 2), (3, 3)):
+        assert len(list(resident.epoch(epoch, done))) == 3 - done
+        for own, other in zip(resident.epoch(epoch, done), streamed.epoch(epoch, done), strict=True):
             assert own.value.keys() == other.value.keys()
             assert all(torch.equal(a, b) for a, b in zip(own.tensors(), other.tensors(), strict=True))
 

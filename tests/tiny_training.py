@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.datasets.loading import TrainingBatches
+from pipeline import distributed
+from pipeline.datasets.loading import Share
+from pipeline.datasets.resident import training_batches
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import Store, write_split
 from pipeline.device import choose_device
@@ -18,6 +20,7 @@ from pipeline.train_run import make_augmenter
 from pipeline.training import train
 
 SIZE = (32, 32)
+CPU = torch.device("cpu")
 
 
 def params(epochs: int = 3, **training: object) -> ResolvedRun:
@@ -49,15 +52,15 @@ class Tiny(nn.Module):
         return Outputs(final, [{task: each[..., ::4, ::4] for task, each in final.items()}])
 
 
-def make_store(folder: Path, count: int = 10) -> Store:
-    """A split of `count` samples whose labels can be seen in their images."""
+def make_store(folder: Path, count: int = 10, holes: bool = False) -> Store:
+    """A split of `count` samples whose labels can be seen in their images; holes: more of them in the later ones."""
     rng = np.random.default_rng(0)
 
     def sample(i: int) -> Sample:
         image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
         semseg = (image[..., 0] // 86).astype(np.uint8)
         depth = image[..., 1].astype(np.float32) / 64
-        valid = np.ones(SIZE, bool)
+        valid = rng.random(SIZE) > i / count if holes else np.ones(SIZE, bool)
         return Sample(str(i), image, {"semseg": Label(semseg, valid), "depth": Label(depth, valid)})
 
     write_split(folder, (sample(i) for i in range(count)), ["semseg", "depth"])
@@ -69,7 +72,8 @@ def run_training(store, run, seed=0, network=None, validate=None, log=None, **op
     torch.manual_seed(seed)
     device = choose_device("float32", True)
     network = device.network(network or Tiny())
-    batches = TrainingBatches(store, run.training.input_size, run.training.batch_size, seed, on_gpu=False)
+    share = Share(distributed.rank(), distributed.count(), run.training.accumulate)
+    batches = training_batches(store, run.training.input_size, run.training.batch_size, seed, CPU, share)
     logged = []
     history = train(
         network, batches, make_augmenter(run), run, seed, device,

@@ -9,13 +9,14 @@ from pathlib import Path
 import yaml
 from torch import nn
 
-from pipeline import paths, resume, tracking
+from pipeline import distributed, paths, resume, tracking
 from pipeline.datasets.store import read_info
 from pipeline.device import choose_device
 from pipeline.evaluate_run import TRAINED_BY
 from pipeline.params import load_params
 from pipeline.provenance import git_state
-from pipeline.train_run import _record, _write_outs, training_inputs, training_key
+from pipeline.train_run import training_inputs, training_key
+from pipeline.training_outs import training_record, write_outs
 from pipeline.training_state import EpochRecord
 
 PARAMS = {
@@ -50,13 +51,14 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
     """What `train` and `evaluate` leave of a run, in the working folder and in MLflow; returns run.json."""
     params = load_params()
     run, info, device = params.run(name), read_info(), choose_device("float32", True)
-    inputs, experiment = training_inputs(params, name, seed, info, device), tracking.connect(params.experiment)
+    inputs = training_inputs(params, name, seed, info, device, distributed.count())
+    experiment = tracking.connect(params.experiment)
     history = [EpochRecord(1, 1e-3, {"loss/depth": 1.0}, 2.0, {"depth": {"rmse": 1.0}})]
     with resume.attempt(training_key(inputs, info)) as attempt:
         tags = {"run": name, "seed": str(seed), **git_state()}
         with tracking.training_run(experiment, f"{name}-{seed}", attempt.training_id, tags) as log:
-            record = _record(log.id, run, seed, inputs, history, device, attempt, time.time())
-            _write_outs(nn.Linear(2, 2), history, record | {"weights": "last epoch", "starts_from": {}})
+            record = training_record(log.id, run, seed, inputs, history, device, attempt, time.time())
+            write_outs(nn.Linear(2, 2), history, record | {"weights": "last epoch", "starts_from": {}})
             log.artifact(paths.run_file(name, seed))
     record = paths.read_json(paths.run_file(name, seed))
     resume.forget(record["training_key"])

@@ -60,6 +60,11 @@ class Draw:
     geometry: Geometry
     photometry: Photometry
 
+    def take(self, samples: np.ndarray) -> Draw:
+        """What was drawn for these samples of the batch."""
+        geometry, photometry = ([x[samples] for x in vars(of).values()] for of in (self.geometry, self.photometry))
+        return Draw(Geometry(*geometry), Photometry(*photometry))
+
 
 @dataclass(frozen=True)
 class Augmenter:

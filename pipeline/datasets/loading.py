@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import Store
+from pipeline.errors import TrainingError
 from pipeline.tasks import get_task
 
 _PREFETCH_WORKERS = 8
@@ -121,32 +122,70 @@ def _collate(items: list[Batch]) -> Batch:
     )
 
 
-class EpochSampler:
-    """A new order each epoch that depends on (seed, epoch) alone, so an epoch can be replayed, from any sample on."""
+@dataclass(frozen=True)
+class Share:
+    """What one process takes of every batch: of each of its `parts`, the piece number `rank` of `count` equal ones."""
 
-    def __init__(self, count: int, seed: int):
-        self.count, self.seed, self.epoch, self.first = count, seed, 0, 0
+    rank: int = 0
+    count: int = 1
+    parts: int = 1
+
+    def of(self, samples: np.ndarray, batch_size: int) -> np.ndarray:
+        """Of samples (N,), in whole batches one after the other, those of this process, (N / count,)."""
+        size = batch_size // (self.parts * self.count)
+        return samples.reshape(-1, self.parts, self.count, size)[:, :, self.rank].ravel()
+
+
+class EpochSampler:
+    """A new order each epoch that depends on (seed, epoch) alone, so an epoch can be replayed, from any batch on.
+
+    batch_size: at most so many samples are a batch, in all processes together; those that fill no batch are left out,
+    unless they are all. Raises TrainingError where a batch can't be shared out in equal pieces.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, share: Share):
+        self.count, self.seed, self.share, self.epoch, self.done = count, seed, share, 0, 0
+        self.batch_size = min(batch_size, count)
+        self.own_batch_size = self.batch_size // share.count
+        if self.batch_size % (share.count * share.parts):
+            few = f" (there are only {count} training samples)" if count < batch_size else ""
+            raise TrainingError(
+                f"a batch of {self.batch_size} images{few} can't be split equally over training.accumulate "
+                f"{share.parts} x {share.count} processes: change batch_size, accumulate or the number of processes"
+            )
+
+    @property
+    def batches(self) -> int:
+        return self.count // self.batch_size
 
     def __len__(self) -> int:
-        return self.count
+        return self.batches * self.own_batch_size
 
     def __iter__(self) -> Iterator[int]:
+        """The samples of this process, but for those of the first `done` batches."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
-        return iter(order[self.first :].tolist())
+        whole = order[self.done * self.batch_size : self.batches * self.batch_size]
+        return iter(self.share.of(whole, self.batch_size).tolist())
 
 
 class TrainingBatches:
-    """Shuffled batches at the input size; the last, smaller batch of an epoch is dropped unless it is the only one."""
+    """Shuffled batches at the input size; the last, smaller batch of an epoch is dropped unless it is the only one.
+
+    share: the part of each that this process gets. batch_size: the size of a whole one.
+    """
 
     description = "training split read from disk"
 
-    def __init__(self, store: Store, size: tuple[int, int], batch_size: int, seed: int, on_gpu: bool):
-        self._sampler = EpochSampler(len(store), seed)
-        self.batch_size = min(batch_size, len(store))
+    def __init__(
+        self, store: Store, size: tuple[int, int], batch_size: int, seed: int, on_gpu: bool, share: Share | None = None
+    ):
+        self.share = share or Share()
+        self._sampler = EpochSampler(len(store), batch_size, seed, self.share)
+        self.batch_size = self._sampler.batch_size
         workers = _PREFETCH_WORKERS if on_gpu else 0  # on the CPU, workers would take the cores that train
         self._loader = DataLoader(
             ResizedSplit(store, size),
-            batch_size=self.batch_size,
+            batch_size=self._sampler.own_batch_size,
             sampler=self._sampler,
             drop_last=True,
             collate_fn=_collate,
@@ -161,12 +200,17 @@ class TrainingBatches:
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, but for the first `done` of them."""
-        self._sampler.epoch, self._sampler.first = epoch, done * self.batch_size
+        self._sampler.epoch, self._sampler.done = epoch, done
         return iter(self._loader)
 
 
-def scoring_batches(store: Store, size: tuple[int, int], batch_size: int) -> Iterator[tuple[Tensor, list[Sample]]]:
-    """Images at the input size, (B, 3, H, W) uint8, with the untouched samples to score against, in order."""
-    for start in range(0, len(store), batch_size):
+def scoring_batches(
+    store: Store, size: tuple[int, int], batch_size: int, rank: int = 0, count: int = 1
+) -> Iterator[tuple[Tensor, list[Sample]]]:
+    """Images at the input size, (B, 3, H, W) uint8, with the untouched samples to score against, in order.
+
+    Of all batches, one in `count`, from number `rank` on.
+    """
+    for start in range(rank * batch_size, len(store), count * batch_size):
         samples = [store[i] for i in range(start, min(start + batch_size, len(store)))]
         yield torch.stack([image_tensor(resize_image(sample.image, size)) for sample in samples]), samples

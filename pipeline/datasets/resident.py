@@ -12,20 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import torch
 
-from pipeline.datasets.loading import Batch, EpochSampler, ResizedSplit, TrainingBatches
+from pipeline.datasets.loading import Batch, EpochSampler, ResizedSplit, Share, TrainingBatches
 from pipeline.datasets.store import Store
 
 _SHARE = 0.25  # of the memory that is free: the rest is the network's
 
 
 def training_batches(
-    store: Store, size: tuple[int, int], batch_size: int, seed: int, device: torch.device
+    store: Store, size: tuple[int, int], batch_size: int, seed: int, device: torch.device, share: Share | None = None
 ) -> ResidentBatches | TrainingBatches:
-    """Shuffled batches at `size`: out of the device's memory where the split fits, else read ahead from the store."""
+    """Shuffled batches at `size`, or this process's share of them.
+
+    They come out of the device's memory where the split fits, and are else read ahead from the store.
+    """
     split = load_split(store, size, device)
     if split is None:
-        return TrainingBatches(store, size, batch_size, seed, on_gpu=device.type == "cuda")
-    return ResidentBatches(split, batch_size, seed)
+        return TrainingBatches(store, size, batch_size, seed, device.type == "cuda", share)
+    return ResidentBatches(split, batch_size, seed, share)
 
 
 class ResidentBatches:
@@ -33,20 +36,19 @@ class ResidentBatches:
 
     description = "training split kept in memory"
 
-    def __init__(self, split: Batch, batch_size: int, seed: int):
-        self._split = split
-        self._sampler = EpochSampler(len(split.image), seed)
-        self.batch_size = min(batch_size, len(split.image))
+    def __init__(self, split: Batch, batch_size: int, seed: int, share: Share | None = None):
+        self._split, self.share = split, share or Share()
+        self._sampler = EpochSampler(len(split.image), batch_size, seed, self.share)
+        self.batch_size = self._sampler.batch_size
 
     def __len__(self) -> int:
-        return len(self._split.image) // self.batch_size
+        return self._sampler.batches
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, but for the first `done` of them."""
-        self._sampler.epoch = epoch
-        order = torch.tensor(list(self._sampler)).to(self._split.image.device, non_blocking=True)
-        for i in range(done, len(self)):
-            chosen = order[i * self.batch_size : (i + 1) * self.batch_size]
+        self._sampler.epoch, self._sampler.done = epoch, done
+        order = torch.tensor(list(self._sampler), dtype=torch.int64).to(self._split.image.device, non_blocking=True)
+        for chosen in order.view(-1, self._sampler.own_batch_size):
             yield self._split.map(lambda x, chosen=chosen: x.index_select(0, chosen))
 
 

@@ -7,6 +7,7 @@ computes none of our scores as the field defines them, and importing it costs ev
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import torch
@@ -47,8 +48,29 @@ class Metric(ABC):
 
     def merge(self, other: Metric) -> None:
         """Add the sums of another part of the split (another process's, say)."""
-        for name, state in other.states.items():
+        self.add(other.states)
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Add to the sums of these names."""
+        for name, state in sums.items():
             setattr(self, name, getattr(self, name) + state.to(self.device))
+
+    def take_fractions(self) -> dict[str, Tensor]:
+        """The float64 sums, on the CPU, each of which starts again from zero.
+
+        Counts stay: they add up the same in any order, and these don't, to the last bit.
+        """
+        sums = {name: getattr(self, name) for name in self._states}
+        sums = {name: state for name, state in sums.items() if state.is_floating_point()}
+        for name, state in sums.items():
+            setattr(self, name, torch.zeros_like(state))
+        return {name: state.cpu() for name, state in sums.items()}
+
+    def change_counts(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Put change(count) in place of each int64 sum."""
+        for name, state in self.states.items():
+            if not state.is_floating_point():
+                setattr(self, name, change(state))
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """Add a batch: decoded predictions and labels, (B, C, H, W), with valid, bool (B, 1, H, W).

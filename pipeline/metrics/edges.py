@@ -106,7 +106,7 @@ class EdgeMetric(Metric):
         }
 
 
-_WORKERS = os.cpu_count() or 1
+_WORKERS = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's
 _AHEAD = 8  # images a worker that may wait: enough to keep all busy, few enough for memory
 
 
