@@ -8,10 +8,10 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-soak lint bench bench-gpu ui clean
+.PHONY: help setup repro repro-parallel test test-soak lint bench bench-gpu ui clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 16
 
 setup: $(STAMP)  ## virtual environment in .venv with the pinned requirements
 
@@ -24,6 +24,11 @@ $(STAMP): requirements.txt
 repro: $(STAMP)  ## run what params.yaml and the code changed, then show the multi-task performance
 	@python -m stages.check
 	dvc repro
+	@python -m stages.compare --show
+
+repro-parallel: $(STAMP)  ## the same with N stages side by side, by default one for each GPU: make repro-parallel N=4
+	@python -m stages.check
+	python -m stages.parallel $(if $(N),--jobs $(N))
 	@python -m stages.compare --show
 
 test: $(STAMP)  ## all tests, on two cores
@@ -47,6 +52,8 @@ bench: $(STAMP)  ## measure on this machine what benchmarks/README.md reports
 bench-gpu: $(STAMP)  ## the same for one CUDA device, networks compiled
 	python -m benchmarks.networks --device cuda --size nyud --compile
 	python -m benchmarks.networks --device cuda --size pascal --compile
+	python -m benchmarks.throughput --device cuda --runs multi_task sequential_attention
+	python -m benchmarks.throughput --device cuda --profile pascal_context
 
 ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
 	@case "$$MLFLOW_TRACKING_URI" in http*) echo "MLflow: $$MLFLOW_TRACKING_URI (MLFLOW_TRACKING_URI)";; \

@@ -25,5 +25,9 @@ class TrainingError(PipelineError):
     """Training cannot go on, for example because a loss is no longer finite."""
 
 
+class StageError(PipelineError):
+    """A stage that was started beside others failed; what it said itself stands above."""
+
+
 class ComparisonError(PipelineError):
     """Two results that may not be compared (other split, backbone or schedule)."""

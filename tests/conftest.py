@@ -18,7 +18,14 @@ ROOT = Path(__file__).parents[1]
 
 
 # Files that take a minute or more: begun first, so that no core works alone at the end.
-LONG = ("test_pipeline.py", "test_soak.py", "test_pascal_profile.py", "test_kill_prepare.py", "test_tracking.py")
+LONG = (
+    "test_pipeline.py",
+    "test_soak.py",
+    "test_parallel.py",
+    "test_pascal_profile.py",
+    "test_kill_prepare.py",
+    "test_tracking.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

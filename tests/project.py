@@ -17,7 +17,9 @@ PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
 
 
 class Project:
-    """A copy of this project in a folder of its own."""
+    """A copy of this project in a folder of its own. launcher: the command that starts its trainings, if any."""
+
+    launcher = ""
 
     def __init__(self, root: Path, params: dict[str, Any]):
         self.root = root
@@ -38,17 +40,29 @@ class Project:
         self.git("add", ".")
         self.git("commit", "-m", "Start")
 
+    def copy(self, root: Path) -> Project:
+        """This project, as it is, in another folder."""
+        shutil.copytree(self.root, root)
+        other = Project.__new__(Project)
+        other.root = root
+        return other
+
     def git(self, *arguments: str) -> str:
         return self._run("git", *arguments)
 
     def dvc(self, *arguments: str) -> str:
         return self._run(sys.executable, "-m", "dvc", *arguments)
 
+    def stage(self, name: str, *arguments: str) -> str:
+        return self._run(sys.executable, "-m", f"stages.{name}", *arguments)
+
     @property
     def environment(self) -> dict[str, str]:
-        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE")
+        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE", "PIPELINE_LAUNCHER")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         environment["PIPELINE_DEVICE"] = "cpu"  # the one that gives the same bits twice without being asked to
+        if self.launcher:
+            environment["PIPELINE_LAUNCHER"] = self.launcher
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         return environment
 

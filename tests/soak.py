@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,8 +37,10 @@ PARAMS = {
         "validate_every": 2,
         "augmentation": {"flip": 0.5, "scale": [0.8, 1.2], "scale_mode": "range", "rotation": 5.0},
     },
-    "evaluation": {"batch_size": 4, "panels": 1, "select_on": None, "edge_nms": False, "allow_different": []},
-    "checkpoint_minutes": 0.002,
+    "evaluation": {
+        "batch_size": 4, "panels": 1, "select_on": "train_holdout", "edge_nms": False, "allow_different": [],
+    },
+    "checkpoint_minutes": 0.005,  # every few steps
     "seeds": [0],
     "runs": {"semseg": {"architecture": "single_task", "tasks": ["semseg"]}},
     "runs_from_single_task": {},
@@ -49,14 +50,14 @@ Kill = Callable[["Repro"], None]
 
 
 class Repro:
-    """A `dvc repro` that is under way, in a process group of its own as a terminal gives it."""
+    """A `dvc repro`, or `command`, that is under way, in a process group of its own as a terminal gives it."""
 
-    def __init__(self, project: Project):
+    def __init__(self, project: Project, *command: str):
         self.folder = project.root
         self.output = self.folder / "repro.log"
         with self.output.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dvc", "repro", STAGE],
+                [sys.executable, "-m", *(command or ("dvc", "repro", STAGE))],
                 cwd=self.folder, env=project.environment, stdout=log, stderr=log, start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if we are in the background
             )  # fmt: skip
@@ -69,6 +70,13 @@ class Repro:
             if info["cwd"] == str(self.folder) and any("stages." in part for part in info["cmdline"] or ()):
                 found.append(process)
         return found
+
+    def wait_for_a_checkpoint(self) -> None:
+        """Until this attempt has written one."""
+        began = time.time()
+        while not any(path.stat().st_mtime > began for path in self.folder.glob(".runs/train/*/checkpoint.pt")):
+            assert self.process.poll() is None, self.output.read_text()
+            time.sleep(0.01)
 
     def kill_stage(self, number: int) -> None:
         """Signal the stage, or DVC while it is between two stages."""
@@ -103,8 +111,7 @@ class Soak:
         (folder / "undisturbed").mkdir()
         self.undisturbed = Project(folder / "undisturbed", PARAMS)
         self.undisturbed.dvc("repro", "prepare")
-        self._prepared = folder / "prepared"
-        shutil.copytree(self.undisturbed.root, self._prepared)
+        self._prepared = self.undisturbed.copy(folder / "prepared")
         self._folder, self._copies = folder, 0
         began = time.monotonic()
         self.undisturbed.dvc("repro", STAGE)
@@ -114,11 +121,7 @@ class Soak:
     def fresh(self) -> Project:
         """A project in which nothing is trained yet."""
         self._copies += 1
-        root = self._folder / f"disturbed-{self._copies}"
-        shutil.copytree(self._prepared, root)
-        project = Project.__new__(Project)
-        project.root = root
-        return project
+        return self._prepared.copy(self._folder / f"disturbed-{self._copies}")
 
     def check(self, project: Project) -> None:
         """Raise AssertionError unless `project` ended as the undisturbed one did, with nothing left over."""
@@ -131,7 +134,8 @@ class Soak:
 def outcome(project: Project) -> dict[str, object]:
     """All that a training leaves, but for durations and times of day."""
     scores = project.json(f"reports/metrics/{RUN}.json")
-    del scores["training_seconds"]
+    for own in ("training_seconds", "mlflow_run_id"):
+        del scores[own]
     run, metrics = mlflow_run(project)
     return {
         "weights": (project.root / "models" / RUN / "weights.safetensors").read_bytes(),
@@ -145,11 +149,15 @@ def outcome(project: Project) -> dict[str, object]:
     }
 
 
+def runs_of(project: Project) -> list[mlflow.entities.Run]:
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    return client.search_runs([client.get_experiment_by_name(PARAMS["experiment"]).experiment_id])
+
+
 def mlflow_run(project: Project) -> tuple[mlflow.entities.Run, dict[str, list[tuple[int, float]]]]:
     """The only run of the project's store, and its metrics but those of the machine: {name: [(step, value), ...]}."""
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name(PARAMS["experiment"])
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = runs_of(project)
     names = sorted(name for name in run.data.metrics if not name.startswith("system/"))
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
     return run, {name: sorted((point.step, point.value) for point in each) for name, each in histories.items()}

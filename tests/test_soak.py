@@ -1,7 +1,5 @@
 """Three kills of one training that DVC runs: the stage outright, the stage by SIGTERM, and DVC outright."""
 
-import time
-
 import pytest
 from soak import KILLS, RUN, Repro, Soak, mlflow_run
 
@@ -9,14 +7,6 @@ from soak import KILLS, RUN, Repro, Soak, mlflow_run
 @pytest.fixture(scope="module")
 def soak(tmp_path_factory):
     return Soak(tmp_path_factory.mktemp("soak"))
-
-
-def wait_for_a_checkpoint(project, repro: Repro) -> None:
-    """Until this attempt has written one."""
-    began = time.time()
-    while not any(path.stat().st_mtime > began for path in project.root.glob(".runs/train/*/checkpoint.pt")):
-        assert repro.process.poll() is None, repro.output.read_text()
-        time.sleep(0.01)
 
 
 def test_a_killed_training_ends_as_one_that_was_not(soak):
@@ -27,7 +17,7 @@ def test_a_killed_training_ends_as_one_that_was_not(soak):
         ("SIGKILL to DVC", "KILLED"),
     ):
         repro = Repro(project)
-        wait_for_a_checkpoint(project, repro)
+        repro.wait_for_a_checkpoint()
         KILLS[way](repro)
         assert repro.end() != 0
         assert mlflow_run(project)[0].info.status == status, way
@@ -35,3 +25,10 @@ def test_a_killed_training_ends_as_one_that_was_not(soak):
     assert repro.end(within=300) == 0, repro.output.read_text()
     soak.check(project)
     assert project.json(f"models/{RUN}/run.json")["resumed"] == 3
+
+
+def test_the_epoch_was_chosen_on_training_samples_kept_out(soak):
+    scored, (run, metrics) = soak.undisturbed.json(f"reports/metrics/{RUN}.json"), mlflow_run(soak.undisturbed)
+    assert scored["weights"] in {f"epoch {epoch}, best on a tenth of train kept out" for epoch in (2, 4)}
+    assert run.data.tags["weights"] == scored["weights"]
+    assert len(metrics["holdout/semseg/mIoU"]) == 2 and not any(name.startswith("val/") for name in metrics)

@@ -1,0 +1,29 @@
+"""Bring everything up to date with several stages side by side: python -m stages.parallel [--jobs N].
+
+Does what `dvc repro` does. Independent trainings and evaluations run N at a time: on the CUDA devices in turn, several
+on one if N is more than there are, or on equal shares of the cores. Ctrl-C or a kill ends them all; each goes on later
+from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline.params import Params
+from stages._entry import run_stage
+
+
+def main(params: Params, jobs: int | None) -> None:
+    import psutil
+    import torch
+
+    from pipeline.parallel import make_slots, repro
+
+    gpus = torch.cuda.device_count()
+    repro(params, make_slots(max(1, gpus) if jobs is None else jobs, gpus, psutil.cpu_count() or 1))
+
+
+if __name__ == "__main__":
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--jobs", type=int, help="how many at a time; default: one for each CUDA device")
+    run_stage(main, parser=command)
