@@ -60,6 +60,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
                 kept.append((sample, {task: _as_label(of[i]) for task, of in predictions.items()}))
         seen += len(samples)
 
+    cost = asdict(measure(network, run.training.input_size))
     metrics = {
         "run": name,
         "seed": seed,
@@ -75,7 +76,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "starts_from": {task: source["run"] for task, source in trained["starts_from"].items()},
         "protocol": {"all": _PROTOCOL, **scorer.protocol},
         "schedule": run.training.model_dump(mode="json"),
-        **asdict(measure(network, run.training.input_size)),
+        **cost,
         "training_seconds": trained["training_seconds"],
         **{key: trained[key] for key in TRAINED_BY},
         "headline": {
@@ -89,6 +90,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     with continued_run(experiment, trained["mlflow_run_id"], f"{name}-{seed}") as log:
         flat = {f"{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
         flat = {name: value for name, value in flat.items() if value is not None}
+        log.params(cost)
         log.scores(flat, step=run.training.epochs)
         log.dataset(info.dataset, info.digest, "evaluation")
         log.artifact(paths.metrics_file(name, seed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import torch
 
 from pipeline import distributed, paths, provenance, resume
 from pipeline.checkpoint import load_single_task_weights
-from pipeline.cost import measure
 from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.loading import Share
 from pipeline.datasets.resident import training_batches
@@ -211,8 +210,7 @@ def _describe(
     inputs: provenance.Inputs,
 ) -> None:
     """Tell MLflow, at the start, what this run is."""
-    cost = asdict(measure(network, run.training.input_size))
-    log.params(params.flat(run.name) | {"run": run.name, "seed": seed} | cost)
+    log.params(params.flat(run.name) | {"run": run.name, "seed": seed})
     log.tags(
         {
             "run": run.name,
