@@ -24,7 +24,9 @@ SUITABLE = "hrnet_w18_small_v2, resnet50, convnext_tiny, swin_tiny_patch4_window
 # for the size at hand, and shifted windows at the coarsest scale too, which on a 224x224 image is but one window.
 # Plain ViT: position embeddings resampled in every forward pass.
 ANY_SIZE = ({"strict_img_size": False, "always_partition": True}, {"dynamic_img_size": True}, {})
-# What timm raises, by model, for an option or an image that a model does not take.
+# What timm raises for an option or an image that a model does not take. It has no error of its own, and every family
+# fails in its own way: an unknown option (TypeError), no dilation or features (NotImplementedError, RuntimeError), a
+# size (AssertionError, ValueError), a part that is missing (AttributeError, IndexError).
 TIMM_ERRORS = (RuntimeError, AttributeError, NotImplementedError, TypeError, AssertionError, ValueError, IndexError)
 
 
