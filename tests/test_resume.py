@@ -202,7 +202,7 @@ def test_a_checkpoint_is_used_for_the_same_inputs_alone(root, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights.pth").write_bytes(b"1")
     raw = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    raw["training"]["pretrained"] = "weights.pth"
+    raw["training"] |= {"pretrained": "weights.pth", "validate_every": 1}
     info = DatasetInfo("rooms", ("semseg", "normals"), {}, 0.011, {}, "digest")
     cpu = choose_device("float32", True)
 
