@@ -213,10 +213,11 @@ def main() -> None:
             ours, busy = trained(run, store, info, arguments.steps)
             usual, usual_busy = trained_as_usual(run, store, info, arguments.steps)
         size = run.training.batch_size
-        hours = TRAINING_SAMPLES.get(dataset.name, 0) // size * run.training.epochs * ours / 3600
+        samples = TRAINING_SAMPLES.get(dataset.name)
+        hours = f"{samples // size * run.training.epochs * ours / 3600:.2f}" if samples else "-"
         print(
             f"| {name} | {size} | {size / ours:.1f} | {size / usual:.1f} | {usual / ours:.2f} | {told(busy)} | "
-            f"{told(usual_busy)} | {hours:.2f} |",
+            f"{told(usual_busy)} | {hours} |",
             flush=True,
         )
     recipe = params.run(arguments.runs[0]).training
