@@ -23,21 +23,16 @@ from pipeline.provenance import this_process
 from pipeline.train_run import training_inputs, training_key
 from stages import doctor as stage
 from stages._entry import run_stage
-from tests.traced import make_project, make_result
+from tests.traced import make_result, working_in
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A project with a result and a store; to make one takes seconds, so tests work in copies."""
     folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("PIPELINE_DEVICE", "cpu")
-        patch.delenv("DVC_ROOT", raising=False)
-        patch.chdir(folder)
-        make_project(folder)
+    with working_in(folder):
         make_result()
-        yield folder
+    return folder
 
 
 @pytest.fixture
@@ -46,6 +41,8 @@ def project(made, tmp_path, monkeypatch):
     root = tmp_path / "project"
     shutil.copytree(made, root)
     monkeypatch.chdir(root)
+    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it for processes that it starts
     rewrite_locations(made, root)
     return root

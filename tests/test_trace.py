@@ -15,7 +15,7 @@ from pipeline.params import load_params
 from pipeline.trace import trace
 from stages import trace as stage
 from stages._entry import run_stage
-from tests.traced import make_project, make_result, score
+from tests.traced import make_result, score, working_in
 
 MODEL, METRICS = "models/pair-0", "reports/metrics/pair-0.json"
 
@@ -24,12 +24,7 @@ MODEL, METRICS = "models/pair-0", "reports/metrics/pair-0.json"
 def made(tmp_path_factory):
     """A project, its run.json, and the store of runs, which all tests share: to make one takes seconds."""
     folder = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("PIPELINE_DEVICE", "cpu")
-        patch.setenv("DVC_ROOT", str(folder))
-        patch.chdir(folder)
-        make_project(folder)
+    with working_in(folder):
         yield folder, make_result()
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import yaml
 from torch import nn
 
@@ -37,6 +40,18 @@ INFO = {
     "splits": {"train": 8, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
 }  # fmt: skip
 CODE = Path(__file__).parents[1]
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """A project of its own in `folder`, which is the working folder and where the store of runs lies."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("PIPELINE_DEVICE", "cpu")
+        patch.setenv("DVC_ROOT", str(folder))
+        patch.chdir(folder)
+        make_project(folder)
+        yield
 
 
 def make_project(folder: Path) -> None:
