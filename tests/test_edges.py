@@ -1,5 +1,7 @@
 """odsF against scikit-image's thinning and a plain search for the largest matching."""
 
+import os
+import signal
 import time
 
 import numpy as np
@@ -136,6 +138,22 @@ def test_worker_processes_do_not_change_the_score(monkeypatch):
     alone = update(edges.EdgeMetric(0.02), *images)
     monkeypatch.setattr(edges, "_WORKERS", 2)
     assert update(edges.EdgeMetric(0.02), *images) == alone
+
+
+def test_a_forked_process_has_workers_of_its_own(monkeypatch):
+    monkeypatch.setattr(edges, "_WORKERS", 2)
+    image = (*scene((32, 40)), np.ones((32, 40), bool))
+    alone = update(edges.EdgeMetric(0.02), image)
+    child = os.fork()
+    if not child:
+        os._exit(0 if update(edges.EdgeMetric(0.02), image) == alone else 1)
+    deadline = time.monotonic() + 60
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
 
 
 def test_non_maximum_suppression_changes_the_score_of_a_blurred_prediction():

@@ -117,3 +117,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     # alone, so a CUDA context in the parent does not matter (as for the workers of a DataLoader).
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     return ProcessPoolExecutor(workers, context, initializer=end_with_parent, initargs=(os.getpid(),))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child would wait for workers that it has not
