@@ -23,13 +23,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from skimage.morphology import thin
 
 from pipeline.datasets.archive import Archive
 from pipeline.datasets.files import Size, check_classes, read_ids, read_mat, read_photo, read_png, shown
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.spec import Dataset
 from pipeline.errors import DataError
+from pipeline.metrics.boundaries import thin
 from pipeline.params import Data
 
 CLASSES = (
