@@ -64,6 +64,12 @@ subprocess.run(["sh", "-c", f"{sys.executable} stage.py work; true"], env=os.env
 """
 
 
+def heed() -> None:
+    """Whoever runs these tests in the background may have them ignore both."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(in_tmp, root, monkeypatch):
     """Starts a command that runs the stage, and waits until it is at work."""
@@ -75,7 +81,7 @@ def start(in_tmp, root, monkeypatch):
     started = []
 
     def start(*command: str) -> psutil.Popen:
-        process = psutil.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = psutil.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
         started.append(process)
         wait_for("begun")
         return process
