@@ -1,11 +1,17 @@
-"""What every stage does first and last: check params, and tell a person's mistake without a traceback."""
+"""What every stage does first and last: check params, and tell a person's mistake without a traceback.
+
+A stage is a process of some seconds, so what is lost at its start and end counts: `imports` and `_leave` save a third.
+"""
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from pipeline import interruption, paths
@@ -28,6 +34,9 @@ def run_stage(
     A stage that is told to end, or whose DVC is gone, exits with 130 (pipeline/interruption.py).
     Any other exception is our own bug and keeps its traceback.
     """
+    exit_code: list[int] = []
+    if main.__module__ == "__main__":
+        atexit.register(_leave, exit_code)  # what is registered first is called last
     parser = parser or argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     if run_and_seed:
         # torchrun takes --run for short for its own --run-path, even behind the module's name: hence the second form.
@@ -36,14 +45,37 @@ def run_stage(
     arguments = vars(parser.parse_args(argv))
     try:
         with interruption.watched():
-            code = main(load_params(arguments.get("file", paths.PARAMS)), **arguments)
+            code = main(load_params(arguments.get("file", paths.PARAMS)), **arguments) or 0
+            sys.stdout.flush()
     except PipelineError as error:
         warn(str(error))
-        sys.exit(2)
+        code = 2
     except BrokenPipeError:  # whoever read the output has had enough, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        code = 141
     except KeyboardInterrupt:
         warn("interrupted")
-        sys.exit(interruption.EXIT_CODE)
-    sys.exit(code or 0)
+        code = interruption.EXIT_CODE
+    exit_code.append(code)
+    sys.exit(code)
+
+
+@contextmanager
+def imports() -> Iterator[None]:
+    """Around the imports of a stage: Python does not look for garbage meanwhile, of which they make none."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _leave(exit_code: list[int]) -> None:
+    """The last thing at exit, after threads and pools have ended: nothing needs the modules taken apart one by one.
+
+    After an exception that `run_stage` does not know, all goes its usual way.
+    """
+    if exit_code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code[0])

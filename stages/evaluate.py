@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pipeline.params import Params
-from stages._entry import run_stage
+from stages._entry import imports, run_stage
 
 
 def main(params: Params, name: str, seed: int) -> None:
-    from pipeline.evaluate_run import evaluate_run  # imports torch: only once params are known to be right
+    with imports():
+        from pipeline.evaluate_run import evaluate_run  # imports torch: only once params are known to be right
 
     evaluate_run(params, name, seed)
 

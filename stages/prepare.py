@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pipeline import paths
 from pipeline.params import Params
-from stages._entry import run_stage
+from stages._entry import imports, run_stage
 
 
 def main(params: Params) -> None:
-    from pipeline.datasets.preparation import prepare
+    with imports():
+        from pipeline.datasets.preparation import prepare
 
     info = prepare(paths.RAW, paths.PREPARED, params.data)
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())

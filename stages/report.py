@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pipeline.params import Params
-from stages._entry import run_stage
+from stages._entry import imports, run_stage
 
 
 def main(params: Params) -> None:
-    from pipeline.report import write_report
+    with imports():
+        from pipeline.report import write_report
 
     write_report(params)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pipeline.params import Params
-from stages._entry import run_stage
+from stages._entry import imports, run_stage
 
 if TYPE_CHECKING:
     from pipeline.trace import Trace
@@ -24,7 +24,8 @@ _SHORT = 12  # characters of a digest that people compare
 
 def main(params: Params, what: str, as_json: bool) -> int:
     """Print where `what` came from; 0 when it is reproducible, else 1."""
-    from pipeline.trace import trace  # imports torch: only once params are known to be right
+    with imports():
+        from pipeline.trace import trace  # imports torch: only once params are known to be right
 
     found = trace(params, what)
     print(json.dumps(found.as_object(), indent=2) if as_json else "\n".join(lines(found)))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -78,3 +80,29 @@ def test_a_terminated_stage_ends_as_if_interrupted():
     finally:
         signal.signal(signal.SIGTERM, before)
     assert closed == [True]
+
+
+LEAVING = """
+import atexit, threading, time
+from stages._entry import run_stage
+
+class Lasting:
+    def __del__(self):
+        print("taken apart")
+
+def main(params):
+    atexit.register(print, "cleaned up")
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread done"))).start()
+    print("main done")
+    return 1
+
+lasting = Lasting()
+run_stage(main, argv=[])
+"""
+
+
+def test_a_stage_in_a_process_of_its_own_leaves_at_once_and_loses_nothing(root):
+    command = [sys.executable, "-c", LEAVING]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == 1 and not done.stderr
+    assert done.stdout.splitlines() == ["main done", "thread done", "cleaned up"]
