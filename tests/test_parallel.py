@@ -1,6 +1,7 @@
 """Trainings side by side, and one in two processes, by the real DVC: how they end, and that none outlives a kill."""
 
 import os
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.project import Project
 
 PARAMS = soak.PARAMS | {
     "data": soak.PARAMS["data"] | {"tasks": ["semseg", "depth"]},
-    "training": soak.PARAMS["training"] | {"epochs": 2},
+    "training": soak.PARAMS["training"] | {"epochs": 4},
     "evaluation": soak.PARAMS["evaluation"] | {"select_on": None},
     "runs": {
         "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
@@ -44,6 +45,7 @@ def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_ot
     repro = soak.Repro(project, *PARALLEL)
     while len(list(project.root.glob(".runs/train/*/checkpoint.pt"))) < 2:
         assert repro.process.poll() is None, repro.output.read_text()
+        time.sleep(0.01)
     repro.process.kill()
     repro.end()
     assert statuses(project) == {"semseg-0": "KILLED", "depth-0": "KILLED"}
