@@ -10,13 +10,15 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
+import torch
 import yaml
 
 from pipeline import paths, provenance, resume, tracked
 from pipeline.datasets.store import read_info
-from pipeline.device import choose_device
+from pipeline.device import Device
 from pipeline.errors import DataError
 from pipeline.moved_store import Row, mend, moved_rows, users
 from pipeline.params import Params
@@ -131,14 +133,17 @@ def orphaned_states(params: Params) -> Iterator[Finding]:
 
 
 def _training_keys(params: Params, counts: set[int]) -> dict[str, tuple[str, int]]:
-    """{key: (run, seed)} of all that params.yaml asks for, as far as it can be begun, by so many processes."""
+    """{key: (run, seed)} of all that params.yaml asks for, as far as it can be begun, by so many processes.
+
+    On any device: a project's trainings may run on machines that have others than this one.
+    """
     info, keys = read_info(), {}
     for name in params.all_runs:
         run = params.run(name)
-        device = choose_device(run.training.precision, run.training.channels_last, run.training.deterministic)
         for seed in params.seeds:
             if not run.from_single_task or paths.start_file(name, seed).exists():
-                for processes in counts:
+                for kind, dtype, processes in product(("cpu", "cuda"), (torch.float32, torch.bfloat16), counts):
+                    device = Device(torch.device(kind), dtype, run.training.channels_last)
                     inputs = training_inputs(params, name, seed, info, device, processes)
                     keys[training_key(inputs, info)] = (name, seed)
     return keys

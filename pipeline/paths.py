@@ -17,6 +17,7 @@ from typing import IO, Any
 from pipeline.errors import DataError
 
 PARAMS = Path("params.yaml")
+GRAPH = Path("dvc.yaml")
 
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")

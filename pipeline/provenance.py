@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import yaml
 
+from pipeline import paths
 from pipeline.errors import TrainingError
 
 _VERSIONS = ("torch", "timm", "numpy", "opencv-python-headless")  # the last resizes images
@@ -76,7 +77,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
-def stage_code(stage: str, dvc_yaml: Path = Path("dvc.yaml")) -> list[Path]:
+def stage_code(stage: str, dvc_yaml: Path = paths.GRAPH) -> list[Path]:
     """The Python files among the dependencies of a stage in dvc.yaml, folders walked, sorted."""
     definition = yaml.safe_load(dvc_yaml.read_text())["stages"][stage]
     files: set[Path] = set()

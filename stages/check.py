@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from pipeline import names, paths
 from pipeline.comparison import recipe_differences
+from pipeline.errors import ParamsError
 from pipeline.params import Params, ResolvedRun
 from stages._entry import run_stage
 
 
 def main(params: Params, file: str) -> None:
     """Print a summary of valid params, and what is allowed but probably not meant."""
+    if missing := missing_keys(Path(file), paths.GRAPH):
+        raise ParamsError(
+            f"{file}: dvc.yaml names {', '.join(missing)}, which it lacks; see profiles/ for their values"
+        )
     seeds = ", ".join(map(str, params.seeds))
     runs = [params.run(name) for name in params.all_runs]
     trainings = len(runs) * len(params.seeds)
@@ -27,6 +35,22 @@ def main(params: Params, file: str) -> None:
         print(f"  {run.name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}{start}")
     for warning in warnings(params):
         print(f"warning: {warning}")
+
+
+def missing_keys(file: Path, graph: Path) -> list[str]:
+    """What the graph names and the file lacks. The stages have defaults for some of it; DVC refuses to start."""
+    if not graph.exists():
+        return []
+    text = graph.read_text(encoding="utf-8")
+    named = set(re.findall(r"\$\{([\w.]+)\}", text))
+    for stage in yaml.safe_load(text)["stages"].values():
+        named |= {each for each in stage.get("params", ()) if isinstance(each, str) and "$" not in each}
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return sorted(name for name in named if not name.startswith("item.") and not _has(tree, name.split(".")))
+
+
+def _has(tree: object, keys: Sequence[str]) -> bool:
+    return not keys or (isinstance(tree, dict) and keys[0] in tree and _has(tree[keys[0]], keys[1:]))
 
 
 def warnings(params: Params) -> Iterator[str]:

@@ -12,11 +12,12 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
+import torch
 import yaml
 
 from pipeline import distributed, paths, resume, tracking
 from pipeline.datasets.store import read_info
-from pipeline.device import choose_device
+from pipeline.device import Device, choose_device
 from pipeline.doctor import examine
 from pipeline.params import load_params
 from pipeline.provenance import this_process
@@ -178,9 +179,12 @@ def begin(key: str) -> Path:
     return attempt.folder
 
 
-def key_of(name: str, processes: int = 1) -> str:
+CPU = choose_device("float32", True)
+
+
+def key_of(name: str, processes: int = 1, device: Device = CPU) -> str:
     params, info = load_params(), read_info()
-    return training_key(training_inputs(params, name, 0, info, choose_device("float32", True), processes), info)
+    return training_key(training_inputs(params, name, 0, info, device, processes), info)
 
 
 def test_checkpoints_that_no_training_takes_up(project, capsys):
@@ -202,6 +206,12 @@ def test_a_checkpoint_of_several_processes_is_taken_up_by_as_many(project, monke
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "count", lambda: 4)
         begin(key_of("depth", 4))
+    assert found() == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_checkpoint_of_another_machines_device_is_kept(project, dtype):
+    begin(key_of("depth", device=Device(torch.device("cuda"), dtype, True)))
     assert found() == []
 
 

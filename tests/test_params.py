@@ -276,6 +276,11 @@ def check(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
 
 def test_check_sums_up_valid_params(tmp_path, raw):
     path = tmp_path / "mine.yaml"
+    raw |= {"experiment": "mine", "runs_from_single_task": {}}
+    raw["data"] |= {"archive": None, "folder": "data/own"}
+    raw["evaluation"] = {
+        "batch_size": 4, "panels": 1, "select_on": None, "edge_nms": False, "allow_different": []
+    }  # fmt: skip
     path.write_text(yaml.safe_dump(raw))
     done = check("--params", str(path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -291,3 +296,14 @@ def test_check_refuses_with_one_message(tmp_path, raw):
     done = check("--params", str(path))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{path}: training.lrr: unknown key; did you mean training.lr?\n"
+
+
+def test_check_names_the_keys_without_which_dvc_does_not_start(tmp_path):
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del raw["data"]["folder"], raw["evaluation"]["edge_nms"], raw["runs_from_single_task"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    done = check("--params", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    named = "data.folder, evaluation.edge_nms, runs_from_single_task"
+    assert done.stderr == f"{path}: dvc.yaml names {named}, which it lacks; see profiles/ for their values\n"

@@ -1,11 +1,13 @@
 """Fingerprints change with every input, and an edit during a run is told."""
 
+import ast
 import subprocess
 
 import pytest
 import yaml
 
 from pipeline import provenance
+from pipeline.datasets import DATASETS
 from pipeline.errors import TrainingError
 
 
@@ -67,6 +69,15 @@ def test_git_state_knows_what_dvc_writes_itself(project):
 
 
 def test_the_stage_lists_of_this_project_name_files_that_exist():
-    for stage in ("train", "evaluate", "single_task_weights", "compare", "report"):
+    for stage in ("prepare", "train", "evaluate", "single_task_weights", "compare", "report"):
         assert provenance.stage_code(stage)
         assert all(path.exists() for path in provenance.stage_code(stage))
+
+
+def test_prepare_depends_on_every_reader(root):
+    imports = [node for node in ast.walk(ast.parse((root / "pipeline/datasets/__init__.py").read_text()))]
+    modules = {node.module for node in imports if isinstance(node, ast.ImportFrom) and node.module}
+    readers = {root / f"{name.replace('.', '/')}.py" for name in modules if name.startswith("pipeline.datasets.")}
+    readers -= {root / "pipeline/datasets/spec.py"}
+    assert len(readers) == len(DATASETS)
+    assert readers <= {root / path for path in provenance.stage_code("prepare", root / "dvc.yaml")}
