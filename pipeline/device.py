@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline import distributed
 from pipeline.errors import ParamsError
 
 
@@ -36,9 +37,12 @@ class Device:
     def compiles(self, wanted: bool | str) -> bool:
         """Whether `training.compile`, auto, true or false, asks for torch.compile on this device.
 
-        auto leaves it out on a CPU: compiling takes minutes there, and the networks have faster forms of their own.
+        auto leaves it out on a CPU: compiling takes minutes there, and the networks have faster forms of their own. And
+        where several processes train: torch.compile breaks the network up at every batch norm that they share.
         """
-        return self.torch_device.type == "cuda" if wanted == "auto" else bool(wanted)
+        if wanted == "auto":
+            return self.torch_device.type == "cuda" and distributed.count() == 1
+        return bool(wanted)
 
     @property
     def description(self) -> str:
@@ -95,7 +99,8 @@ def choose_device(precision: str, channels_last: bool, deterministic: bool = Fal
         device = torch.device(name)
         if device == torch.device("cuda") and "LOCAL_RANK" in os.environ:  # torchrun's: one GPU for each process
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # or some of torch would open, and ask, the first one
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ParamsError(f"PIPELINE_DEVICE={name} can't be used here: {str(error).splitlines()[0]}") from None

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from pipeline import paths, resume
+from pipeline import paths, provenance, resume
 from pipeline.checkpoint import load_weights
 from pipeline.cost import measure
 from pipeline.datasets.sample import Sample
@@ -19,7 +19,7 @@ from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import choose_device
 from pipeline.evaluation import Scorer, finite_or_none, predict, task_context
 from pipeline.network import build_network
-from pipeline.params import Params, ResolvedRun
+from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
 
@@ -36,9 +36,11 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
 
     Writes reports/metrics/<run>-<seed>.json and, for `evaluation.panels` samples, predictions and a picture under
     reports/panels/<run>-<seed>/; adds both to the MLflow run that training began.
+    Raises TrainingError when an input was edited meanwhile.
     """
     experiment = connect(params.experiment)  # first of all: a server that is away is told before an hour of scoring
     run, info = params.run(name), read_info()
+    inputs = _inputs(params, name, seed, info)
     trained = paths.read_json(paths.run_file(name, seed))
     resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
     recipe = run.training
@@ -85,6 +87,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         },
         "tasks": finite_or_none(scorer.compute()),
     }
+    inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
     paths.write_json(paths.metrics_file(name, seed), metrics)
     picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
     with continued_run(experiment, trained["mlflow_run_id"], f"{name}-{seed}") as log:
@@ -96,6 +99,14 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         log.artifact(paths.metrics_file(name, seed))
         if picture is not None:
             log.artifact(picture, "panels")
+        inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))  # the store may have taken its time
+
+
+def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:
+    """What decides the scores, as DVC will record it when the stage ends."""
+    scoring = params.evaluation.model_dump(include={"batch_size", "edge_nms", "panels"})
+    values = params.run(name).model_dump() | {"evaluation": scoring}
+    return provenance.collect_inputs("evaluate", values, info.digest, [paths.weights_file(name, seed)])
 
 
 def panel_indices(count: int, panels: int) -> list[int]:

@@ -4,7 +4,7 @@ Killing `dvc` leaves the process of the stage alive, and with it a training that
 the processes between this one and DVC every second, and treats their loss like SIGTERM.
 
 The main thread gets a KeyboardInterrupt; within `deferred` it may first finish what it is at. However long that takes,
-the process is gone `_GRACE_SECONDS` after it was told to end: the thread sees to it, since Python's own signal handlers
+the process is gone `grace_seconds` after it was told to end: the thread sees to it, since Python's own signal handlers
 wait for the end of whatever call into C the main thread is in, and one backward pass can take a minute.
 
 A program that starts several DVCs side by side gives them its number as STARTER, and is then watched like DVC itself.
@@ -30,7 +30,7 @@ from pipeline.notices import warn
 EXIT_CODE = 130  # what shells give for Ctrl-C
 STARTER = "PIPELINE_STARTER"
 
-_GRACE_SECONDS = 7.0
+GRACE_SECONDS = 7.0
 _LAST_WORDS_SECONDS = 2.0
 _LOOK_SECONDS = 1.0  # between two looks at DVC
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -39,10 +39,10 @@ _watch: _Watch | None = None  # that of this process, while there is one
 
 
 @contextmanager
-def watched() -> Iterator[None]:
+def watched(grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
     """Within the block, signals and the loss of DVC end the process as described above. For the main thread."""
     global _watch
-    _watch = _Watch()
+    _watch = _Watch(grace_seconds)
     try:
         with _watch.installed():
             yield
@@ -95,7 +95,8 @@ def last_words(say: Callable[[], None]) -> Iterator[None]:
 class _Watch:
     """Signal handlers, and the thread that looks at DVC and at the clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, grace_seconds: float) -> None:
+        self.grace_seconds = grace_seconds
         self.requested = False
         self.deferring = False
         self.last_words: list[Callable[[], None]] = []
@@ -143,7 +144,7 @@ class _Watch:
                 if not numbers:
                     return
                 if deadline is None and any(number in _SIGNALS for number in numbers):
-                    deadline = time.monotonic() + _GRACE_SECONDS
+                    deadline = time.monotonic() + self.grace_seconds
             elif deadline is not None:
                 self._leave()
             elif is_broken(self._line):
@@ -230,7 +231,7 @@ def _forget() -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a stage under nohup needs it still; any other ends it
         _release_signals()
         _watch = None
 

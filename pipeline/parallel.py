@@ -31,7 +31,8 @@ _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # what DV
 _BUSY_TRIES = 20
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 _LOOK_SECONDS = 0.1
-_END_SECONDS = 6.0  # for stages to end in; they may take a little longer (pipeline/interruption.py), but we may not
+_END_SECONDS = 12.0  # for stages to end in: longer than they may take (pipeline/interruption.py)
+GRACE_SECONDS = _END_SECONDS + 2.0
 
 
 def repro(params: Params, slots: Sequence[Mapping[str, str]]) -> None:

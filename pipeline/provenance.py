@@ -52,7 +52,7 @@ class Inputs:
             raise TrainingError(
                 "inputs changed while the stage was running, so its result belongs to neither state:\n  "
                 + "\n  ".join(changed)
-                + "\nundo the edit, or run `dvc repro` again to train with it"
+                + "\nundo the edit, or run `dvc repro` again for a result of the new state"
             )
 
 

@@ -10,11 +10,12 @@ stage `train`: until DVC has recorded what it made, a kill would lose that. `eva
 
 from __future__ import annotations
 
+import errno
 import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from pipeline.training_state import TrainingState
 
 _KEPT_DAYS = 14  # a killed training that nobody takes up again, since its inputs changed, is removed after that
 _LOCK_SECONDS = 10.0  # forked workers of a killed process hold its lock until they notice, some seconds later
+_LOOK_SECONDS = 2.0  # nobody who only looks holds it so long
 _CHECKPOINT = "checkpoint.pt"
 _RECORD = "attempts.json"
 
@@ -66,17 +68,35 @@ class Attempt:
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def load(self) -> None:
-        """Read the last checkpoint. One that is damaged is told, and training starts from nothing."""
+        """Read the last checkpoint. One that is damaged is told and laid aside, and training starts from nothing.
+
+        Raises TrainingError for one that can't be read now, but perhaps later.
+        """
         path = self.folder / _CHECKPOINT
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             return
         except Exception as error:  # whatever readers of zip and pickle say of bytes that are neither
-            warn(f"warning: the checkpoint {path} is damaged ({type(error).__name__}); training starts from nothing")
+            if _is_of_the_machine(error):
+                raise TrainingError(
+                    f"the checkpoint {path} can't be read: {error}. Free some memory, or see to the disk, and run "
+                    "`dvc repro` again; to start from nothing instead, delete it"
+                ) from None
+            damaged = path.with_suffix(".damaged")
+            path.replace(damaged)
+            told = f"warning: the checkpoint is damaged ({type(error).__name__}), now {damaged}"
+            warn(f"{told}; training starts from nothing")
             return
         self.state, self.seconds = content["state"], content["seconds"]
         self.points = [Point(*point) for point in content["points"]]
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether reading failed for want of memory, files or a disk that answers, rather than over what was read."""
+    if isinstance(error, OSError):
+        return error.errno != errno.EINVAL  # torch seeks before the beginning of a file that was cut
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager
@@ -126,8 +146,9 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 
 def _remove_abandoned(own: Path) -> None:
     for folder in own.parent.iterdir():
-        if folder != own and time.time() - folder.stat().st_mtime > _KEPT_DAYS * 86400:
-            forget(folder.name)
+        with suppress(FileNotFoundError):  # another stage removed it meanwhile
+            if folder != own and time.time() - folder.stat().st_mtime > _KEPT_DAYS * 86400:
+                forget(folder.name)
 
 
 def processes(key: str) -> int:
@@ -137,9 +158,10 @@ def processes(key: str) -> int:
 
 def forget(key: str) -> None:
     """Remove what is kept of a training, unless a process is at it."""
-    with _unless_in_use(paths.training_folder(key)) as folder:
-        if folder:
-            shutil.rmtree(folder)
+    with _unless_in_use(paths.training_folder(key), _LOOK_SECONDS) as folder:
+        for _ in range(10):
+            if folder and folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # another stage that looks at it may make its lock anew
 
 
 def dormant() -> dict[str, str | None]:
@@ -153,9 +175,9 @@ def dormant() -> dict[str, str | None]:
 
 
 @contextmanager
-def _unless_in_use(folder: Path) -> Iterator[Path | None]:
-    """The folder, held for the block, or None where there is none or a process is at it."""
-    lock = FileLock(folder / "lock", timeout=0)
+def _unless_in_use(folder: Path, timeout: float = 0.0) -> Iterator[Path | None]:
+    """The folder, held for the block, or None where there is none or a process is at it, for longer than `timeout`."""
+    lock = FileLock(folder / "lock", timeout=timeout)
     try:
         held = folder.exists() and lock.acquire()
     except Timeout:
@@ -180,13 +202,22 @@ class Checkpoints:
         self._step = 0  # of the last checkpoint
 
     def restore(self, state: TrainingState) -> None:
-        """Bring `state` to where the last checkpoint was, if there is one."""
+        """Bring `state` to where the last checkpoint was, if there is one.
+
+        Raises TrainingError where processes that work together did not find the same one.
+        """
         kept, self._attempt.state = self._attempt.state, None  # no second copy in memory all through the training
         if kept is not None:
             state.load_state_dict(kept)
             self._step = state.step
             if distributed.is_first():
                 print(f"going on from a checkpoint: {state.epoch} epochs, {state.step} steps done", flush=True)
+        found = distributed.gather(state.step)
+        if len(set(found)) > 1:
+            raise TrainingError(
+                f"the processes found checkpoints of steps {', '.join(map(str, found))}: "
+                f"{self._attempt.folder} is not the same folder for all of them"
+            )
 
     @property
     def due(self) -> bool:

@@ -111,7 +111,12 @@ def _require_reachable(uri: str) -> None:
 def _experiment(name: str, artifacts: str | None) -> str:
     found = mlflow.get_experiment_by_name(name)
     if found is None:
-        return mlflow.create_experiment(name, artifact_location=artifacts)
+        try:
+            return mlflow.create_experiment(name, artifact_location=artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = mlflow.get_experiment_by_name(name)  # another process was a moment faster
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the MLflow experiment '{name}' was deleted; restore it "
@@ -201,8 +206,10 @@ class RunLog:
 
     def abandon(self, status: str) -> None:
         """End the run as `status`, delivering what can be delivered at once."""
-        self._try("sent its last metrics", self._outbox.send)
-        self.mark(status)
+        try:
+            self._try("sent its last metrics", self._outbox.send)
+        finally:  # Ctrl-C, because that takes so long
+            self.mark(status)
 
     def mark(self, status: str) -> None:
         """End the run as `status`, at the first try or not at all. A store that is away is only told."""
@@ -277,7 +284,7 @@ def _take_up(client: mlflow.MlflowClient, run: Run) -> None:
 
 @contextmanager
 def continued_run(experiment_id: str, run_id: str, name: str) -> Iterator[RunLog]:
-    """Go on writing the run that training began; a new run where this store does not have it.
+    """Go on writing the run that training began; one of its own where this store does not have it.
 
     The latter happens when a result came from DVC's cache or remote to a machine with another store.
     """
@@ -292,6 +299,9 @@ def continued_run(experiment_id: str, run_id: str, name: str) -> Iterator[RunLog
                 raise
             run = None
         if run is None or run.info.lifecycle_stage != "active":
+            restored = client.search_runs([experiment_id], f"tags.restored_from = '{run_id}'")
+            run = restored[0] if restored else None
+        if run is None:
             own = resolve_tags({"restored_from": run_id, **this_process()})
             return client.create_run(experiment_id, run_name=name, tags=own)
         _take_up(client, run)

@@ -74,6 +74,11 @@ class _Teacher:
     def inputs(self) -> provenance.Inputs:
         return training_inputs(self.params, self.run.name, self.seed, self.info, self.device, distributed.count())
 
+    def check_unchanged(self) -> None:
+        """Raise TrainingError when an input was edited since the start: DVC would record the edit as what was used."""
+        name, count = self.run.name, distributed.count()
+        self.inputs.check_unchanged(training_inputs(load_params(), name, self.seed, read_info(), self.device, count))
+
     def network(self) -> torch.nn.Module:
         """The network as it starts."""
         torch.manual_seed(self.seed)
@@ -131,8 +136,7 @@ def _lead(teacher: _Teacher) -> None:
             history = teacher.teach(
                 network, selection, checkpoints, log.metrics, lambda told: log.tags({"batches": told})
             )
-            now = training_inputs(load_params(), run.name, seed, read_info(), device, distributed.count())
-            inputs.check_unchanged(now)
+            teacher.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
             record = training_record(log.id, run, seed, inputs, history, device, attempt, started)
             record |= {"weights": weights, "starts_from": teacher.start}
@@ -141,6 +145,7 @@ def _lead(teacher: _Teacher) -> None:
             log.artifact(paths.weights_file(run.name, seed), "checkpoint")
             log.artifact(paths.history_file(run.name, seed))
             log.artifact(paths.run_file(run.name, seed))
+            teacher.check_unchanged()  # the store may have taken its time
 
 
 def _follow(teacher: _Teacher) -> None:

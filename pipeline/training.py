@@ -125,6 +125,7 @@ def _train_epoch(
         if checkpoints and (last or due or told):
             checkpoints.save(state)
         if told:
+            distributed.wait_for_all()  # torchrun ends the others as soon as one is gone: not before all is written
             interruption.request()
             if distributed.is_first():
                 warn(f"told to end: stopped after step {state.step}")

@@ -26,6 +26,7 @@ def run_stage(
     run_and_seed: bool = False,
     parser: argparse.ArgumentParser | None = None,
     argv: Sequence[str] | None = None,
+    grace_seconds: float = interruption.GRACE_SECONDS,
 ) -> NoReturn:
     """Check params.yaml, call `main(params, **arguments)` and exit: 0 or what it returns; 2 after a PipelineError.
 
@@ -44,7 +45,7 @@ def run_stage(
         parser.add_argument("--seed", required=True, type=int)
     arguments = vars(parser.parse_args(argv))
     try:
-        with interruption.watched():
+        with interruption.watched(grace_seconds):
             code = main(load_params(arguments.get("file", paths.PARAMS)), **arguments) or 0
             sys.stdout.flush()
     except PipelineError as error:
@@ -57,6 +58,8 @@ def run_stage(
         warn("interrupted")
         code = interruption.EXIT_CODE
     exit_code.append(code)
+    if code == interruption.EXIT_CODE and main.__module__ == "__main__":
+        _leave(exit_code)  # pools of processes would first work off what waits; they end with this one instead
     sys.exit(code)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from pipeline.parallel import GRACE_SECONDS
 from pipeline.params import Params
 from stages._entry import run_stage
 
@@ -26,4 +27,4 @@ def main(params: Params, jobs: int | None) -> None:
 if __name__ == "__main__":
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--jobs", type=int, help="how many at a time; default: one for each CUDA device")
-    run_stage(main, parser=command)
+    run_stage(main, parser=command, grace_seconds=GRACE_SECONDS)

@@ -4,6 +4,7 @@ What can be wrong with an archive is in test_bad_archive.py.
 """
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from nyud_archive import TOP, image, npy, nyud_files, write_tgz
 
 import stages.download
 import stages.prepare
+from pipeline.datasets import preparation
 from stages._entry import run_stage
 
 SIZE = (32, 64)
@@ -68,6 +70,7 @@ def stage(in_tmp, root, monkeypatch, capsys):
     """Run download and prepare on a changed dataset, as DVC does; returns exit codes and what was printed."""
     monkeypatch.setenv("PIPELINE_ARCHIVES", "archives")
     (in_tmp / "archives").mkdir()
+    shutil.copy(root / "dvc.yaml", in_tmp)
     params = yaml.safe_load((root / "profiles/nyud.yaml").read_text())
     params["data"] |= {"archive": "small.tgz"}
 
@@ -106,3 +109,19 @@ def test_broken_samples_can_be_left_out(stage):
     codes, printed = stage(files, skip_broken=True)
     assert codes == [0, 0] and "prepared nyud: 2 train, 1 val" in printed.out
     assert "left out: 1 of 3 train samples of nyud is broken" in printed.err
+
+
+def test_an_edit_while_it_is_prepared_is_told(stage, in_tmp, monkeypatch):
+    def edit(*arguments):
+        file = in_tmp / "params.yaml"
+        file.write_text(file.read_text().replace("skip_broken: false", "skip_broken: true"))
+        return prepare(*arguments)
+
+    prepare = preparation.prepare
+    monkeypatch.setattr(preparation, "prepare", edit)
+    codes, printed = stage(nyud_files())
+    assert codes == [0, 2]
+    assert printed.err.splitlines()[1:] == [
+        "  param skip_broken",
+        "undo the edit, or run `dvc repro` again for a result of the new state",
+    ]

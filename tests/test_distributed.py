@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pipeline.datasets.store import Store
 from pipeline.device import choose_device
 from pipeline.errors import ParamsError
 from pipeline.evaluation import score
-from pipeline.resume import Checkpoints, attempt, follow
+from pipeline.resume import Attempt, Checkpoints, attempt, follow
 from pipeline.sync_batch_norm import synchronise_batch_norm
 from pipeline.tasks import TASKS
 from tests.test_evaluation import ALL, INFO, RECIPE, Pointwise, evaluation_store
@@ -167,8 +168,12 @@ def resumed(folder):
     torch.manual_seed(0)
     network, steps = Normed(dropout=0.3), []
     network.register_forward_pre_hook(lambda *_: tell(steps))
-    with interruption.watched(), pytest.raises(KeyboardInterrupt):
-        go("told", network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Attempt, "save", lambda *arguments, save=Attempt.save: (time.sleep(0.5), save(*arguments)))
+        with interruption.watched(), pytest.raises(KeyboardInterrupt):
+            go("told", network)
+    written = torch.load(paths.training_folder("told") / "checkpoint.pt", weights_only=True)
+    assert written["state"]["step"] == 3, "nobody leaves before it is written"
     assert len(steps) == 3, "it stops after the step at hand"
     torch.manual_seed(0)
     ends.append(go("told", Normed(dropout=0.3)))

@@ -12,6 +12,7 @@ import pytest
 # A stage that writes what happens to it into a file: `python stage.py SCENARIO`.
 STAGE = """
 import hashlib, os, signal, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from pipeline import interruption
 from stages._entry import run_stage
 
@@ -34,7 +35,7 @@ def main(params):
             print("asked once", file=out)
             time.sleep(60)
     elif scenario == "one long call":
-        interruption._GRACE_SECONDS = 0.5
+        interruption._watch.grace_seconds = 0.5
         with interruption.last_words(lambda: print("last words", file=out)), interruption.deferred():
             print("begun", file=out)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # about ten minutes in C
@@ -46,6 +47,23 @@ def main(params):
         os.waitpid(child, 0)
         time.sleep(0.5)
         print("begun", "told" if interruption.requested() else "not told", file=out)
+    elif scenario == "worker":
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+        time.sleep(0.5)
+        os.killpg(0, signal.SIGHUP)  # the terminal is closed
+        time.sleep(0.5)
+        alive = os.waitpid(child, os.WNOHANG) == (0, 0)
+        os.kill(child, signal.SIGKILL)
+        print("begun", "worker lives" if alive else "worker is gone", file=out)
+    elif scenario == "pool":
+        with ThreadPoolExecutor(1) as threads:  # as pools of processes: what waits is worked off at exit
+            for _ in range(20):
+                threads.submit(time.sleep, 3)
+            print("begun", file=out)
+            threads.shutdown = lambda *_, **__: None  # not in the with statement's own end
+            time.sleep(60)
     else:
         try:
             print("begun", file=out)
@@ -139,6 +157,17 @@ def test_a_call_that_python_can_not_interrupt_is_left_after_a_while(start):
 
 def test_a_signal_to_a_forked_child_is_not_one_to_the_stage(start):
     assert start(*stage("fork")).wait() == 0 and said() == ["begun not told"]
+
+
+def test_a_worker_lives_on_with_a_stage_that_ignores_the_end_of_its_terminal(start):
+    process = start("setsid", "nohup", *stage("worker"))
+    assert process.wait() == 0 and said() == ["begun worker lives"]
+
+
+def test_what_waits_in_a_pool_is_not_worked_off_first(start):
+    process = start(*stage("pool"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 130
 
 
 def test_what_is_ignored_stays_ignored(start):

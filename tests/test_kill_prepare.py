@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def start(in_tmp, root, monkeypatch):
     fetch(get_dataset("nyud").archive, in_tmp / "data" / "raw", str(archive))
     params = yaml.safe_load((root / "profiles/nyud.yaml").read_text())
     params["data"]["archive"] = str(archive)
+    shutil.copy(root / "dvc.yaml", in_tmp)
     (in_tmp / "params.yaml").write_text(yaml.safe_dump(params))
     environment = os.environ | {"PYTHONPATH": str(root)}
 

@@ -18,6 +18,7 @@ import stages.evaluate
 import stages.prepare
 import stages.report
 import stages.train
+from pipeline import evaluate_run
 from pipeline.datasets.store import Store
 from stages._entry import run_stage
 
@@ -109,3 +110,22 @@ def test_the_report_sets_published_rows_beside_ours(done):
     assert all("no: not the whole published dataset, but 8 train, 4 val samples" in line for line in ours)
     delta = json.loads((folder / "reports/delta.json").read_text())
     assert set(delta["delta_m"]) <= {name for name, run in params["runs"].items() if len(run["tasks"]) > 1}
+
+
+def test_an_edit_during_scoring_is_told_and_no_score_written(done, monkeypatch, capsys):
+    folder, params, _ = done
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
+    written = {path: path.read_bytes() for path in (folder / "reports/metrics").iterdir()}
+
+    def edit(*arguments):
+        changed = params | {"evaluation": params["evaluation"] | {"edge_nms": not params["evaluation"]["edge_nms"]}}
+        (folder / "params.yaml").write_text(yaml.safe_dump(changed))
+        return measure(*arguments)
+
+    measure = evaluate_run.measure
+    monkeypatch.setattr(evaluate_run, "measure", edit)
+    with pytest.raises(SystemExit) as ended:
+        run_stage(stages.evaluate.main, run_and_seed=True, argv=["--run", next(iter(params["runs"])), "--seed", "0"])
+    assert ended.value.code == 2 and "\n  param evaluation.edge_nms\n" in capsys.readouterr().err
+    assert written == {path: path.read_bytes() for path in (folder / "reports/metrics").iterdir()}

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline import paths, resume
+from pipeline import distributed, paths, resume
 from pipeline.datasets.store import DatasetInfo
 from pipeline.device import choose_device
 from pipeline.errors import TrainingError
@@ -131,10 +131,35 @@ def test_a_damaged_checkpoint_is_told_and_not_used(training, capsys, damage):
     content = path.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes(255 - byte for byte in content[middle : middle + 500]) + content[middle + 500 :]
-    path.write_bytes({"cut": content[:middle], "emptied": b"", "flipped": flipped}[damage])
+    damaged = {"cut": content[:middle], "emptied": b"", "flipped": flipped}[damage]
+    path.write_bytes(damaged)
     again = training.go()
     assert again[3] == 6 and same(again, training.go("undisturbed"))
-    assert capsys.readouterr().err.count(f"checkpoint {path} is damaged") == 1
+    assert capsys.readouterr().err.count("the checkpoint is damaged") == 1
+    assert path.with_suffix(".damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("you tried: can't allocate memory")])
+def test_a_checkpoint_that_can_not_be_read_now_is_kept(training, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    with pytest.raises(Killed):
+        training.go(kill_at_step=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fail)
+        with pytest.raises(TrainingError, match=r"checkpoint .*checkpoint\.pt can't be read: .*delete it"):
+            training.go()
+    again = training.go()
+    assert again[3] == 3 and same(again, training.go("undisturbed"))
+
+
+def test_processes_that_found_other_checkpoints_do_not_go_on(training, monkeypatch):
+    with pytest.raises(Killed):
+        training.go(kill_at_step=4)
+    monkeypatch.setattr(distributed, "gather", lambda own: [own, 0] if isinstance(own, int) else [own])
+    with pytest.raises(TrainingError, match=r"found checkpoints of steps 3, 0: .* not the same folder"):
+        training.go()
 
 
 def test_a_full_disk_is_told_once_and_leaves_the_last_checkpoint(training, capsys):
@@ -161,6 +186,7 @@ def test_a_result_that_does_not_fit_on_the_disk_is_told(in_tmp):
 
 def test_two_processes_do_not_train_the_same(training, monkeypatch):
     monkeypatch.setattr(resume, "_LOCK_SECONDS", 0)
+    monkeypatch.setattr(resume, "_LOOK_SECONDS", 0)
     with attempt("k"):
         with pytest.raises(TrainingError, match="another process trains exactly this.*wait for it, or end it"):
             training.go()

@@ -225,3 +225,20 @@ def test_curves_appear_while_the_run_goes_on(project, monkeypatch):
     with trained() as log:
         log.metrics({"loss/depth": 2.0}, 1)
         assert find(log.id).data.metrics["loss/depth"] == 2.0
+
+
+def test_a_run_of_another_store_gets_one_of_its_own_once(project):
+    with trained():
+        pass
+    with scored("f" * 32) as log:
+        first = log.id
+    with scored("f" * 32) as log:
+        assert log.id == first
+    assert find(first).data.tags["restored_from"] == "f" * 32
+
+
+def test_two_processes_may_make_an_experiment_at_once(project, monkeypatch):
+    first = tracking.connect("rooms")
+    real, answers = mlflow.get_experiment_by_name, [None]
+    monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda name: answers.pop() if answers else real(name))
+    assert tracking.connect("rooms") == first

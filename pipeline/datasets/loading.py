@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -46,6 +47,10 @@ class Batch:
         """The batch in so many equal parts, in order."""
         size = len(self.image) // parts
         return [self.map(lambda x, i=i: x[i * size : (i + 1) * size]) for i in range(parts)]
+
+    def pin_memory(self) -> Batch:
+        """The batch in memory that a GPU reads by itself; DataLoader asks for it by this name."""
+        return self.map(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         return self.map(lambda x: x.to(device, non_blocking=True))
@@ -192,6 +197,7 @@ class TrainingBatches:
             num_workers=workers,
             pin_memory=on_gpu,
             persistent_workers=workers > 0,
+            worker_init_fn=_leave_ends_to_the_stage,
             generator=torch.Generator(),  # or each epoch would take a number out of the stream that dropout draws from
         )
 
@@ -202,6 +208,11 @@ class TrainingBatches:
         """The batches of one epoch, but for the first `done` of them."""
         self._sampler.epoch, self._sampler.done = epoch, done
         return iter(self._loader)
+
+
+def _leave_ends_to_the_stage(worker: int) -> None:
+    """After a SIGTERM to a whole job the stage still needs this process for the step it finishes, and then ends it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def scoring_batches(
