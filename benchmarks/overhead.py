@@ -5,8 +5,8 @@
 
 A copy of the project in a temporary folder prepares the default data and runs the stage as DVC would, from the start of
 Python to its end: imports, building, MLflow, augmentation, checkpoints and a validation at the end. Its own steps
-(forward, losses, backward, optimiser) are timed by a clock around `Step` in the copy, so that a machine that changes its
-pace changes both sides of the ratio.
+(forward, losses, backward, optimiser) are timed by a clock around `Step` in the copy: a machine that changes its pace
+changes both sides of the ratio.
 
 That the steps themselves are no slower than they must be, is seen beside it: bare steps in a second process, with the
 stage's network, losses and optimiser, on batches that lie in memory, before the stage and after it. Such blocks differ
