@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from torch import Tensor
 
 from pipeline import paths, provenance, resume
 from pipeline.checkpoint import load_weights
@@ -17,7 +16,7 @@ from pipeline.cost import measure
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import choose_device
-from pipeline.evaluation import Scorer, finite_or_none, predict, task_context
+from pipeline.evaluation import Scorer, as_map, finite_or_none, predict, task_context
 from pipeline.network import build_network
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
@@ -59,7 +58,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
             scorer.update(task, predicted, [sample.labels[task] for sample in samples])
         for i, sample in enumerate(samples):
             if seen + i in shown:
-                kept.append((sample, {task: _as_label(of[i]) for task, of in predictions.items()}))
+                kept.append((sample, {task: as_map(of[i]) for task, of in predictions.items()}))
         seen += len(samples)
 
     cost = asdict(measure(network, run.training.input_size))
@@ -112,12 +111,6 @@ def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenan
 def panel_indices(count: int, panels: int) -> list[int]:
     """Samples shown to people: evenly spread over the split, the same for every run."""
     return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels else []
-
-
-def _as_label(prediction: Tensor) -> np.ndarray:
-    """(1, C, H, W) decoded -> a label's layout: (H, W), or (H, W, C) where C > 1."""
-    array = prediction[0].cpu().numpy()
-    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
 
 
 def _write_panels(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby, zip_longest
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline.tasks import get_task
 from pipeline.tasks.spec import Task, TaskContext
 
 Scores = dict[str, dict[str, float]]
+Size = tuple[int, int]
 
 
 def task_context(info: DatasetInfo, task: str, edge_nms: bool = False) -> TaskContext:
@@ -44,30 +45,45 @@ def predict(
     float32, with no rounding on the way (the protocol of the field, without its uint8 detour).
     """
     network.eval()
-    normalization = NORMALIZATIONS[recipe.normalization]
     for image, samples in scoring_batches(store, recipe.input_size, batch_size, rank, count):
-        predictions = {}
-        with torch.inference_mode():
-            with device.autocast():
-                final = network(device.image(image, normalization)).final
-            for name in tasks:
-                task = get_task(name)
-                if not final[name].isfinite().all():  # decoding would hide it: an argmax or a sigmoid is always finite
-                    raise TrainingError(f"predictions of {name} are not finite: the network diverged, train it again")
-                decoded = task.decode(final[name].float()).split(1)
-                labels = (sample.labels[name] for sample in samples)
-                predictions[name] = [resize_prediction(task, *pair) for pair in zip(decoded, labels, strict=True)]
-        yield samples, predictions
+        sizes = {name: [sample.labels[name].valid.shape for sample in samples] for name in tasks}
+        yield samples, predict_batch(network, image, sizes, recipe, device)
 
 
-def resize_prediction(task: Task, decoded: Tensor, label: Label) -> Tensor:
-    """(1, C, h, w) -> (1, C, H, W) of the label."""
-    size = label.valid.shape
+@torch.inference_mode()
+def predict_batch(
+    network: nn.Module, image: Tensor, sizes: Mapping[str, Sequence[Size]], recipe: Training, device: Device
+) -> dict[str, list[Tensor]]:
+    """Decoded predictions for images (B, 3, h, w) in 0..255 at the input size, by a network in evaluation mode.
+
+    sizes[task]: of each image, the size (H, W) that its prediction, (1, C, H, W), is to have. Raises TrainingError for
+    one that is not finite.
+    """
+    with device.autocast():
+        final = network(device.image(image, NORMALIZATIONS[recipe.normalization])).final
+    predictions = {}
+    for name, wanted in sizes.items():
+        task = get_task(name)
+        if not final[name].isfinite().all():  # decoding would hide it: an argmax or a sigmoid is always finite
+            raise TrainingError(f"predictions of {name} are not finite: the network diverged, train it again")
+        decoded = task.decode(final[name].float()).split(1)
+        predictions[name] = [resize_prediction(task, each, size) for each, size in zip(decoded, wanted, strict=True)]
+    return predictions
+
+
+def resize_prediction(task: Task, decoded: Tensor, size: Size) -> Tensor:
+    """(1, C, h, w) -> (1, C, H, W)."""
     if decoded.shape[-2:] == size:
         return decoded
     if task.resize_prediction == "nearest":
         return F.interpolate(decoded.float(), size=size, mode="nearest-exact").to(decoded.dtype)
     return F.interpolate(decoded, size=size, mode="bilinear", align_corners=False)
+
+
+def as_map(prediction: Tensor) -> np.ndarray:
+    """(1, C, H, W) decoded -> a label's layout: (H, W), or (H, W, C) where C > 1."""
+    array = prediction[0].cpu().numpy()
+    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
 
 
 class Scorer:

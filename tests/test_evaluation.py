@@ -110,11 +110,10 @@ def test_depth_rmse_is_that_of_all_valid_pixels_pooled(store):
 
 def test_class_maps_are_never_mixed_when_resized():
     decoded = torch.tensor([[[[0, 2], [2, 0]]]], dtype=torch.uint8)
-    label = Label(np.zeros((7, 9), np.uint8), np.ones((7, 9), bool))
-    resized = resize_prediction(get_task("semseg"), decoded, label)
+    resized = resize_prediction(get_task("semseg"), decoded, (7, 9))
     assert resized.shape == (1, 1, 7, 9) and resized.dtype == torch.uint8
     assert set(resized.unique().tolist()) == {0, 2}
-    smooth = resize_prediction(get_task("sal"), torch.tensor([[[[0.0, 1.0]]]]), label)
+    smooth = resize_prediction(get_task("sal"), torch.tensor([[[[0.0, 1.0]]]]), (7, 9))
     assert 0 < smooth[0, 0, 3, 4] < 1
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.errors import DataError
 
@@ -36,6 +36,12 @@ def read_photo(path: Path, upright: bool = False) -> np.ndarray:
                 "so that its labels surely fit it"
             )
         return np.asarray(image.convert("RGB"))
+
+
+def read_photo_upright(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, as a person sees it: its orientation tag is obeyed. For photographs without labels."""
+    with _opened(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def read_png(path: Path, size: Size | None = None, channels: int = 1) -> np.ndarray:
