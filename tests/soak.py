@@ -1,6 +1,6 @@
 """A training that is killed again and again, beside one that is not: what is left in the end must be the same.
 
-`make test-soak` kills at 20 random moments and takes about 15 minutes; tests/test_soak.py kills three times.
+`make test-soak` kills at 20 random moments and takes five minutes; tests/test_soak.py kills three times.
 Run it by hand with `python -m tests.soak [--kills N] [--seed N]`.
 """
 
