@@ -25,7 +25,7 @@ class Project:
         self.root = root
         for part in PARTS:
             if (ROOT / part).is_dir():
-                shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(ROOT / part, root / part)  # with what Python has compiled of it
             else:
                 shutil.copy(ROOT / part, root / part)
         (root / "data" / "own").mkdir(parents=True)

@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+import yaml
 
 from pipeline.errors import ParamsError
 from pipeline.parallel import make_slots
@@ -20,6 +21,7 @@ PARAMS = soak.PARAMS | {
         "wrong": {"architecture": "single_task", "tasks": ["depth"], "training": {"lr": 1e20}},
     },
 }
+SHORT = PARAMS | {"training": PARAMS["training"] | {"epochs": 2}}
 PARALLEL = ("stages.parallel", "--jobs", "2")
 
 
@@ -61,6 +63,7 @@ def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_ot
 
 def test_two_processes_train_one_network_by_torchrun(project):
     """That they go on to the same bits, is seen in test_distributed.py."""
+    (project.root / "params.yaml").write_text(yaml.safe_dump(SHORT))
     project.launcher = "torchrun --standalone --nproc-per-node=2"
     repro = soak.Repro(project)
     repro.wait_for_a_checkpoint()
