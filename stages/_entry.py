@@ -36,7 +36,8 @@ def run_stage(
     Any other exception is our own bug and keeps its traceback.
     """
     exit_code: list[int] = []
-    if main.__module__ == "__main__":
+    own_process = main.__module__ == "__main__"
+    if own_process:
         atexit.register(_leave, exit_code)  # what is registered first is called last
     parser = parser or argparse.ArgumentParser(description=sys.modules[main.__module__].__doc__)
     if run_and_seed:
@@ -58,7 +59,7 @@ def run_stage(
         warn("interrupted")
         code = interruption.EXIT_CODE
     exit_code.append(code)
-    if code == interruption.EXIT_CODE and main.__module__ == "__main__":
+    if own_process and code == interruption.EXIT_CODE:
         _leave(exit_code)  # pools of processes would first work off what waits; they end with this one instead
     sys.exit(code)
 
