@@ -4,11 +4,12 @@
     python -m benchmarks.networks --networks sequential_attention --size small
     python -m benchmarks.networks --device cuda --compile --batch 8
 
-A step is what the training loop does: forward, the tasks' losses with deep supervision, backward, Adam. Images and
-labels are noise: time does not depend on them. `sequential_attention` meets its plain form (tests/plain_sca.py and
-plain_losses.py: float32, NCHW memory, never compiled). All networks are timed in turn, round by round, and medians are
-told, so that ratios hold on a machine that does other things as well. Memory is the peak of a process that only takes
-two steps: on CUDA what torch allocated, on a processor the growth of the resident set over what the imports need.
+A step is what the training loop does: forward, the tasks' losses with deep supervision, backward, Adam; on CUDA as a
+CUDA graph. Images and labels are noise: time does not depend on them. `sequential_attention` meets its plain form
+(tests/plain_sca.py and plain_losses.py: float32, NCHW memory, neither recorded nor compiled). All networks are timed in
+turn, round by round, and medians are told, so that ratios hold on a machine that does other things as well. Memory is
+the peak of a process that only takes two steps: on CUDA what torch allocated, on a processor the growth of the resident
+set over what the imports need.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe
+from pipeline.cuda_graph import Recorded
 from pipeline.datasets.loading import Batch
 from pipeline.device import NORMALIZATIONS, Device, choose_device
 from pipeline.errors import ParamsError
@@ -86,21 +88,28 @@ class Bench:
             self.network = build(name, backbone=BACKBONE, tasks=tasks)
         self.device, self.tasks = device, tuple(tasks)
         self.network = device.network(self.network)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, weight_decay=1e-4)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
         self.batch = noise(setting.size, tasks, batch).to(device.torch_device)
         self.forward = torch.compile(self.network, fullgraph=True) if compile and not self.plain else self.network
 
+        recorded = self.device.torch_device.type == "cuda" and not self.plain
+        self.gradients = Recorded(self._gradients) if recorded else self._gradients
+
     def train(self) -> None:
         self.network.train()
-        with self.device.autocast():
-            outputs = self.forward(self.device.image(self.batch.image, NORMALIZATIONS["imagenet"]))
-            if self.plain:
-                total = plain_total(outputs, self.batch, self.tasks)
-            else:
-                total = sum(by_task(task_losses(outputs, self.batch, self.tasks, deep_supervision=True)).values())
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        self.gradients(self.batch)
         self.optimizer.step()
+
+    def _gradients(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.device.autocast():
+            outputs = self.forward(self.device.image(batch.image, NORMALIZATIONS["imagenet"]))
+            if self.plain:
+                losses = {"all": plain_total(outputs, batch, self.tasks)}
+            else:
+                losses = by_task(task_losses(outputs, batch, self.tasks, deep_supervision=True))
+        sum(losses.values()).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def infer(self) -> None:
         self.network.eval()

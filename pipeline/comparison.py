@@ -50,6 +50,7 @@ TUNED = (
     "deep_supervision",  # part of the architecture: single-task heads have no auxiliary predictions
     "validate_every",  # how often one looks
     "channels_last",  # memory layout
+    "cuda_graph",  # speed
     "compile",  # speed
     "accumulate",  # what fits in memory
     "deterministic",  # the order of sums

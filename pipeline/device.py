@@ -34,15 +34,16 @@ class Device:
         """Whether torch's Adam, AdamW and SGD have a form for it that takes one pass over memory."""
         return self.torch_device.type in ("cpu", "cuda")
 
-    def compiles(self, wanted: bool | str) -> bool:
-        """Whether `training.compile`, auto, true or false, asks for torch.compile on this device.
+    def records(self, wanted: bool | str) -> bool:
+        """Whether `training.cuda_graph`, auto, true or false, asks for steps that are a CUDA graph.
 
-        auto leaves it out on a CPU: compiling takes minutes there, and the networks have faster forms of their own. And
-        where several processes train: torch.compile breaks the network up at every batch norm that they share.
+        Never but on CUDA. auto leaves it out where several processes train: what they tell each other in a step goes
+        through threads of their own. Raises ParamsError for true there.
         """
-        if wanted == "auto":
-            return self.torch_device.type == "cuda" and distributed.count() == 1
-        return bool(wanted)
+        count = distributed.count()
+        if wanted is True and count > 1:
+            raise ParamsError(f"training.cuda_graph: true is for one process; got {count}: set it to auto or false")
+        return bool(wanted) and self.torch_device.type == "cuda" and count == 1
 
     @property
     def description(self) -> str:
@@ -72,9 +73,12 @@ class Normalization:
     std: tuple[float, float, float]
 
     def __call__(self, image: Tensor) -> Tensor:
-        mean = torch.tensor(self.mean, device=image.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.std, device=image.device).view(1, 3, 1, 1) * 255
-        return (image - mean) / std
+        return (image - _channels(self.mean, image)) / _channels(self.std, image)
+
+
+def _channels(values: tuple[float, float, float], image: Tensor) -> Tensor:
+    """(1, 3, 1, 1), in 0..255, filled in on the device: a copy from the host would make the host wait."""
+    return torch.cat([image.new_full((1, 1, 1, 1), value) for value in values], 1) * 255
 
 
 NORMALIZATIONS = {

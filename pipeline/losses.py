@@ -17,23 +17,17 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 from pipeline import distributed
+from pipeline.bilinear import resize
 
 _IGNORE = -100
 _CPU_CHUNK = 2**18  # logits that the cache of a processor holds
+_GPU_CHUNK = 2**26  # logits at the target's size, 256 MB a map: enough work for each kernel, little of the memory
 
 
 def _mean_over(error: Tensor, valid: Tensor) -> Tensor:
     """Mean of (B, C, H, W) over the channels of the valid pixels; 0 where there are none."""
     count = distributed.total(valid.sum()) * error.shape[1]
     return error.masked_fill(~valid, 0).sum() / count.clamp(min=1)
-
-
-def _at_size(prediction: Tensor, size: torch.Size) -> Tensor:
-    """In float32, at the size of the target."""
-    prediction = prediction.float()
-    if prediction.shape[-2:] == size:
-        return prediction
-    return F.interpolate(prediction, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -43,24 +37,27 @@ def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """F.cross_entropy(resized logits, index, reduction="sum"), with the gradient taken along, an image at a time.
+    """F.cross_entropy(resized logits, index, reduction="sum"), with the gradient taken along, a few images at a time.
 
     Of all the maps at full resolution (logits, log-probabilities, gradients: 49 MB each for one image of 480x640 and
-    40 classes) none outlives its image; what is kept for the backward pass has the size of the prediction.
+    40 classes) none outlives its images; what is kept for the backward pass has the size of the prediction.
     """
 
     @staticmethod
     def forward(ctx: FunctionCtx, prediction: Tensor, index: Tensor) -> Tensor:
         total = prediction.new_zeros(())
         gradient = torch.empty_like(prediction) if ctx.needs_input_grad[0] else None
-        for i in range(len(prediction)):
+        size = index.shape[-2:]
+        images = 1 if prediction.device.type == "cpu" else max(1, _GPU_CHUNK // (prediction.shape[1] * size.numel()))
+        for i in range(0, len(prediction), images):
             with torch.enable_grad():
-                x = prediction[i : i + 1].detach().requires_grad_()
-                logits = _at_size(x, index.shape[-2:])
-            loss, d_logits = _softmax_and_gradient(logits.detach(), index[i], gradient is not None)
+                x = prediction[i : i + images].detach().requires_grad_()
+                logits = resize(x, size)
+            loss, d_logits = _softmax_and_gradient(logits.detach(), index[i : i + images], gradient is not None)
             total += loss
             if gradient is not None:
-                gradient[i : i + 1] = torch.autograd.grad(logits, x, d_logits)[0] if logits is not x else d_logits
+                part = torch.autograd.grad(logits, x, d_logits)[0] if logits is not x else d_logits
+                gradient[i : i + images] = part
         ctx.save_for_backward(gradient)
         return total
 
@@ -71,28 +68,30 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def _softmax_and_gradient(logits: Tensor, index: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
-    """Summed cross-entropy of (1, C, H, W) logits at (H, W) indices, and its gradient softmax(logits) - one_hot."""
+    """Summed cross-entropy of (B, C, H, W) logits at (B, H, W) indices, and its gradient softmax(logits) - one_hot."""
     pixels = logits.permute(0, 2, 3, 1).reshape(-1, logits.shape[1])  # (N, C): a view of channels-last memory
-    index = index.flatten()
+    index = index.flatten()[:, None]
     size = max(1, _CPU_CHUNK // pixels.shape[1]) if pixels.device.type == "cpu" else len(pixels)
     total = pixels.new_zeros(())
     gradient = torch.empty_like(pixels) if differentiate else None
     for start in range(0, len(pixels), size):
         chunk, of = pixels[start : start + size], index[start : start + size]
         log_probability = F.log_softmax(chunk, 1)
-        total += F.nll_loss(log_probability, of, ignore_index=_IGNORE, reduction="sum")
+        ignored, of = of == _IGNORE, of.clamp(min=0)
+        # Not F.nll_loss: on CUDA it adds up in one block of threads.
+        picked = log_probability.gather(1, of)
+        total -= picked.masked_fill(ignored, 0).sum()
         if gradient is not None:
             d = torch.exp(log_probability, out=gradient[start : start + size])
-            of = of[:, None]
-            d.scatter_add_(1, of.clamp(min=0), d.new_full(of.shape, -1)).masked_fill_(of == _IGNORE, 0)
+            d.scatter_(1, of, picked.exp() - 1).masked_fill_(ignored, 0)
     if gradient is not None:
-        gradient = gradient.view(1, *logits.shape[-2:], -1).permute(0, 3, 1, 2)
+        gradient = gradient.view(len(logits), *logits.shape[-2:], -1).permute(0, 3, 1, 2)
     return total, gradient
 
 
 def depth_l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Mean absolute error, in the target's unit (metres). target (B, 1, H, W)."""
-    prediction, target = _at_size(prediction, target.shape[-2:]), target.float().masked_fill(~valid, 0)
+    prediction, target = resize(prediction.float(), target.shape[-2:]), target.float().masked_fill(~valid, 0)
     return _mean_over((prediction - target).abs(), valid)
 
 
@@ -102,7 +101,7 @@ def normals_l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     prediction (B, 3, h, w), target (B, 3, H, W).
     """
     # The eps bounds the gradient, which is 1 / length, should a prediction come near zero.
-    unit = F.normalize(_at_size(prediction, target.shape[-2:]), dim=1, eps=1e-6)
+    unit = F.normalize(resize(prediction.float(), target.shape[-2:]), dim=1, eps=1e-6)
     return _mean_over((unit - target.float().masked_fill(~valid, 0)).abs(), valid)
 
 
@@ -122,6 +121,6 @@ def balanced_bce(prediction: Tensor, target: Tensor, valid: Tensor, positive_wei
         weight = torch.where(positive, 1 - share, share)
     else:
         weight = torch.where(positive, positive_weight, 1 - positive_weight)
-    logits = _at_size(prediction, target.shape[-2:])
+    logits = resize(prediction.float(), target.shape[-2:])
     error = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")
     return _mean_over(weight * error, valid)

@@ -115,7 +115,8 @@ class Training(Section):
     validate_every: Natural | None = 0
     channels_last: StrictBool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    compile: AutoOrBool = "auto"
+    cuda_graph: AutoOrBool = "auto"
+    compile: StrictBool = False
     accumulate: Count = 1
     clip_norm: Positive | None = None
     deterministic: StrictBool = False

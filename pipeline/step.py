@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import distributed
 from pipeline.balancing import FixedWeights
+from pipeline.cuda_graph import Recorded
 from pipeline.datasets.loading import Batch
 from pipeline.device import NORMALIZATIONS, Device, Normalization
 from pipeline.nets import Outputs
@@ -50,9 +51,17 @@ class Step:
             self._losses = DistributedDataParallel(
                 self._losses, device_ids=own, static_graph=True, **{_SYNC_BUFFERS: False}
             )
+        self._compute = Recorded(self._gradients) if device.records(run.training.cuda_graph) else self._gradients
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step on this process's augmented share; returns its part of the losses by name, without a graph."""
+        means = self._compute(batch)
+        if self._recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
+        self._optimizer.step()
+        return means
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
         parts = self._recipe.accumulate
         self._optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
@@ -61,9 +70,6 @@ class Step:
             total = self._balance(by_task(losses)) / parts
             (total * distributed.count()).backward()  # DistributedDataParallel averages gradients
             means = {name: means.get(name, 0) + loss.detach().float() / parts for name, loss in losses.items()}
-        if self._recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
-        self._optimizer.step()
         return means
 
 
@@ -74,8 +80,8 @@ class _Losses(nn.Module):
         super().__init__()
         self.network = network
         # A function that shares the parameters: what is saved and scored stays `network`, with its own names.
-        compiles = device.compiles(run.training.compile)
-        self._forward = [torch.compile(network, dynamic=False) if compiles else network]  # a list hides it from torch
+        compiled = run.training.compile
+        self._forward = [torch.compile(network, dynamic=False) if compiled else network]  # a list hides it from torch
         self._device, self._tasks, self._deep = device, run.all_tasks, run.training.deep_supervision
         self._normalization: Normalization = NORMALIZATIONS[run.training.normalization]
 

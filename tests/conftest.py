@@ -12,6 +12,8 @@ import pytest
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once: before the first product on a GPU
+os.environ["PIPELINE_DEVICE"] = "cpu"  # tests mean it, and compare bits: those of a GPU say so
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # else every worker would compute on every core
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
@@ -60,3 +62,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         torch = sys.modules.get("torch") or pytest.importorskip("torch")
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("gpu"):
+        monkeypatch.setenv("PIPELINE_DEVICE", "cuda")

@@ -17,9 +17,14 @@ PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
 
 
 class Project:
-    """A copy of this project in a folder of its own. launcher: the command that starts its trainings, if any."""
+    """A copy of this project in a folder of its own.
+
+    launcher: the command that starts its trainings, if any. device: where they run; by default where the same bits
+    come twice without being asked for.
+    """
 
     launcher = ""
+    device = "cpu"
 
     def __init__(self, root: Path, params: dict[str, Any]):
         self.root = root
@@ -44,7 +49,7 @@ class Project:
         """This project, as it is, in another folder."""
         shutil.copytree(self.root, root)
         other = Project.__new__(Project)
-        other.root = root
+        other.root, other.launcher, other.device = root, self.launcher, self.device
         return other
 
     def git(self, *arguments: str) -> str:
@@ -60,7 +65,7 @@ class Project:
     def environment(self) -> dict[str, str]:
         hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE", "PIPELINE_LAUNCHER")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        environment["PIPELINE_DEVICE"] = "cpu"  # the one that gives the same bits twice without being asked to
+        environment["PIPELINE_DEVICE"] = self.device
         if self.launcher:
             environment["PIPELINE_LAUNCHER"] = self.launcher
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"

@@ -1,7 +1,7 @@
 """A training that is killed again and again, beside one that is not: what is left in the end must be the same.
 
 `make test-soak` kills at 20 random moments and takes five minutes; tests/test_soak.py kills three times.
-Run it by hand with `python -m tests.soak [--kills N] [--seed N]`.
+Run it by hand with `python -m tests.soak [--kills N] [--seed N] [--device cuda] [--compile]`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARAMS = {
     },
     "training": {
         "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 2, "epochs": 4, "lr": 1.0e-3,
-        "validate_every": 2,
+        "validate_every": 2, "compile": False, "deterministic": True,
         "augmentation": {"flip": 0.5, "scale": [0.8, 1.2], "scale_mode": "range", "rotation": 5.0},
     },
     "evaluation": {
@@ -107,9 +107,11 @@ KILLS: dict[str, Kill] = {
 class Soak:
     """Two copies of one project with prepared data: one undisturbed, one to be killed."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, device: str = "cpu", compile: bool = False):
         (folder / "undisturbed").mkdir()
-        self.undisturbed = Project(folder / "undisturbed", PARAMS)
+        params = PARAMS | {"training": PARAMS["training"] | {"compile": compile}}
+        self.undisturbed = Project(folder / "undisturbed", params)
+        self.undisturbed.device = device
         self.undisturbed.dvc("repro", "prepare")
         self._prepared = self.undisturbed.copy(folder / "prepared")
         self._folder, self._copies = folder, 0
@@ -167,10 +169,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the ways of killing")
+    parser.add_argument("--device", default="cpu", help="as PIPELINE_DEVICE")
+    parser.add_argument("--compile", action="store_true", help="the network by torch.compile")
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        soak = Soak(Path(folder).resolve())
+        soak = Soak(Path(folder).resolve(), arguments.device, arguments.compile)
         print(f"undisturbed: {soak.seconds:.0f} s")
         project, killed, trainings, unfinished = soak.fresh(), 0, 0, True
         while killed < arguments.kills or unfinished:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from torchvision.models.segmentation import deeplabv3
 
+from pipeline.bilinear import resize
 from pipeline.nets import Backbone
 from pipeline.nets.aspp import ASPP, RATES, ASPPHead
-from pipeline.nets.blocks import resize
 
 CHANNELS = [[4], [6, 2]]
 

@@ -49,6 +49,7 @@ def one_thread():
 
 def _enter(rank, port, work, folder, count):
     os.environ |= {"WORLD_SIZE": str(count), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["PIPELINE_DEVICE"] = "cpu"  # the server may have been started by a test of the GPU
     os.chdir(folder)
     torch.set_num_threads(1)
     with distributed.joined(torch.device("cpu")):

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
+from pipeline.bilinear import resize
 from pipeline.datasets import DATASETS
 from pipeline.nets import ARCHITECTURES, build
-from pipeline.nets.blocks import ResidualBlock, SqueezeExcite, resize
+from pipeline.nets.blocks import ResidualBlock, SqueezeExcite
 from pipeline.nets.csam import CrossScaleAttention
 from pipeline.nets.ctam import CrossTaskAttention
 from pipeline.nets.fpma import FeaturePropagation

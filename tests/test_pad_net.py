@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from pipeline.bilinear import resize
 from pipeline.nets import Backbone
-from pipeline.nets.blocks import resize
 from pipeline.nets.pad_net import DISTILLATIONS, Aggregation, Bottleneck, Distillation, PADNet
 from tests.networks import assert_compiles, assert_independent_of_the_batch, parameters, predictions
 

@@ -106,7 +106,8 @@ def test_batches_are_split_in_equal_parts(raw):
     [
         ("training.lrr", 1, "training.lrr: unknown key; did you mean training.lr?"),
         ("trainning", {}, "trainning: unknown key; did you mean training?"),
-        ("training.compile", "maybe", "training.compile: got 'maybe'; must be auto, true or false"),
+        ("training.cuda_graph", "maybe", "training.cuda_graph: got 'maybe'; must be auto, true or false"),
+        ("training.compile", "auto", "training.compile: got 'auto'; must be true or false"),
         ("training.accumulate", 0, "training.accumulate: got 0; must be greater than or equal to 1"),
         ("training.clip_norm", 0, "training.clip_norm: got 0; must be greater than 0"),
         ("training.deterministic", "yes", "training.deterministic: got 'yes'; must be true or false"),

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pipeline import distributed, paths, resume
 from pipeline.datasets.store import DatasetInfo
@@ -54,7 +55,8 @@ class Training:
             count("validations", kill_at_validation)
             return {"depth": {"rmse": float(network.heads["depth"].weight.detach().abs().sum())}}
 
-        hook = network.register_forward_pre_hook(lambda *_: count("steps", kill_at_step))
+        # In the middle of a step: of one that a CUDA graph plays again, the network itself hears nothing.
+        hook = register_optimizer_step_pre_hook(lambda *_: count("steps", kill_at_step))
         with attempt(key) as turn:
             points = turn.points
 
@@ -62,10 +64,12 @@ class Training:
                 points.extend(Point(name, value, 0, step) for name, value in values.items())
 
             checkpoints = Checkpoints(turn, minutes, lambda: (points, 0.0))
-            _, history, _ = run_training(
-                self.store, self.run, 0, network, validate, log, selection=selection, checkpoints=checkpoints
-            )
-        hook.remove()
+            try:
+                _, history, _ = run_training(
+                    self.store, self.run, 0, network, validate, log, selection=selection, checkpoints=checkpoints
+                )
+            finally:
+                hook.remove()
         return network.state_dict(), [replace(record, seconds=0) for record in history], points, done["steps"]
 
 

@@ -4,9 +4,9 @@ import pytest
 from soak import KILLS, RUN, Repro, Soak, mlflow_run
 
 
-@pytest.fixture(scope="module")
-def soak(tmp_path_factory):
-    return Soak(tmp_path_factory.mktemp("soak"))
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def soak(request, tmp_path_factory):
+    return Soak(tmp_path_factory.mktemp("soak"), request.param)
 
 
 def test_a_killed_training_ends_as_one_that_was_not(soak):

@@ -20,7 +20,6 @@ from pipeline.train_run import make_augmenter
 from pipeline.training import train
 
 SIZE = (32, 32)
-CPU = torch.device("cpu")
 
 
 def params(epochs: int = 3, **training: object) -> ResolvedRun:
@@ -70,10 +69,11 @@ def make_store(folder: Path, count: int = 10, holes: bool = False) -> Store:
 def run_training(store, run, seed=0, network=None, validate=None, log=None, **options):
     """Train, and return the network, the history and, unless `log` takes them, all calls of the log."""
     torch.manual_seed(seed)
-    device = choose_device("float32", True)
+    device = choose_device("float32", True, run.training.deterministic)
     network = device.network(network or Tiny())
     share = Share(distributed.rank(), distributed.count(), run.training.accumulate)
-    batches = training_batches(store, run.training.input_size, run.training.batch_size, seed, CPU, share)
+    recipe = run.training
+    batches = training_batches(store, recipe.input_size, recipe.batch_size, seed, device.torch_device, share)
     logged = []
     history = train(
         network, batches, make_augmenter(run), run, seed, device,

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.datasets.loading import Batch
+from pipeline.datasets.loading import Batch, sent
 from pipeline.datasets.photometric import Photometry, adjust
 
 
@@ -50,7 +50,7 @@ class Geometry:
         return bool((self.zoom != 1).any() or (self.angle != 0).any())
 
     def to(self, device: torch.device) -> Geometry:
-        return Geometry(*(each.to(device) for each in (self.flip, self.zoom, self.angle, self.shift)))
+        return Geometry(*(sent(each, device) for each in (self.flip, self.zoom, self.angle, self.shift)))
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _warp(
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     batch, _, height, width = image.shape
     source = source_coordinates(geometry, height, width)
-    scale = torch.tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)], device=source.device)
+    scale = torch.cat([source.new_full((1,), 2 / max(side - 1, 1)) for side in (width, height)])  # filled in there
     image = F.grid_sample(image.float(), source * scale - 1, mode="bilinear", align_corners=True)
 
     nearest = source.round().long()

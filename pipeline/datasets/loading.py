@@ -56,6 +56,13 @@ class Batch:
         return self.map(lambda x: x.to(device, non_blocking=True))
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, without waiting for it: what is to be copied to a GPU is put where that reads by itself."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize to (H, W), aspect not kept; area average when shrinking, bilinear when growing."""
     height, width = size

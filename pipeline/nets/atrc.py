@@ -12,9 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.bilinear import resize
 from pipeline.nets.attention import PositiveProjection, linear_attention
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import ConvNorm, Prediction, init_weights, resize
+from pipeline.nets.blocks import ConvNorm, Prediction, init_weights
 from pipeline.nets.outputs import Outputs
 
 

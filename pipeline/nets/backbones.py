@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pipeline.nets.blocks import resize
+from pipeline.bilinear import resize
 from pipeline.nets.pyramid import SimplePyramid
 from pipeline.nets.weights import load_pretrained
 

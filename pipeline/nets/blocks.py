@@ -1,16 +1,9 @@
 """Convolutional building blocks. Shapes: B batch, C channels, H, W."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resize of (B, C, h, w) to (B, C, *size); corners not aligned; no-op if it fits already."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class ConvNorm(nn.Sequential):

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.bilinear import resize
 from pipeline.nets.banded_head import mix_and_predict
-from pipeline.nets.blocks import Prediction, resize
+from pipeline.nets.blocks import Prediction
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from pipeline.nets.blocks import resize
+from pipeline.bilinear import resize
 
 HEADS = 2
 MLP_RATIO = 4

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import ConvNorm, init_weights, resize
+from pipeline.nets.blocks import ConvNorm, init_weights
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.outputs import Outputs
 from pipeline.nets.stages import SUITABLE, Maps, split

@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import ResidualBlock, init_weights, resize
+from pipeline.nets.blocks import ResidualBlock, init_weights
 from pipeline.nets.fpma import FeaturePropagation
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.outputs import Outputs

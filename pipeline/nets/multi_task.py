@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import init_weights, resize
+from pipeline.nets.blocks import init_weights
 from pipeline.nets.head_kinds import HEADS, make_head
 from pipeline.nets.outputs import Outputs
 

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from pipeline.bilinear import resize
 from pipeline.nets.attention import WindowSelfAttention
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import init_weights, resize
+from pipeline.nets.blocks import init_weights
 from pipeline.nets.csam import CrossScaleAttention
 from pipeline.nets.ctam import CrossTaskAttention
 from pipeline.nets.fpma import FeaturePropagation

@@ -18,8 +18,8 @@ from timm.models.regnet import RegStage
 from timm.models.swin_transformer import SwinTransformerStage
 from torch import Tensor, nn
 
+from pipeline.bilinear import resize
 from pipeline.nets.backbones import STRIDES, Backbone
-from pipeline.nets.blocks import resize
 
 SUITABLE = "hrnet_w18_small_v2, resnet18, resnet50, convnext_tiny, tf_efficientnet_lite0"
 
