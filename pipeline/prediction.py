@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.checkpoint import load_weights
-from pipeline.datasets.files import read_photo_upright
+from pipeline.datasets.files import read_photo_as_seen
 from pipeline.datasets.loading import image_tensor, resize_image
 from pipeline.datasets.store import read_info
 from pipeline.device import choose_device
@@ -55,7 +55,7 @@ class Predictor:
 def predict_photos(predictor: Predictor, photos: Iterable[Path], out: Path) -> Iterator[Path]:
     """Write <out>/<photograph's name>/<task>.npy and <task>.png of each; yields the folders as they are written."""
     for photo in photos:
-        predictions = predictor(read_photo_upright(photo))
+        predictions = predictor(read_photo_as_seen(photo))
         folder = out / photo.name
         folder.mkdir(parents=True, exist_ok=True)
         for task, picture in predictor.paint(predictions).items():

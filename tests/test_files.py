@@ -53,9 +53,11 @@ def test_an_orientation_tag_is_not_obeyed_and_can_be_refused(tmp_path: Path) -> 
     tag[0x0112] = 6
     path = save(tmp_path / "images/a.jpg", photo(), exif=tag)
     assert files.read_photo(path).shape == photo().shape
-    refused(files.read_photo, path, upright=True, match=r"images/a.jpg is turned by its orientation tag \(EXIF 6\)")
+    refused(
+        files.read_photo, path, only_upright=True, match=r"images/a.jpg is turned by its orientation tag \(EXIF 6\)"
+    )
     tag[0x0112] = 1
-    assert files.read_photo(save(path, photo(), exif=tag), upright=True).shape == photo().shape
+    assert files.read_photo(save(path, photo(), exif=tag), only_upright=True).shape == photo().shape
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png"])

@@ -21,16 +21,16 @@ _OFF = 0.25  # share of pixels with another length that is still no sign of anot
 Size = tuple[int, int]  # height, width
 
 
-def read_photo(path: Path, upright: bool = False) -> np.ndarray:
+def read_photo(path: Path, only_upright: bool = False) -> np.ndarray:
     """(H, W, 3) uint8 RGB, as stored: labels were drawn on that, so an orientation tag is not obeyed.
 
-    upright: refuse a photograph whose tag turns or mirrors it, where nobody knows on which view labels were drawn.
+    only_upright: refuse a photograph whose tag turns or mirrors it, where nobody knows on which view labels were drawn.
     Pillow, because OpenCV fills the missing part of a truncated JPEG with grey and says nothing.
     """
     with _opened(path) as image:
         if image.mode.startswith(("I", "F")):  # converting would clip it to white
             raise DataError(f"{shown(path)} is a {image.mode} image, expected a photograph with 8 bits a channel")
-        if upright and (tag := image.getexif().get(_ORIENTATION, 1)) != 1:
+        if only_upright and (tag := image.getexif().get(_ORIENTATION, 1)) != 1:
             raise DataError(
                 f"{shown(path)} is turned by its orientation tag (EXIF {tag}): save it upright and without the tag, "
                 "so that its labels surely fit it"
@@ -38,7 +38,7 @@ def read_photo(path: Path, upright: bool = False) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def read_photo_upright(path: Path) -> np.ndarray:
+def read_photo_as_seen(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB, as a person sees it: its orientation tag is obeyed. For photographs without labels."""
     with _opened(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -62,7 +62,7 @@ def read_splits(layout: Layout, folder: Path) -> dict[str, list[str]]:
 
 def read_sample(layout: Layout, folder: Path, sample_id: str, tasks: Iterable[str]) -> Sample:
     """The photograph with the labels of `tasks`; no other file is opened. Raises DataError naming the file."""
-    photo = files.read_photo(_find(folder / "images", sample_id, _PHOTOS), upright=True)
+    photo = files.read_photo(_find(folder / "images", sample_id, _PHOTOS), only_upright=True)
     labels = {}
     for task in tasks:
         kind = _KINDS[task]
