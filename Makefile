@@ -49,9 +49,9 @@ bench: $(STAMP)  ## measure on this machine what benchmarks/README.md reports
 	python -m benchmarks.networks --device cpu --size pascal
 	python -m benchmarks.networks --device cpu --size small --networks sequential_attention
 
-bench-gpu: $(STAMP)  ## the same for one CUDA device, networks compiled
-	python -m benchmarks.networks --device cuda --size nyud --compile
-	python -m benchmarks.networks --device cuda --size pascal --compile
+bench-gpu: $(STAMP)  ## the same for one CUDA device
+	python -m benchmarks.networks --device cuda --size nyud
+	python -m benchmarks.networks --device cuda --size pascal
 	python -m benchmarks.throughput --device cuda --runs multi_task sequential_attention
 	python -m benchmarks.throughput --device cuda --profile pascal_context
 

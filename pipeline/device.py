@@ -124,8 +124,7 @@ def _set_up(device: Device, deterministic: bool) -> None:
     if device.torch_device.type == "cuda":
         torch.set_float32_matmul_precision("high" if device.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = device.tf32
-    # The backward pass of bilinear upsampling adds with atomics on CUDA, in no fixed order. With this switch torch's
-    # F.interpolate is decomposed instead, so that its backward is an index_put, which sorts: deterministic, and slower.
-    # That is torch's word: no training on CUDA with the switch on has been tried here.
+    # With this switch torch takes the slower forms that add up in a fixed order, and refuses what has none:
+    # tests/test_gpu.py takes a step of every network and kills trainings with it on.
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
