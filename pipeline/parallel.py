@@ -62,10 +62,11 @@ def make_slots(jobs: int, gpus: int, cores: int) -> list[dict[str, str]]:
     """
     if jobs < 1:
         raise ParamsError(f"--jobs {jobs}: at least 1")
-    if "PIPELINE_DEVICE" in os.environ or (not gpus and "OMP_NUM_THREADS" in os.environ):
-        return [{} for _ in range(jobs)]
-    if gpus:
+    device = os.environ.get("PIPELINE_DEVICE")
+    if gpus and device is None:
         return [{"PIPELINE_DEVICE": f"cuda:{i % gpus}"} for i in range(jobs)]
+    if device not in (None, "cpu") or "OMP_NUM_THREADS" in os.environ:
+        return [{} for _ in range(jobs)]
     return [{"OMP_NUM_THREADS": str(max(1, cores // jobs))} for _ in range(jobs)]
 
 

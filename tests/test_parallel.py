@@ -13,7 +13,9 @@ from tests.project import Project
 
 PARAMS = soak.PARAMS | {
     "data": soak.PARAMS["data"] | {"tasks": ["semseg", "depth"]},
-    "training": soak.PARAMS["training"] | {"epochs": 20},  # DVC's locks let one begin seconds after the other
+    # Long, since DVC's locks let one begin seconds after the other.
+    "training": soak.PARAMS["training"] | {"epochs": 20, "validate_every": 0},
+    "checkpoint_minutes": 0.02,
     "evaluation": soak.PARAMS["evaluation"] | {"select_on": None},
     "runs": {
         "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
@@ -86,6 +88,9 @@ def test_two_processes_train_one_network_by_torchrun(project):
         ({}, 16, 0, 16 * [{"OMP_NUM_THREADS": "1"}]),
         ({"OMP_NUM_THREADS": "4"}, 2, 0, [{}, {}]),
         ({"PIPELINE_DEVICE": "cuda:1"}, 2, 4, [{}, {}]),
+        ({"PIPELINE_DEVICE": "cpu"}, 2, 4, 2 * [{"OMP_NUM_THREADS": "4"}]),
+        ({"PIPELINE_DEVICE": "cpu", "OMP_NUM_THREADS": "3"}, 2, 4, [{}, {}]),
+        ({"OMP_NUM_THREADS": "4"}, 1, 1, [{"PIPELINE_DEVICE": "cuda:0"}]),
     ],
 )
 def test_slots_share_out_what_there_is(monkeypatch, environment, jobs, gpus, slots):
