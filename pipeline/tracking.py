@@ -25,6 +25,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: E402
 from mlflow.tracking.context.registry import resolve_tags  # noqa: E402
+from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
 from pipeline import interruption  # noqa: E402
 from pipeline.errors import TrackingError  # noqa: E402
@@ -64,9 +65,27 @@ def connect(experiment: str) -> str:
         lock = project_root() / ".runs" / "mlflow.lock"
         lock.parent.mkdir(exist_ok=True)
         with FileLock(lock):
+            if (file := database()) and not file.exists():
+                _make(file)
             return _experiment(experiment, (project_root() / "mlruns").as_uri())
     except MlflowException as error:
         raise TrackingError(f"MLflow's store {uri} can't be used: {error.message}") from None
+    except SQLAlchemyError as error:
+        raise TrackingError(
+            f"MLflow's store {uri} can't be used: {str(error).splitlines()[0]}. Where MLflow was ended while it made "
+            "or upgraded the database, move the file away, or put back a copy."
+        ) from None
+
+
+def _make(file: Path) -> None:
+    """The database, whole or not at all: MLflow can't go on with one that a kill has left half made."""
+    new = file.with_name(f"{file.name}.new")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for left in (new, new.with_name(f"{new.name}-journal")):
+        left.unlink(missing_ok=True)
+    mlflow.MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+    if not file.exists():  # or `mlflow ui` has made one meanwhile
+        new.rename(file)
 
 
 def database() -> Path | None:

@@ -242,3 +242,22 @@ def test_two_processes_may_make_an_experiment_at_once(project, monkeypatch):
     real, answers = mlflow.get_experiment_by_name, [None]
     monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda name: answers.pop() if answers else real(name))
     assert tracking.connect("rooms") == first
+
+
+def test_a_kill_while_the_database_is_made_leaves_none(project, monkeypatch):
+    """MLflow makes it in many steps, and can't go on after half of them."""
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr("mlflow.store.db.utils._upgrade_db", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        tracking.connect("rooms")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert not (project / "mlflow.db").exists() and (project / "mlflow.db.new").exists()
+    assert mlflow.get_experiment(tracking.connect("rooms")).name == "rooms"
+    assert [path.name for path in project.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def test_a_database_that_is_none_is_told(project):
+    (project / "mlflow.db").write_bytes(b"half made" * 1000)
+    with pytest.raises(TrackingError, match=r"mlflow\.db can't be used: .*not a database.* move the file away"):
+        tracking.connect("rooms")
