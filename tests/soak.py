@@ -1,7 +1,8 @@
 """A training that is killed again and again, beside one that is not: what is left in the end must be the same.
 
-`make test-soak` kills at 20 random moments and takes five minutes; tests/test_soak.py kills three times.
-Run it by hand with `python -m tests.soak [--kills N] [--seed N] [--device cuda] [--compile]`.
+`make test-soak` kills one training 20 times and takes seven minutes; tests/test_soak.py kills three times. By hand:
+`python -m tests.soak [--epochs N] [--kills N] [--seed N] [--device cuda] [--compile]`. With few epochs (4) a training is
+done after a few kills, some of them in its scoring, and another takes its place.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import psutil
 from tests.project import Project
 
 GONE_SECONDS = 10  # how long a process may live on after it was told to end
+KILLED_WITHIN = 20.0  # seconds of a start: time for some steps
 RUN = "semseg-0"
 STAGE = f"evaluate@{RUN}"
 
@@ -34,7 +36,7 @@ PARAMS = {
     },
     "training": {
         "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 2, "epochs": 4, "lr": 1.0e-3,
-        "validate_every": 2, "compile": False, "deterministic": True,
+        "validate_every": 2, "deterministic": True,
         "augmentation": {"flip": 0.5, "scale": [0.8, 1.2], "scale_mode": "range", "rotation": 5.0},
     },
     "evaluation": {
@@ -107,9 +109,9 @@ KILLS: dict[str, Kill] = {
 class Soak:
     """Two copies of one project with prepared data: one undisturbed, one to be killed."""
 
-    def __init__(self, folder: Path, device: str = "cpu", compile: bool = False):
+    def __init__(self, folder: Path, device: str = "cpu", **training: object):
         (folder / "undisturbed").mkdir()
-        params = PARAMS | {"training": PARAMS["training"] | {"compile": compile}}
+        params = PARAMS | {"training": PARAMS["training"] | training}
         self.undisturbed = Project(folder / "undisturbed", params)
         self.undisturbed.device = device
         self.undisturbed.dvc("repro", "prepare")
@@ -167,6 +169,7 @@ def mlflow_run(project: Project) -> tuple[mlflow.entities.Run, dict[str, list[tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the ways of killing")
     parser.add_argument("--device", default="cpu", help="as PIPELINE_DEVICE")
@@ -174,13 +177,14 @@ def main() -> None:
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        soak = Soak(Path(folder).resolve(), arguments.device, arguments.compile)
+        training = {"epochs": arguments.epochs, "compile": arguments.compile}
+        soak = Soak(Path(folder).resolve(), arguments.device, **training)
         print(f"undisturbed: {soak.seconds:.0f} s")
         project, killed, trainings, unfinished = soak.fresh(), 0, 0, True
         while killed < arguments.kills or unfinished:
             way = chance.choice(list(KILLS)) if killed < arguments.kills else None
             repro = Repro(project)
-            moment = time.monotonic() + chance.uniform(0, soak.seconds)
+            moment = time.monotonic() + chance.uniform(0, min(soak.seconds, KILLED_WITHIN))
             while repro.process.poll() is None and (way is None or time.monotonic() < moment):
                 time.sleep(0.01)
             if repro.process.poll() is None:
