@@ -35,7 +35,7 @@ test: $(STAMP)  ## all tests, on two cores
 	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-soak: $(STAMP)  ## kill a training at 20 random moments and compare it with one that was left alone
-	python -m tests.soak --epochs 120
+	python -m tests.soak --epochs 200
 
 lint: $(STAMP)  ## ruff
 	ruff check .

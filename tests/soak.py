@@ -1,7 +1,7 @@
 """A training that is killed again and again, beside one that is not: what is left in the end must be the same.
 
-`make test-soak` kills one training 20 times and takes seven minutes; tests/test_soak.py kills three times. By hand:
-`python -m tests.soak [--epochs N] [--kills N] [--seed N] [--device cuda] [--compile]`. With few epochs (4) training is
+`make test-soak` kills 20 times, one training or two, and takes eight minutes; tests/test_soak.py kills three times. Or
+`python -m tests.soak [--epochs N] [--kills N] [--seed N] [--device cuda] [--compile]`: with few epochs (4) training is
 done after a few kills, some of them in its scoring, and another takes its place.
 """
 
