@@ -6,7 +6,7 @@
 
 A step is what the training loop does: forward, the tasks' losses with deep supervision, backward, Adam; on CUDA as a
 CUDA graph. Images and labels are noise: time does not depend on them. `sequential_attention` meets its plain form
-(tests/plain_sca.py and plain_losses.py: float32, NCHW memory, neither recorded nor compiled). All networks are timed in
+(tests/plain_sca.py and plain_losses.py: float32, NCHW memory, neither captured nor compiled). All networks are timed in
 turn, round by round, and medians are told, so that ratios hold on a machine that does other things as well. Memory is
 the peak of a process that only takes two steps: on CUDA what torch allocated, on a processor the growth of the resident
 set over what the imports need.
@@ -30,7 +30,7 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe
-from pipeline.cuda_graph import Recorded
+from pipeline.cuda_graph import Captured
 from pipeline.datasets.loading import Batch
 from pipeline.device import NORMALIZATIONS, Device, choose_device
 from pipeline.errors import ParamsError
@@ -91,9 +91,8 @@ class Bench:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
         self.batch = noise(setting.size, tasks, batch).to(device.torch_device)
         self.forward = torch.compile(self.network, fullgraph=True) if compile and not self.plain else self.network
-
-        recorded = self.device.torch_device.type == "cuda" and not self.plain
-        self.gradients = Recorded(self._gradients) if recorded else self._gradients
+        captured = device.captures("auto") and not self.plain
+        self.gradients = Captured(self._gradients) if captured else self._gradients
 
     def train(self) -> None:
         self.network.train()

@@ -5,7 +5,7 @@
     python -m benchmarks.throughput --profile rooms --device cpu --steps 5     # try it without a GPU
 
 Samples are noise of the recipe's size, since time does not depend on what they show. The pipeline's own training loop
-does `--steps` steps an epoch on them, with everything that params ask for: the first epoch, which also records the
+does `--steps` steps an epoch on them, with everything that params ask for: the first epoch, which also captures the
 step, is left out. Beside it stands the same recipe done the usual way: the samples decoded and augmented one by one on
 the processor by loader workers, one for each core, and a network in float32 without TF32, channels-last and CUDA graph,
 fed by copies from pinned memory. Busy is the share of time in which a kernel ran, as the driver counts it, while epochs

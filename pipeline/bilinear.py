@@ -29,9 +29,9 @@ def by_products(x: Tensor, size: Sequence[int]) -> Tensor:
     mantissa; in half precision the result is rounded once more, between the two.
     """
     (batch, channels, height, width), (new_height, new_width) = x.shape, size
-    interpolation = _interpolation.__wrapped__ if torch.compiler.is_compiling() else _interpolation
-    rows = interpolation(height, new_height, x.dtype, x.device)
-    columns = interpolation(width, new_width, x.dtype, x.device)
+    matrix = interpolation.__wrapped__ if torch.compiler.is_compiling() else interpolation  # graphs keep their own
+    rows = matrix(height, new_height, x.dtype, x.device)
+    columns = matrix(width, new_width, x.dtype, x.device)
     with torch.autocast(x.device.type, enabled=False):
         if channels >= _WIDE and x.is_contiguous(memory_format=torch.channels_last):
             x = rows @ x.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
@@ -40,8 +40,8 @@ def by_products(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 @functools.cache
-def _interpolation(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(target, source): what bilinear interpolation makes of each position of a row."""
-    with torch.inference_mode(False):  # it is kept: a training may be the next to use it
+def interpolation(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(target, source), the matrix by which bilinear resizing acts on one side. It is kept, and not to be changed."""
+    with torch.inference_mode(False):  # a training may be the next to use it
         unit = torch.eye(source, dtype=torch.promote_types(dtype, torch.float32), device=device)[None, None]
         return F.interpolate(unit, (target, source), mode="bilinear", align_corners=False)[0, 0].to(dtype)

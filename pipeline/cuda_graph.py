@@ -1,7 +1,7 @@
-"""A training step's kernels, recorded once and then played again by one call.
+"""A training step's kernels, captured once in a CUDA graph and then replayed by one call.
 
 A step of these networks is thousands of small kernels, and Python needs longer to ask for them than a fast GPU to run
-them. Recorded as a CUDA graph, all of them start at one call, and the host is done long before the device.
+them. Captured in a CUDA graph, all of them start at one call, and the host is done long before the device.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pipeline.errors import TrainingError
 _WARM_UP = 3  # ordinary calls at first: libraries choose and load kernels, constants are made, torch.compile compiles
 
 
-class Recorded:
+class Captured:
     """`gradients(batch)`, which computes losses and leaves parameters' gradients behind, as a CUDA graph.
 
     The graph reads its batch from, and writes gradients and losses to, memory of its own: between two calls gradients
     may be changed, but no parameter and no gradient may be put elsewhere. Every batch must have the first one's sizes.
     Random numbers go on from the generator of the device, just as without a graph.
 
-    Raises TrainingError where `gradients` can't be recorded, say for an `.item()`, which makes the host wait.
+    Raises TrainingError where `gradients` can't be captured, say for an `.item()`, which makes the host wait.
     """
 
     def __init__(self, gradients: Callable[[Batch], dict[str, Tensor]]):
@@ -37,7 +37,7 @@ class Recorded:
         if self._calls <= _WARM_UP:
             return self._aside(batch)
         if self._graph is None:
-            self._record(batch)
+            self._capture(batch)
         for own, given in zip(self._batch.tensors(), batch.tensors(), strict=True):
             own.copy_(given, non_blocking=True)
         self._graph.replay()
@@ -51,7 +51,7 @@ class Recorded:
         current.wait_stream(self._stream)
         return losses
 
-    def _record(self, batch: Batch) -> None:
+    def _capture(self, batch: Batch) -> None:
         self._batch = batch.map(torch.empty_like)
         # Augmented or not, an image means the same: in the wider type each batch can be copied into it.
         self._batch.image = torch.empty_like(batch.image, dtype=torch.float32)
@@ -61,9 +61,9 @@ class Recorded:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._losses = self._gradients(self._batch)
         except RuntimeError as error:
-            cause = error.__context__ or error  # the end of a recording that failed complains too
+            cause = error.__context__ or error  # the end of a capture that failed complains too
             raise TrainingError(
-                f"the step can't be recorded as a CUDA graph: {str(cause).splitlines()[0]}. "
+                f"the step can't be captured in a CUDA graph: {str(cause).splitlines()[0]}. "
                 "Set the run's training.cuda_graph to false in params.yaml."
             ) from error
         self._graph = graph

@@ -34,8 +34,8 @@ class Device:
         """Whether torch's Adam, AdamW and SGD have a form for it that takes one pass over memory."""
         return self.torch_device.type in ("cpu", "cuda")
 
-    def records(self, wanted: bool | str) -> bool:
-        """Whether `training.cuda_graph`, auto, true or false, asks for steps that are a CUDA graph.
+    def captures(self, wanted: bool | str) -> bool:
+        """Whether `training.cuda_graph`, auto, true or false, asks for steps that are captured in a CUDA graph.
 
         Never but on CUDA. auto leaves it out where several processes train: what they tell each other in a step goes
         through threads of their own. Raises ParamsError for true there.

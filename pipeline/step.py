@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import distributed
 from pipeline.balancing import FixedWeights
-from pipeline.cuda_graph import Recorded
+from pipeline.cuda_graph import Captured
 from pipeline.datasets.loading import Batch
 from pipeline.device import NORMALIZATIONS, Device, Normalization
 from pipeline.nets import Outputs
@@ -51,7 +51,7 @@ class Step:
             self._losses = DistributedDataParallel(
                 self._losses, device_ids=own, static_graph=True, **{_SYNC_BUFFERS: False}
             )
-        self._compute = Recorded(self._gradients) if device.records(run.training.cuda_graph) else self._gradients
+        self._compute = Captured(self._gradients) if device.captures(run.training.cuda_graph) else self._gradients
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step on this process's augmented share; returns its part of the losses by name, without a graph."""

@@ -66,7 +66,7 @@ def connect(experiment: str) -> str:
         lock.parent.mkdir(exist_ok=True)
         with FileLock(lock):
             if (file := database()) and not file.exists():
-                _make(file)
+                _create(file)
             return _experiment(experiment, (project_root() / "mlruns").as_uri())
     except MlflowException as error:
         raise TrackingError(f"MLflow's store {uri} can't be used: {error.message}") from None
@@ -77,7 +77,7 @@ def connect(experiment: str) -> str:
         ) from None
 
 
-def _make(file: Path) -> None:
+def _create(file: Path) -> None:
     """The database, whole or not at all: MLflow can't go on with one that a kill has left half made."""
     new = file.with_name(f"{file.name}.new")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -227,7 +227,7 @@ def _describe(
             "processes": str(distributed.count()),
             "precision": str(device.dtype).removeprefix("torch."),
             "tf32": str(device.tf32).lower(),
-            "cuda_graph": str(device.records(run.training.cuda_graph)).lower(),
+            "cuda_graph": str(device.captures(run.training.cuda_graph)).lower(),
             "compiled": str(run.training.compile).lower(),
             "fused_optimizer": str(device.has_fused_optimizers).lower(),
             "pretrained": str(network.backbone.load_report or "none: random initialisation"),

@@ -130,12 +130,12 @@ def test_killed_it_goes_on_to_the_same_bits(in_tmp, monkeypatch, memory):
 
 
 @pytest.mark.parametrize("recipe", [{}, {"accumulate": 2, "clip_norm": 0.1}, {"optimizer": "sgd"}], ids=str)
-def test_a_recorded_step_is_the_same_to_the_bit(in_tmp, recipe):
-    """Its random numbers included. Three steps come before the recording, and validations between."""
+def test_a_captured_step_is_the_same_to_the_bit(in_tmp, recipe):
+    """Its random numbers included. Three steps come before the capture, and validations between."""
     recipe |= {"samples": 12, "epochs": 3, "deterministic": True}
-    recorded = Training(in_tmp / "recorded", cuda_graph=True, **recipe).go("recorded")
+    captured = Training(in_tmp / "captured", cuda_graph=True, **recipe).go("captured")
     plain = Training(in_tmp / "plain", cuda_graph=False, **recipe).go("plain")
-    assert recorded[3] == 9 and same(recorded, plain)
+    assert captured[3] == 9 and same(captured, plain)
 
 
 class Waits(Tiny):
@@ -143,14 +143,14 @@ class Waits(Tiny):
         return super().forward(image * image.mean().item())
 
 
-def test_a_network_that_waits_is_told_not_to_be_recorded(in_tmp):
+def test_a_network_that_waits_is_told_not_to_be_captured(in_tmp):
     store = make_store(in_tmp / "data")
-    with pytest.raises(TrainingError, match=r"as a CUDA graph: .*training.cuda_graph to false in params\.yaml"):
+    with pytest.raises(TrainingError, match=r"in a CUDA graph: .*training.cuda_graph to false in params\.yaml"):
         run_training(store, params(), network=Waits())
     run_training(store, params(cuda_graph=False), network=Waits())
 
 
-@pytest.mark.parametrize("graph", [True, False], ids=["recorded", "step by step"])
+@pytest.mark.parametrize("graph", [True, False], ids=["captured", "step by step"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_host_never_waits_for_a_step(in_tmp, name, graph):
     """From the batch to the update, augmentation and every loss included."""
@@ -176,7 +176,7 @@ def test_the_host_never_waits_for_a_step(in_tmp, name, graph):
         for epoch in range(4):
             for batch in batches.epoch(epoch):
                 step(augmenter(batch.to(device.torch_device), augmenter.draw(2, rng)))
-                if epoch == 2:  # two steps an epoch: the first four make constants and record
+                if epoch == 2:  # two steps an epoch: the first four make constants and capture
                     torch.cuda.set_sync_debug_mode("error")
     finally:
         torch.cuda.set_sync_debug_mode("default")

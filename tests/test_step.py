@@ -88,15 +88,15 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(store, monkeypa
     torch.testing.assert_close(weights(compiled), weights(eager), rtol=0, atol=1e-4)
 
 
-def test_steps_are_recorded_on_one_gpu_alone(monkeypatch):
+def test_steps_are_captured_on_one_gpu_alone(monkeypatch):
     cuda = Device(torch.device("cuda"), torch.bfloat16, True)
-    assert [device.records(wanted) for wanted in ("auto", True, False) for device in (CPU, cuda)] == [
+    assert [device.captures(wanted) for wanted in ("auto", True, False) for device in (CPU, cuda)] == [
         False, True, False, True, False, False
     ]  # fmt: skip
     monkeypatch.setattr("pipeline.distributed.count", lambda: 2)
-    assert not cuda.records("auto") and not cuda.records(False)
+    assert not cuda.captures("auto") and not cuda.captures(False)
     with pytest.raises(ParamsError, match="cuda_graph: true is for one process; got 2: set it to auto or false"):
-        cuda.records(True)
+        cuda.captures(True)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.datasets.loading import Batch, sent
+from pipeline.datasets.loading import Batch, to_device
 from pipeline.datasets.photometric import Photometry, adjust
 
 
@@ -50,7 +50,7 @@ class Geometry:
         return bool((self.zoom != 1).any() or (self.angle != 0).any())
 
     def to(self, device: torch.device) -> Geometry:
-        return Geometry(*(sent(each, device) for each in (self.flip, self.zoom, self.angle, self.shift)))
+        return Geometry(*(to_device(each, device) for each in (self.flip, self.zoom, self.angle, self.shift)))
 
 
 @dataclass(frozen=True)

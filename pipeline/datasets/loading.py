@@ -56,7 +56,7 @@ class Batch:
         return self.map(lambda x: x.to(device, non_blocking=True))
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`, without waiting for it: what is to be copied to a GPU is put where that reads by itself."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.contiguous().pin_memory()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.datasets.loading import sent
+from pipeline.datasets.loading import to_device
 
 _LUMA = (0.2989, 0.587, 0.114)  # grey of red, green and blue, ITU-R BT.601, in torchvision's rounding
 
@@ -52,4 +52,4 @@ def _grey(image: Tensor) -> Tensor:
 
 def _blend(other: Tensor, image: Tensor, factor: Tensor) -> Tensor:
     """`image` where the factor is 1, `other` where it is 0, and beyond `image` above 1."""
-    return torch.lerp(other, image.float(), sent(factor, image.device).view(-1, 1, 1, 1)).clamp_(0, 255)
+    return torch.lerp(other, image.float(), to_device(factor, image.device).view(-1, 1, 1, 1)).clamp_(0, 255)

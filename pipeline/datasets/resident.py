@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import torch
 
-from pipeline.datasets.loading import Batch, EpochSampler, ResizedSplit, Share, TrainingBatches
+from pipeline.datasets.loading import Batch, EpochSampler, ResizedSplit, Share, TrainingBatches, to_device
 from pipeline.datasets.store import Store
 
 _SHARE = 0.25  # of the memory that is free: the rest is the network's
@@ -47,7 +47,7 @@ class ResidentBatches:
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, but for the first `done` of them."""
         self._sampler.epoch, self._sampler.done = epoch, done
-        order = torch.tensor(list(self._sampler), dtype=torch.int64).to(self._split.image.device, non_blocking=True)
+        order = to_device(torch.tensor(list(self._sampler), dtype=torch.int64), self._split.image.device)
         for chosen in order.view(-1, self._sampler.own_batch_size):
             yield self._split.map(lambda x, chosen=chosen: x.index_select(0, chosen))
 

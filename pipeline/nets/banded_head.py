@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from pipeline.bilinear import interpolation
+
 BAND = 2**20  # elements of the mix in one band
 
 
@@ -64,9 +66,7 @@ class Band:
 
 def cut(height: int, rows: int, coarser: Sequence[Tensor]) -> list[Band]:
     """`height` rows in bands of `rows`, the last maybe shorter; coarser: maps (B, P, h, w)."""
-    # What resizing makes of unit vectors is the matrix by which it acts on columns: (height, h).
-    units = [torch.eye(x.shape[2], dtype=x.dtype, device=x.device)[None, None] for x in coarser]
-    matrices = [F.interpolate(x, (height, x.shape[3]), mode="bilinear", align_corners=False)[0, 0] for x in units]
+    matrices = [interpolation(x.shape[2], height, x.dtype, x.device) for x in coarser]
     bands = []
     for start in range(0, height, rows):
         band = slice(start, min(start + rows, height))
