@@ -26,7 +26,7 @@ SINGLE_TASK = "single_task"
 
 # Architecture -> {option: allowed values, the default first}. Those of sequential_attention switch parts off,
 # or choose between the paper's figure and its released code where they differ (default: released).
-ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int, ...]]] = {
+ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int | float, ...]]] = {
     SINGLE_TASK: {"head": ("multi_scale", "aspp")},
     "multi_task": {"head": ("multi_scale", "aspp")},
     "sequential_attention": {

@@ -172,7 +172,7 @@ class ResolvedRun(Section):
     architecture: str
     tasks: tuple[str, ...]
     auxiliary_tasks: tuple[str, ...]
-    options: dict[str, bool | int | str]
+    options: dict[str, bool | int | float | str]
     training: Training
 
     @property

@@ -53,10 +53,15 @@ def _run_problems(run: Run, packed: tuple[str, ...]) -> list[tuple[str, str]]:
     for option, value in run.options.items():
         if option not in known:
             problems.append(("options", names.unknown(f"option of {run.architecture}", option, known)))
-        elif not any(type(value) is type(choice) and value == choice for choice in known[option]):
+        elif not any(_is_choice(value, choice) for choice in known[option]):
             allowed = ", ".join(str(choice).lower() for choice in known[option])
             problems.append((f"options.{option}", f"got {value!r}; must be one of {allowed}"))
     return problems
+
+
+def _is_choice(value: object, choice: object) -> bool:
+    """Whether a value is this choice: of its type too, since Python takes True for 1; 0 stands for 0.0."""
+    return value == choice and (type(value) is type(choice) or (type(value) is int and isinstance(choice, float)))
 
 
 def split_problems(params: Params) -> Iterator[Problem]:

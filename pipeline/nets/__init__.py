@@ -46,7 +46,7 @@ def build(
     auxiliary_tasks: Mapping[str, int] | None = None,
     pretrained: bool | str = False,
     output_stride: int = 32,
-    **options: bool | int | str,
+    **options: bool | int | float | str,
 ) -> nn.Module:
     """The network, initialised from torch's global random state; `forward(image (B, 3, H, W)) -> Outputs`.
 
