@@ -34,11 +34,11 @@ from pipeline.cuda_graph import Captured
 from pipeline.datasets.loading import Batch
 from pipeline.device import NORMALIZATIONS, Device, choose_device
 from pipeline.errors import ParamsError
-from pipeline.nets import ARCHITECTURES, Backbone, build
+from pipeline.nets import ARCHITECTURES, build
 from pipeline.step import by_task, task_losses
 from pipeline.tasks import get_task
 from tests.plain_losses import plain_total
-from tests.plain_sca import PlainSequentialAttention
+from tests.plain_sca import PlainHRNet, PlainSequentialAttention
 
 BACKBONE = "hrnet_w18_small_v2"
 PLAIN = "sequential_attention, plain"
@@ -83,7 +83,7 @@ class Bench:
         tasks = setting.tasks if name != "single_task" else dict([next(iter(setting.tasks.items()))])
         if self.plain:
             device = replace(device, dtype=torch.float32, channels_last=False)
-            self.network: nn.Module = PlainSequentialAttention(Backbone(BACKBONE), tasks, {})
+            self.network: nn.Module = PlainSequentialAttention(PlainHRNet(BACKBONE), tasks, {})
         else:
             self.network = build(name, backbone=BACKBONE, tasks=tasks)
         self.device, self.tasks = device, tuple(tasks)

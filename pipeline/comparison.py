@@ -29,6 +29,9 @@ COST = ("parameters", "macs", "activation_bytes")
 SAME_RECIPE = (
     "pretrained",  # prior knowledge
     "output_stride",  # another backbone, in effect
+    "hrnet_upsampling",  # likewise
+    "initialization",  # where learning starts
+    "batch_norm_momentum",  # what evaluation normalises by
     "input_size",  # detail that can be seen
     "batch_size",  # with epochs: the number of steps
     "epochs",

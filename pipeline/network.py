@@ -8,6 +8,7 @@ from pipeline import nets
 from pipeline.datasets.store import DatasetInfo
 from pipeline.errors import ParamsError
 from pipeline.params import ResolvedRun
+from pipeline.params_types import RELEASED
 from pipeline.tasks import get_task
 
 
@@ -23,14 +24,18 @@ def build_network(run: ResolvedRun, info: DatasetInfo, pretrained: bool | str = 
     def channels(tasks: tuple[str, ...]) -> dict[str, int]:
         return {task: info.channels(task, get_task(task).channels) for task in tasks}
 
+    recipe = run.training
     try:
         return nets.build(
             run.architecture,
-            backbone=run.training.backbone,
+            backbone=recipe.backbone,
             tasks=channels(run.tasks),
             auxiliary_tasks=channels(run.auxiliary_tasks),
             pretrained=pretrained,
-            output_stride=run.training.output_stride,
+            output_stride=recipe.output_stride,
+            hrnet_upsampling=recipe.hrnet_upsampling,
+            initialization=recipe.initialization,
+            batch_norm_momentum=None if recipe.batch_norm_momentum == RELEASED else recipe.batch_norm_momentum,
             **run.options,
         )
     except ValueError as error:

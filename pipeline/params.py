@@ -18,8 +18,10 @@ from pipeline.errors import ParamsError
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
 from pipeline.params_rules import cross_problems, source_problems, split_problems
 from pipeline.params_types import (
+    RELEASED,
     Angle,
     AutoOrBool,
+    BatchNormMomentum,
     Count,
     Momentum,
     Natural,
@@ -94,11 +96,15 @@ class Training(Section):
     batch_size: images of one optimiser step. accumulate: they go through the network in so many equal parts, whose
     gradients are averaged; batch norm and the masked means of the losses then see one part at a time.
     clip_norm: the step's gradient is scaled down to this norm where it is longer.
+    hrnet_upsampling, initialization, batch_norm_momentum: see pipeline.nets.build; "released" is None there.
     """
 
     backbone: Annotated[str, Field(min_length=1)]
     pretrained: Pretrained = False
     output_stride: OutputStride = 32
+    hrnet_upsampling: Literal["bilinear", "nearest"] = "bilinear"
+    initialization: Literal["released", "he"] = "released"
+    batch_norm_momentum: BatchNormMomentum = RELEASED
     input_size: Size
     batch_size: Count
     epochs: Count

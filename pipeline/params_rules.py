@@ -78,7 +78,7 @@ def split_problems(params: Params) -> Iterator[Problem]:
 # -- runs that start from trained single-task networks -------------------------------------------------------
 
 # What must be the same for the weights of a single-task network to fit a larger one, and to mean the same there.
-FITTING = ("backbone", "output_stride", "normalization")
+FITTING = ("backbone", "output_stride", "hrnet_upsampling", "normalization")
 HEAD = names.ARCHITECTURE_OPTIONS[names.SINGLE_TASK]["head"][0]  # the one that encoder-fusion networks have
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from pipeline import names
+
+RELEASED = "released"
 
 
 def _no_bool(value: object) -> object:
@@ -59,6 +62,15 @@ def _run_name(name: str) -> str:
     return name
 
 
+def _batch_norm_momentum(value: object) -> float | str:
+    if value == RELEASED:
+        return RELEASED
+    with suppress(TypeError, ValueError):
+        if not isinstance(value, bool) and 0 < (number := float(value)) <= 1:  # 1e-2 is text in YAML 1.1
+            return number
+    raise ValueError(f"must be {RELEASED}, or a number above 0 and at most 1")
+
+
 Unique = AfterValidator(_unique)
 NoBool = BeforeValidator(_no_bool)
 Positive = Annotated[float, NoBool, Field(gt=0, allow_inf_nan=False)]
@@ -74,5 +86,6 @@ Size = Annotated[tuple[Annotated[int, NoBool, Field(ge=32)], ...], Field(min_len
 TaskName = Annotated[str, one_of("task", names.TASKS)]
 TaskNames = Annotated[tuple[TaskName, ...], Unique]
 AutoOrBool = Annotated[bool | str, PlainValidator(_auto_or_bool)]
+BatchNormMomentum = Annotated[float | str, PlainValidator(_batch_norm_momentum)]
 Pretrained = Annotated[bool | str, PlainValidator(_pretrained)]
 RunName = Annotated[str, AfterValidator(_run_name)]

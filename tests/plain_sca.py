@@ -1,5 +1,9 @@
 """Sequential attention as the paper's released network computes it, step by step: the reference of the fast form.
 
+The released network is that of SCA_MTL, commit 8214866, with its one broken line put back; it was run beside this
+project's on 2026-11-27, weights transplanted tensor by tensor, and agreed to 1e-14 in float64 once the defaults below
+were the same. This form is written from the paper and from what those runs showed.
+
 Nothing is shared, reordered or batched: every ordered pair of tasks and of scales is a call of its own with a query,
 a key and a value of its own, every concatenation is made, and the head mixes all 1080 channels at the finest scale.
 Parameters have the names of `pipeline.nets.sequential_attention`, so either loads the other's state dict.
@@ -12,20 +16,41 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import timm
 import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from pipeline.nets import Backbone, Outputs
+from pipeline.nets import Outputs
 
 
 def upsample(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def conv_norm(a: int, b: int, kernel: int = 1, act: bool = True) -> nn.Sequential:
-    layers = [nn.Conv2d(a, b, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(b)]
+class PlainHRNet(nn.Module):
+    """The backbone: timm's HRNet, whose exchange units upsample bilinearly and whose batch norms have momentum 0.01."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.net = timm.create_model(name, features_only=True, feature_location="", out_indices=(1, 2, 3, 4))
+        self.channels = self.net.feature_info.channels()
+        for stage in (self.net.stage2, self.net.stage3, self.net.stage4):
+            for module in stage:
+                for i, sources in enumerate(module.fuse_layers):
+                    for j in range(i + 1, len(sources)):
+                        sources[j][2] = nn.Upsample(scale_factor=2 ** (j - i), mode="bilinear", align_corners=False)
+        for layer in self.net.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 0.01
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.net(upsample(image, [math.ceil(side / 32) * 32 for side in image.shape[-2:]]))
+
+
+def conv_norm(a: int, b: int, kernel: int = 1, act: bool = True, momentum: float = 0.1) -> nn.Sequential:
+    layers = [nn.Conv2d(a, b, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(b, momentum=momentum)]
     return nn.Sequential(*layers, nn.ReLU()) if act else nn.Sequential(*layers)
 
 
@@ -34,10 +59,11 @@ def pairs(tasks: Sequence[str], target: str) -> list[str]:
 
 
 class PlainResidualBlock(nn.Module):
-    def __init__(self, a: int, b: int):
+    def __init__(self, a: int, b: int, momentum: float = 0.1):
         super().__init__()
-        self.conv1, self.conv2 = conv_norm(a, b, 3), conv_norm(b, b, 3, act=False)
-        self.shortcut = nn.Identity() if a == b else conv_norm(a, b, act=False)
+        self.conv1 = conv_norm(a, b, 3, momentum=momentum)
+        self.conv2 = conv_norm(b, b, 3, act=False, momentum=momentum)
+        self.shortcut = nn.Identity() if a == b else conv_norm(a, b, act=False, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.conv2(self.conv1(x)) + self.shortcut(x)).relu()
@@ -73,10 +99,24 @@ class PlainCrossAttention(nn.Module):
 
 
 class PlainWindowBlock(nn.Module):
-    """Pre-norm window attention: pad, shift, cut into windows, attend under a mask, and all of it back."""
+    """Pre-norm window attention: pad, shift, cut into windows, attend under a mask, and all of it back.
 
-    def __init__(self, channels: int, heads: int, shift: int, window: int = 7):
+    Released: the zeros of the padding are attended to, small maps are shifted too, and in training a sample's attention
+    is left out with probability `drop` and else enlarged by 1 / (1 - drop).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        shift: int,
+        window: int = 7,
+        padding: str = "attended",
+        shift_small: bool = True,
+        drop: float = 0.0,
+    ):
         super().__init__()
+        self.padding, self.shift_small, self.drop = padding, shift_small, drop
         self.norm = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, heads, math.ceil(channels / heads), window)
         self.window, self.shift = window, shift
@@ -84,11 +124,12 @@ class PlainWindowBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         (batch, height, width, channels), w = x.shape, self.window
         rows, columns = math.ceil(height / w), math.ceil(width / w)
-        shift = [self.shift if side > w else 0 for side in (height, width)]
-        region = torch.full((rows * w, columns * w), -1, device=x.device)  # -1: padding
-        areas = [torch.arange(side, device=x.device) for side in (height, width)]
+        shift = [self.shift if side > w or self.shift_small else 0 for side in (height, width)]
+        areas = [torch.arange(cells * w, device=x.device) for cells in (rows, columns)]
         areas = [(area >= s).long() for area, s in zip(areas, shift, strict=True)]  # 0: wraps to the far border
-        region[:height, :width] = 2 * areas[0][:, None] + areas[1][None, :]
+        region = 2 * areas[0][:, None] + areas[1][None, :]
+        if self.padding == "masked":
+            region[height:], region[:, width:] = -1, -1
         y = F.pad(self.norm(x), (0, 0, 0, columns * w - width, 0, rows * w - height))
         y = y.roll([-s for s in shift], (1, 2))
         region = region.roll([-s for s in shift], (0, 1))
@@ -97,15 +138,28 @@ class PlainWindowBlock(nn.Module):
         y = y.view(batch, rows, w, columns, w, channels).transpose(2, 3).reshape(-1, w * w, channels)
         y = self.attention(y, mask)
         y = y.view(batch, rows, columns, w, w, channels).transpose(2, 3).reshape(batch, rows * w, columns * w, channels)
-        return x + y.roll(shift, (1, 2))[:, :height, :width]
+        y = y.roll(shift, (1, 2))[:, :height, :width]
+        if self.training and self.drop:
+            y = y * (torch.empty(batch, 1, 1, 1, dtype=x.dtype).bernoulli_(1 - self.drop).to(x) / (1 - self.drop))
+        return x + y
 
 
 class PlainWindowSelfAttention(nn.Module):
-    def __init__(self, channels: int, heads: int, depth: int):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        depth: int,
+        padding: str = "attended",
+        shift_small: bool = True,
+        drop: float = 0.0,
+    ):
         super().__init__()
         self.embed = nn.Conv2d(channels, channels, 1)
         self.norm_in, self.norm_out = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.blocks = nn.Sequential(*(PlainWindowBlock(channels, heads, 3 * (i % 2)) for i in range(depth)))
+        first = PlainWindowBlock(channels, heads, 0, padding=padding)
+        second = PlainWindowBlock(channels, heads, 3, padding=padding, shift_small=shift_small, drop=drop)
+        self.blocks = nn.Sequential(*[first, second][:depth])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm_in(self.embed(x).permute(0, 2, 3, 1))
@@ -130,7 +184,7 @@ class PlainCrossTaskAttention(nn.Module):
             {t: nn.ModuleDict({a: PlainCrossAttention(c) for a in pairs(tasks, t)}) for t in targets}
         )
         names = ["shared"] if reduction == "shared" else targets
-        self.reduce = nn.ModuleDict({n: PlainResidualBlock(2 * c * (len(tasks) - 1), c) for n in names})
+        self.reduce = nn.ModuleDict({n: PlainResidualBlock(2 * c * (len(tasks) - 1), c, 0.01) for n in names})
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out = {}
@@ -142,10 +196,10 @@ class PlainCrossTaskAttention(nn.Module):
 
 
 class PlainFeaturePropagation(nn.Module):
-    def __init__(self, c: int, tasks: Sequence[str], mask: str):
+    def __init__(self, c: int, tasks: Sequence[str], mask: str, padding: str = "attended"):
         super().__init__()
         self.tasks, self.mask = tuple(tasks), mask
-        self.attention = PlainWindowSelfAttention(c * len(tasks), heads=4, depth=1)
+        self.attention = PlainWindowSelfAttention(c * len(tasks), heads=4, depth=1, padding=padding)
         self.reduce = PlainResidualBlock(c * len(tasks), c)
         self.excite = nn.ModuleDict({t: PlainSqueezeExcite(c) for t in tasks})
 
@@ -198,13 +252,16 @@ class PlainHead(nn.Module):
 class PlainSequentialAttention(nn.Module):
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: nn.Module,
         tasks: Mapping[str, int],
         auxiliary_tasks: Mapping[str, int],
         *,
         ctam_reduction: str = "shared",
         fpma_mask: str = "channels",
         csam_attention: str = "shared",
+        window_padding: str = "attended",
+        small_map_shift: bool = True,
+        att_drop_path: float = 0.2,
         att: bool = True,
         ctam: bool = True,
         fpma: bool = True,
@@ -215,7 +272,8 @@ class PlainSequentialAttention(nn.Module):
         self.tasks = tuple(tasks)
         self.backbone = backbone
         base = backbone.channels
-        self.att = nn.ModuleList(PlainWindowSelfAttention(c, heads=6, depth=2) for c in base) if att else None
+        windows = window_padding, small_map_shift, att_drop_path
+        self.att = nn.ModuleList(PlainWindowSelfAttention(c, 6, 2, *windows) for c in base) if att else None
         channels = [2 * c for c in base] if att else list(base)
         self.features = nn.ModuleList(
             nn.ModuleDict({t: PlainTaskFeatures(c + up, c, n) for t, n in everything.items()})
@@ -227,7 +285,8 @@ class PlainSequentialAttention(nn.Module):
             for c, to in zip(channels, targets, strict=True)
         )
         self.fpma = nn.ModuleList(
-            PlainFeaturePropagation(c, names, fpma_mask) if fpma else nn.Identity() for c in channels[1:]
+            PlainFeaturePropagation(c, names, fpma_mask, window_padding) if fpma else nn.Identity()
+            for c in channels[1:]
         )
         self.csam = (
             nn.ModuleDict({t: PlainCrossScaleAttention(channels, csam_attention) for t in tasks}) if csam else None

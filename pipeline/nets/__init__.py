@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from pipeline.nets.atrc import ATRC
-from pipeline.nets.backbones import Backbone
+from pipeline.nets.backbones import UPSAMPLINGS, Backbone
+from pipeline.nets.blocks import INITIALIZATIONS, init_weights, set_momentum
 from pipeline.nets.cross_stitch import CrossStitch
 from pipeline.nets.invpt import InvPT
 from pipeline.nets.mtan import MTAN
@@ -46,17 +47,23 @@ def build(
     auxiliary_tasks: Mapping[str, int] | None = None,
     pretrained: bool | str = False,
     output_stride: int = 32,
+    hrnet_upsampling: str = UPSAMPLINGS[0],
+    initialization: str = INITIALIZATIONS[0],
+    batch_norm_momentum: float | None = None,
     **options: bool | int | float | str,
 ) -> nn.Module:
     """The network, initialised from torch's global random state; `forward(image (B, 3, H, W)) -> Outputs`.
 
     tasks, auxiliary_tasks: {task: output channels}; auxiliary tasks are trained but have no final prediction.
-    backbone, pretrained, output_stride: see `Backbone`. options: the architecture's own, see its class.
+    backbone, pretrained, output_stride, hrnet_upsampling: see `Backbone`. initialization: see `init_weights`.
+    batch_norm_momentum: of every batch norm; None for those of the released networks: 0.01 in HRNet and in CTAM's
+    reduction, 0.05 in NDDR, torch's 0.1 elsewhere. options: the architecture's own, see its class.
     Raises ValueError for an unknown name or value and for a set of tasks that the architecture cannot take,
     TrainingError for pretrained weights that cannot be had or do not fit.
     """
     auxiliary_tasks = dict(auxiliary_tasks or {})
     _check_one_of("architecture", architecture, tuple(ARCHITECTURES))
+    _check_one_of("initialization", initialization, INITIALIZATIONS)
     kind = ARCHITECTURES[architecture]
     for option, value in options.items():
         _check_one_of(f"option of {architecture}", option, tuple(kind.OPTIONS))
@@ -65,7 +72,12 @@ def build(
         raise ValueError(f"{architecture} needs at least one task to predict, got none.")
     if both := set(tasks) & set(auxiliary_tasks):
         raise ValueError(f"Tasks {sorted(both)} are both main and auxiliary; a task is one or the other.")
-    return kind(Backbone(backbone, pretrained, output_stride), dict(tasks), auxiliary_tasks, **options)
+    maps = Backbone(backbone, pretrained, output_stride, hrnet_upsampling)
+    network = kind(maps, dict(tasks), auxiliary_tasks, **options)
+    init_weights(network, initialization)
+    if batch_norm_momentum is not None:
+        set_momentum(network, batch_norm_momentum)
+    return network
 
 
 def _check_one_of(what: str, value: object, allowed: tuple) -> None:

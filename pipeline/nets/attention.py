@@ -7,10 +7,13 @@ import math
 
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from pipeline.nets.blocks import ConvNorm
+
+PADDINGS = ("attended", "masked")
 
 
 def linear_attention(query: Tensor, key: Tensor, value: Tensor, floor: float = 1e-6) -> Tensor:
@@ -48,7 +51,7 @@ class PositiveProjection(nn.Sequential):
 
 
 class CrossAttention(nn.Module):
-    """CAM: the target asks, the source answers. One head, no output projection.
+    """CAM: the target asks, the source answers. One head, no output projection. It starts by Xavier's rule.
 
     target (B, C, H, W), source (B, C, h, w) -> (B, C, H, W). The parts are public, so that a query that meets
     several sources is computed once: `attend(query(target), source)`.
@@ -60,6 +63,7 @@ class CrossAttention(nn.Module):
         self.key = PositiveProjection(channels, channels)
         self.value = ConvNorm(channels, channels)
         self.out_channels = channels
+        xavier(self)
 
     def attend(self, query: Tensor, source: Tensor) -> Tensor:
         """query (B, C, H, W) as computed by `self.query`, source (B, C, h, w) -> (B, C, H, W)."""
@@ -67,6 +71,13 @@ class CrossAttention(nn.Module):
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         return self.attend(self.query(target), source)
+
+
+def xavier(module: nn.Module) -> None:
+    """Start the convolutions as the released attention does: Xavier's normal (Glorot and Bengio, AISTATS 2010)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.xavier_normal_(layer.weight)
 
 
 def window_mask(
@@ -106,31 +117,47 @@ def merge(windows: Tensor, window: int, size: tuple[int, int]) -> Tensor:
 class WindowBlock(nn.Module):
     """Pre-norm residual window attention of Swin (Liu et al., ICCV 2021) without the MLP: any map size.
 
-    (B, H, W, C) -> (B, H, W, C). Padding up to whole windows is masked out. Along a side that fits in one
-    window there is nothing to shift to, so the shift is dropped there.
+    (B, H, W, C) -> (B, H, W, C).
+    padding: a map that is no multiple of the window gets zeros at the right and at the bottom, after the norm.
+        "attended": pixels attend to them too, as in the released code; "masked": they don't.
+    shift_small: whether a side that fits in one window is shifted all the same, as in the released code: that window is
+        then cut in two. Without, there is nothing to shift to.
+    drop_path: probability that a sample's attention is left out in a training step (stochastic depth).
     """
 
-    def __init__(self, channels: int, heads: int, window: int = 7, shift: int = 0):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window: int = 7,
+        shift: int = 0,
+        padding: str = "attended",
+        shift_small: bool = True,
+        drop_path: float = 0.0,
+    ):
         super().__init__()
+        assert padding in PADDINGS, padding
         # Rounding up keeps at least `channels` attention channels where they don't divide by the heads.
         head_dim = math.ceil(channels / heads)
         self.norm = nn.LayerNorm(channels)
         self.attention = WindowAttention(channels, heads, head_dim, window)
         self.window, self.shift = window, shift
+        self.padding, self.shift_small = padding, shift_small
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self._attend(self.norm(x))
+        return x + self.drop_path(self._attend(self.norm(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
         height, width = size = tuple(x.shape[1:3])
         padded = tuple(math.ceil(side / self.window) * self.window for side in size)
-        shift = tuple(self.shift if side > self.window else 0 for side in size)
+        shift = tuple(self.shift if self.shift_small or side > self.window else 0 for side in size)
         if padded != size:
             x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         if any(shift):
             x = x.roll((-shift[0], -shift[1]), (1, 2))
-        mask = window_mask(size, padded, self.window, shift, x.device)
+        mask = window_mask(padded if self.padding == "attended" else size, padded, self.window, shift, x.device)
         x = merge(self.attention(partition(x, self.window), mask), self.window, padded)
         if any(shift):
             x = x.roll(shift, (1, 2))
@@ -141,14 +168,30 @@ class WindowSelfAttention(nn.Module):
     """A 1x1 patch embedding and `depth` window blocks, every second one shifted, between layer norms.
 
     (B, C, H, W) -> (B, C, H, W). Depth 2 with 6 heads is ATT, depth 1 with 4 heads the mask of FPMA.
+    padding, shift_small: see `WindowBlock`. drop_path: of the last block; the first has none, those between rise to it.
     """
 
-    def __init__(self, channels: int, heads: int, depth: int, window: int = 7):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        depth: int,
+        window: int = 7,
+        padding: str = "attended",
+        shift_small: bool = True,
+        drop_path: float = 0.0,
+    ):
         super().__init__()
         self.embed = nn.Conv2d(channels, channels, 1)
         self.norm_in = nn.LayerNorm(channels)
         shifts = [window // 2 * (index % 2) for index in range(depth)]
-        self.blocks = nn.Sequential(*(WindowBlock(channels, heads, window, shift) for shift in shifts))
+        drops = [drop_path * index / max(1, depth - 1) for index in range(depth)]
+        self.blocks = nn.Sequential(
+            *(
+                WindowBlock(channels, heads, window, shift, padding, shift_small, drop)
+                for shift, drop in zip(shifts, drops, strict=True)
+            )
+        )
         self.norm_out = nn.LayerNorm(channels)
         self.out_channels = channels
 

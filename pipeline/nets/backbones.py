@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 import timm
 import torch
+from timm.models.hrnet import HighResolutionNetFeatures
 from torch import Tensor, nn
 
 from pipeline.bilinear import resize
+from pipeline.nets.blocks import set_momentum
 from pipeline.nets.pyramid import SimplePyramid
 from pipeline.nets.weights import load_pretrained
 
 STRIDES = (4, 8, 16, 32)
 OUTPUT_STRIDES = (32, 16, 8)
+UPSAMPLINGS = ("bilinear", "nearest")
+HRNET_MOMENTUM = 0.01  # of HRNet's batch norms in its authors' code and in all that use it; timm has torch's 0.1
 SUITABLE = "hrnet_w18_small_v2, resnet50, convnext_tiny, swin_tiny_patch4_window7_224, vit_small_patch14_dinov2"
 
 # What makes a model that expects one image size take any: the first of these that its constructor knows. Swin: masks
@@ -46,16 +50,28 @@ class Backbone(nn.Module):
     output_stride: 32, or 16 or 8 where timm's model can (ResNet, RegNet, ConvNeXt, EfficientNet, ...): no map is
         coarser, and the stages that would be are dilated (Chen et al., arXiv:1706.05587, section 3.1). The strides
         are then [4, 8, 8, 8] for 8: no map may be taken to be half as large as the one before.
+    hrnet_upsampling: how an HRNet's exchange units bring coarser branches to finer ones: bilinear, as in all released
+        multi-task networks on it, or nearest, as in timm and in the training on ImageNet. Other models have none.
 
     Publishes `channels` and `strides` of the maps, and `load_report`, None without pretrained weights.
     Raises ValueError for an unknown name, for a model without such maps or with one image size only, and for an
     output stride that it cannot have; TrainingError for weights that cannot be had or do not fit.
     """
 
-    def __init__(self, name: str, pretrained: bool | str = False, output_stride: int = STRIDES[-1]):
+    starts_itself = True  # timm's own initialisation, or pretrained weights: not a decoder's
+
+    def __init__(
+        self,
+        name: str,
+        pretrained: bool | str = False,
+        output_stride: int = STRIDES[-1],
+        hrnet_upsampling: str = UPSAMPLINGS[0],
+    ):
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride {output_stride!r}; allowed: {', '.join(map(str, OUTPUT_STRIDES))}.")
+        if hrnet_upsampling not in UPSAMPLINGS:
+            raise ValueError(f"hrnet_upsampling {hrnet_upsampling!r}; allowed: {', '.join(UPSAMPLINGS)}.")
         source = _describe(name)
         self.patch = source.patch
         self.strides = [min(stride, output_stride) for stride in STRIDES]
@@ -63,6 +79,10 @@ class Backbone(nn.Module):
             self.net = source.extractor(output_stride)
             self.channels: list[int] = self.net.feature_info.channels()
             self.pyramid = None
+            if isinstance(self.net, HighResolutionNetFeatures):
+                set_momentum(self.net, HRNET_MOMENTUM)
+                if hrnet_upsampling == "bilinear":
+                    _upsample_bilinearly(self.net)
         elif output_stride != STRIDES[-1]:
             raise ValueError(f"{name!r} is a plain ViT: its output_stride is {STRIDES[-1]}, not {output_stride}.")
         else:
@@ -100,6 +120,25 @@ class Backbone(nn.Module):
                 f"Backbone {name!r} gives maps of {found} for an image of {height}x{width}, not {wanted}. "
                 f"Choose for example one of {SUITABLE}."
             )
+
+
+class BilinearUpsample(nn.Module):
+    """(B, C, h, w) -> (B, C, factor * h, factor * w), corners not aligned."""
+
+    def __init__(self, factor: int):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(x, [self.factor * side for side in x.shape[-2:]])
+
+
+def _upsample_bilinearly(net: nn.Module) -> None:
+    """Put bilinear for nearest upsampling wherever it is; the names of weights stay as they are."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Upsample):
+                setattr(module, name, BilinearUpsample(int(child.scale_factor)))
 
 
 class LastMap(nn.Module):

@@ -1,4 +1,4 @@
-"""Convolutional building blocks. Shapes: B batch, C channels, H, W."""
+"""Convolutional building blocks, and how they start. Shapes: B batch, C channels, H, W."""
 
 from collections.abc import Callable
 
@@ -26,16 +26,18 @@ class ConvNorm(nn.Sequential):
 class ResidualBlock(nn.Module):
     """Basic block of He et al. (CVPR 2016, fig. 5 left): two 3x3 convolutions beside a shortcut.
 
-    (B, in, H, W) -> (B, out, H, W). The shortcut is a 1x1 convolution where the width changes.
+    (B, in, H, W) -> (B, out, H, W). The shortcut is a 1x1 convolution where the width changes. momentum: of its batch
+    norms.
     """
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, momentum: float = 0.1):
         super().__init__()
         self.conv1 = ConvNorm(in_channels, out_channels, 3)
         self.conv2 = ConvNorm(out_channels, out_channels, 3, act=False)
         same = in_channels == out_channels
         self.shortcut = nn.Identity() if same else ConvNorm(in_channels, out_channels, act=False)
         self.out_channels = out_channels
+        set_momentum(self, momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
@@ -70,17 +72,45 @@ class Prediction(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1)
 
 
-def init_weights(module: nn.Module) -> None:
-    """Initialise a decoder: He for convolutions, 0.01 for predictions, truncated 0.02 for linear layers.
+INITIALIZATIONS = ("released", "he")
 
-    The small predictions start the losses near those of a constant guess, whatever the width before them.
+
+def init_weights(network: nn.Module, initialization: str = "released") -> None:
+    """Start the decoder of a network; what has a start of its own (`starts_itself`), a backbone say, is left alone.
+
+    released: convolutions stay as they were made, which is torch's default (He's uniform with a = sqrt 5, so a third of
+        He's variance) and Xavier's in CAM, as in the released codes of SCA, MTI-Net and ATRC.
+    he: He's normal for convolutions, 0.01 for predictions, whose losses then start near those of a constant guess
+        whatever the width before them; biases 0.
+    Linear layers (window attention) start truncated normal, 0.02, with bias 0, in both.
     """
+    assert initialization in INITIALIZATIONS, initialization
+    if getattr(network, "starts_itself", False):
+        return
+    for part in network.children():
+        init_weights(part, initialization)
+    he = initialization == "he" and isinstance(network, nn.Conv2d)
+    if isinstance(network, nn.Linear):
+        nn.init.trunc_normal_(network.weight, std=0.02)
+    elif he and isinstance(network, Prediction):
+        nn.init.normal_(network.weight, std=0.01)
+    elif he:
+        nn.init.kaiming_normal_(network.weight, nonlinearity="relu")
+    if (he or isinstance(network, nn.Linear)) and network.bias is not None:
+        nn.init.zeros_(network.bias)
+
+
+def set_momentum(module: nn.Module, momentum: float) -> None:
+    """Give every batch norm this weight of a batch in its running statistics: after n batches, (1 - momentum)^n is
+    left of the start. One that stands for several calls moves as far as they would."""
     for layer in module.modules():
-        if isinstance(layer, Prediction):
-            nn.init.normal_(layer.weight, std=0.01)
-        elif isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        elif isinstance(layer, nn.Linear):
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1 - (1 - momentum) ** getattr(layer, "calls", 1)
+
+
+def stand_for_calls(module: nn.Module, calls: int, momentum: float = 0.1) -> None:
+    """Let one call in a step move the running statistics as far as so many calls on the same maps would."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.calls = calls
+    set_momentum(module, momentum)

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pipeline.nets.attention import CrossAttention
-from pipeline.nets.blocks import ConvNorm
+from pipeline.nets.blocks import ConvNorm, stand_for_calls
 
 
 class CrossScaleAttention(nn.Module):
     """Every scale's map gathers from the coarser ones; the coarsest attends to nothing.
 
     channels: C_k of the K scales, fine to coarse.
-    attention: "shared", one CAM per target scale for all sources as in the released code, where only the
-        projection to C_k differs; or "per_source".
+    attention: "shared", one CAM per target scale for all n sources as in the released code, where only the
+        projection to C_k differs; or "per_source". The released code computes the shared query n times from the same
+        map, so the running statistics of its batch norms move n times; here it is computed once, and they move as far.
     forward: K maps (B, C_k, H_k, W_k) -> for each scale [F^k, CAM(F^k <- F^j) for j > k], all of F^k's shape.
 
     The paper concatenates F^k anew with each gathered map: `copies` says so without copying, and
@@ -30,6 +31,9 @@ class CrossScaleAttention(nn.Module):
             nn.ModuleList(CrossAttention(channels[k]) for _ in range(1 if attention == "shared" else len(projections)))
             for k, projections in enumerate(self.project)
         )
+        for attentions, projections in zip(self.attention, self.project, strict=True):
+            if attention == "shared":
+                stand_for_calls(attentions[0].query, len(projections))
         sources = [len(channels) - 1 - k for k in scales]
         self.out_channels = [[c] * (1 + n) for c, n in zip(channels, sources, strict=True)]
         self.copies = [[max(1, n)] + [1] * n for n in sources]

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pipeline.nets.attention import CrossAttention
 from pipeline.nets.blocks import ResidualBlock
 
+REDUCTION_MOMENTUM = 0.01  # of the reduction's batch norms, as in the released code, which takes HRNet's block for it
+
 
 class CrossTaskAttention(nn.Module):
     """Each target's map gathers from all other tasks': F_t + reduce([F_t ; CAM(F_t <- F_a)] over a != t).
@@ -25,7 +27,7 @@ class CrossTaskAttention(nn.Module):
         )
         names = ("shared",) if reduction == "shared" else self.targets
         width = 2 * channels * (len(tasks) - 1)
-        self.reduce = nn.ModuleDict({name: ResidualBlock(width, channels) for name in names})
+        self.reduce = nn.ModuleDict({name: ResidualBlock(width, channels, REDUCTION_MOMENTUM) for name in names})
         self.out_channels = channels
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,13 +20,14 @@ class FeaturePropagation(nn.Module):
         "tasks": over the T tasks, for every channel, as described in the paper;
         "channels": over groups of T neighbouring channels, mostly of one task, as in the released code
         (a reshape slip that goes back to MTI-Net).
+    padding: of the window attention, see `WindowBlock`.
     """
 
-    def __init__(self, channels: int, tasks: Sequence[str], mask: str = "channels"):
+    def __init__(self, channels: int, tasks: Sequence[str], mask: str = "channels", padding: str = "attended"):
         super().__init__()
         self.tasks, self.mask = tuple(tasks), mask
         width = channels * len(self.tasks)
-        self.attention = WindowSelfAttention(width, HEADS, depth=1)
+        self.attention = WindowSelfAttention(width, HEADS, depth=1, padding=padding)
         self.reduce = ResidualBlock(width, channels)
         self.excite = nn.ModuleDict({task: SqueezeExcite(channels) for task in self.tasks})
         self.out_channels = channels

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import ConvNorm, Prediction, init_weights
+from pipeline.nets.blocks import ConvNorm, Prediction
 from pipeline.nets.invpt_blocks import DecoderBlock, Upsample
 from pipeline.nets.outputs import Outputs
 
@@ -123,9 +123,6 @@ class InvPT(nn.Module):
         self.skip = nn.Conv2d(finest, full, 3, padding=1)
         self.mix = nn.ModuleDict({task: ConvNorm(full, full, 3) for task in tasks})
         self.heads = nn.ModuleDict({task: Prediction(full, n) for task, n in tasks.items()})
-        for name, part in self.named_children():
-            if name != "backbone":
-                init_weights(part)
 
     def forward(self, image: Tensor) -> Outputs:
         finest, *skips, coarsest = self.backbone(image)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import ConvNorm, init_weights
+from pipeline.nets.blocks import ConvNorm
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.outputs import Outputs
 from pipeline.nets.stages import SUITABLE, Maps, split
@@ -97,8 +97,6 @@ class MTAN(nn.Module):
         self.heads = nn.ModuleDict(
             {t: MultiScaleHead([[c] for c in backbone.channels], n) for t, n in everything.items()}
         )
-        for part in (self.carry, self.attention, self.heads):
-            init_weights(part)
 
     def forward(self, image: Tensor) -> Outputs:
         maps = self.stages.start(image)

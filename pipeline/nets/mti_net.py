@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import ResidualBlock, init_weights
+from pipeline.nets.blocks import ResidualBlock
 from pipeline.nets.fpma import FeaturePropagation
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.outputs import Outputs
@@ -80,8 +80,6 @@ class MTINet(nn.Module):
         self.distil = nn.ModuleList(Distillation(c, tuple(everything), tuple(tasks)) for c in channels)
         widths = [[distil.out_channels] for distil in self.distil]
         self.heads = nn.ModuleDict({t: MultiScaleHead(widths, n) for t, n in tasks.items()})
-        for part in (self.features, self.propagate, self.distil, self.heads):
-            init_weights(part)
 
     def forward(self, image: Tensor) -> Outputs:
         features, predictions = self._initial(self.backbone(image))

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import init_weights
 from pipeline.nets.head_kinds import HEADS, make_head
 from pipeline.nets.outputs import Outputs
 
@@ -31,7 +30,6 @@ class MultiTask(nn.Module):
         self.heads = nn.ModuleDict(
             {task: make_head(head, backbone, n) for task, n in {**tasks, **auxiliary_tasks}.items()}
         )
-        init_weights(self.heads)
 
     def forward(self, image: Tensor) -> Outputs:
         scales = [[x] for x in self.backbone(image)]

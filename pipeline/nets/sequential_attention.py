@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.bilinear import resize
-from pipeline.nets.attention import WindowSelfAttention
+from pipeline.nets.attention import PADDINGS, WindowSelfAttention
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import init_weights
 from pipeline.nets.csam import CrossScaleAttention
 from pipeline.nets.ctam import CrossTaskAttention
 from pipeline.nets.fpma import FeaturePropagation
@@ -30,7 +29,9 @@ class SequentialAttention(nn.Module):
     tasks, auxiliary_tasks: {task: channels}, together at least two. Auxiliary tasks take part in task
     features, CTAM and FPMA; they have no CSAM and no final head, so at the finest scale they only give.
 
-    Options, the released code's behaviour first: ctam_reduction, fpma_mask, csam_attention (see the blocks).
+    Options, the released code's behaviour first: ctam_reduction, fpma_mask, csam_attention (see the blocks);
+    window_padding and, for ATT, small_map_shift (see `WindowBlock`); att_drop_path, the probability of stochastic depth
+    in ATT's second, shifted block.
     Ablations: att=False leaves the backbone's maps as they are, ctam=False and fpma=False pass each task's
     own map on, csam=False aggregates the scales without attention.
 
@@ -41,6 +42,9 @@ class SequentialAttention(nn.Module):
         "ctam_reduction": ("shared", "per_task"),
         "fpma_mask": ("channels", "tasks"),
         "csam_attention": ("shared", "per_source"),
+        "window_padding": PADDINGS,
+        "small_map_shift": (True, False),
+        "att_drop_path": (0.2, 0.0),
         "att": (True, False),
         "ctam": (True, False),
         "fpma": (True, False),
@@ -56,6 +60,9 @@ class SequentialAttention(nn.Module):
         ctam_reduction: str = "shared",
         fpma_mask: str = "channels",
         csam_attention: str = "shared",
+        window_padding: str = "attended",
+        small_map_shift: bool = True,
+        att_drop_path: float = 0.2,
         att: bool = True,
         ctam: bool = True,
         fpma: bool = True,
@@ -71,7 +78,8 @@ class SequentialAttention(nn.Module):
         self.tasks, self.all_tasks = tuple(tasks), tuple(everything)
         self.backbone = backbone
         base = backbone.channels
-        self.att = nn.ModuleList(WindowSelfAttention(c, ATT_HEADS, depth=2) for c in base) if att else None
+        windows = {"padding": window_padding, "shift_small": small_map_shift, "drop_path": att_drop_path}
+        self.att = nn.ModuleList(WindowSelfAttention(c, ATT_HEADS, 2, **windows) for c in base) if att else None
         channels = [2 * c for c in base] if att else list(base)
         coarser = [*channels[1:], 0]
         self.features = nn.ModuleList(
@@ -85,14 +93,12 @@ class SequentialAttention(nn.Module):
             for c, to in zip(channels, targets, strict=True)
         )
         self.fpma = nn.ModuleList(
-            FeaturePropagation(c, self.all_tasks, fpma_mask) if fpma else nn.Identity() for c in channels[1:]
+            FeaturePropagation(c, self.all_tasks, fpma_mask, window_padding) if fpma else nn.Identity()
+            for c in channels[1:]
         )
         scales = {t: CrossScaleAttention(channels, csam_attention) for t in tasks}
         self.csam = nn.ModuleDict(scales) if csam else None
         self.heads = nn.ModuleDict({t: self._head(t, channels, n) for t, n in tasks.items()})
-        for name, part in self.named_children():
-            if name != "backbone":
-                init_weights(part)
 
     def _head(self, task: str, channels: list[int], task_channels: int) -> MultiScaleHead:
         if self.csam is None:

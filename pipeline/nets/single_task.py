@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import init_weights
 from pipeline.nets.head_kinds import HEADS, make_head
 from pipeline.nets.outputs import Outputs
 
@@ -34,7 +33,6 @@ class SingleTask(nn.Module):
         ((self.task, channels),) = tasks.items()
         self.backbone = backbone
         self.head = make_head(head, backbone, channels)
-        init_weights(self.head)
 
     def forward(self, image: Tensor) -> Outputs:
         maps = self.backbone(image)
