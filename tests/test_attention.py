@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch.testing import assert_close
 
@@ -97,12 +98,20 @@ def test_window_block_is_timms_where_windows_fit(shift):
 
 
 def explicit_window_attention(block, x):
-    """Every pixel attends to the pixels of its window, one by one: no padding, no roll, no mask."""
+    """Every pixel attends to the pixels of its window, one by one: no roll, no mask.
+
+    Where padding is attended, a window has all its pixels: those outside the map are zeros.
+    """
     attention, window = block.attention, block.window
     height, width = x.shape[1:3]
-    shift = [block.shift if side > window else 0 for side in (height, width)]
+    shift = [block.shift if side > window or block.shift_small else 0 for side in (height, width)]
     heads, head_dim = attention.num_heads, attention.qkv.out_features // (3 * attention.num_heads)
     normed = block.norm(x)
+    around = [(i, j) for i in range(height) for j in range(width)]
+    if block.padding == "attended":
+        rows, columns = (math.ceil(side / window) * window for side in (height, width))
+        normed = F.pad(normed, (0, 0, 0, columns - width, 0, rows - height))
+        around = [(i, j) for i in range(rows) for j in range(columns)]
     qkv = attention.qkv(normed).unflatten(-1, (3, heads, head_dim))
     table = attention.relative_position_bias_table.view(2 * window - 1, 2 * window - 1, heads)
 
@@ -112,7 +121,7 @@ def explicit_window_attention(block, x):
     pixels = [(i, j) for i in range(height) for j in range(width)]
     out = torch.zeros(*x.shape[:3], heads * head_dim)
     for i, j in pixels:
-        near = [p for p in pixels if cell(p) == cell((i, j))]
+        near = [p for p in around if cell(p) == cell((i, j))]
         rows, columns = zip(*near, strict=True)
         query = qkv[:, i, j, 0]
         key, value = qkv[:, rows, columns, 1], qkv[:, rows, columns, 2]
@@ -122,10 +131,13 @@ def explicit_window_attention(block, x):
     return x + attention.proj(out)
 
 
-@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("padding", ["attended", "masked"])
+@pytest.mark.parametrize(("shift", "small"), [(0, True), (1, True), (1, False)])
 @pytest.mark.parametrize("size", [(6, 9), (7, 5), (2, 8), (1, 2), (3, 3)])
-def test_window_block_pads_shifts_and_masks_rightly(size, shift):
-    block = WindowBlock(8, heads=3, window=3, shift=shift)  # 8 channels don't divide by 3 heads
+def test_window_block_pads_shifts_and_masks_rightly(size, shift, small, padding):
+    # 8 channels don't divide by 3 heads.
+    block = WindowBlock(8, heads=3, window=3, shift=shift, padding=padding, shift_small=small)
+    torch.nn.init.normal_(block.attention.qkv.bias)  # all that padding has to say
     torch.nn.init.normal_(block.attention.relative_position_bias_table)
     x = torch.randn(2, *size, 8)
     assert_close(block(x), explicit_window_attention(block, x), rtol=1e-4, atol=1e-5)

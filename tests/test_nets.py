@@ -18,7 +18,7 @@ from pipeline.nets.fpma import FeaturePropagation
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.task_features import TaskFeatures
 from pipeline.tasks import TASKS as TASKS_BY_NAME
-from tests.networks import assert_independent_of_the_batch, parameters, predictions
+from tests.networks import assert_independent_of_the_batch, never_drop, parameters, predictions
 
 SMALL = "hrnet_w18_small"
 TASKS = {"semseg": 5, "depth": 1}
@@ -107,6 +107,7 @@ def test_parameters_of_each_block():
 @pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)
 def test_odd_sizes_and_gradients(architecture, tasks, auxiliary):
     net = build(architecture, backbone=SMALL, tasks=tasks, auxiliary_tasks=auxiliary)
+    never_drop(net)
     outputs = net(torch.randn(2, 3, 75, 101))
     assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 101) for t, n in tasks.items()}
     for scale in outputs.auxiliary:
@@ -139,6 +140,9 @@ def test_every_option_changes_the_function(architecture, option, value):
     base, other = (net.state_dict() for net in nets)
     shared = {k: v for k, v in base.items() if k in other and v.shape == other[k].shape}
     nets[1].load_state_dict(shared, strict=False)  # what both have is equal: the option makes the difference
+    if option != "att_drop_path":
+        for net in nets:
+            never_drop(net)
     first, second = (_seeded(net, image) for net in nets)
     a, b = predictions(first), predictions(second)
     shapes = [[x.shape for x in each] for each in (a, b)]
