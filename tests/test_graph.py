@@ -64,6 +64,7 @@ EXEMPT = {
         "datasets.transfer": "fetches; of it prepare has the progress bar, a block size and the check for space",
         "metrics.__init__": "a docstring; of the package, the thinning is a dependency",
         "tasks": "refuses samples of another type or shape; changes none",
+        "unhashed": "refuses folders; changes nothing",
         "workers": "ends processes with their parent",
     },
     "selection": {"provenance": "hashes; what is hashed are the stage's own dependencies"},

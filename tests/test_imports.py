@@ -49,8 +49,10 @@ MAY_IMPORT = {
         "pipeline.paths",
         "pipeline.errors",
         "pipeline.names",
+        "pipeline.unhashed",
         "pipeline.workers",
     ),
+    "pipeline.unhashed": ("pipeline.errors",),
 }
 
 # Where other people's packages are limited to these; the standard library is always allowed.
@@ -68,7 +70,7 @@ THIRD_PARTY = {
     "pipeline.params": ("pydantic",),
     "pipeline.params_rules": (),
     "pipeline.params_types": ("pydantic",),
-    "pipeline.params_problems": ("pydantic", "yaml"),
+    "pipeline.params_problems": ("pydantic", "ruamel", "yaml"),  # ruamel: DVC's reader
     "pipeline.metrics.delta": (),
     "pipeline.comparison": (),
     "pipeline.delta_tables": (),
