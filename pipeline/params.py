@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 
 from pipeline import names
 from pipeline.errors import ParamsError
-from pipeline.params_problems import Problem, problems_of, read_yaml, tell
+from pipeline.params_problems import Problem, problems_of, read_otherwise, read_yaml, tell
 from pipeline.params_rules import cross_problems, source_problems, split_problems
 from pipeline.params_types import (
     Angle,
@@ -261,7 +261,10 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, bool | int | float | str
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate a params file. Raises ParamsError with every problem found, one a line."""
-    return parse_params(read_yaml(path), str(path))
+    raw = read_yaml(path)
+    if problems := read_otherwise(path):
+        raise ParamsError(tell(str(path), problems))
+    return parse_params(raw, str(path))
 
 
 def parse_params(raw: dict, origin: str = "params") -> Params:
