@@ -46,7 +46,7 @@ def repro(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
             f"{LAUNCHER} trains one network on several devices, and {len(slots)} jobs train several at once: "
             "unset it, or use `dvc repro`"
         )
-    _dvc("repro", "prepare")
+    _dvc("repro", "prepare", "selection")
     _side_by_side(_jobs("", params.runs, params), slots)
     if params.runs_from_single_task:
         keys = [f"single_task_weights@{key}" for key in _keys(params.runs_from_single_task, params)]

@@ -15,10 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 
 from pipeline import names
 from pipeline.errors import ParamsError
-from pipeline.params_problems import Problem, problems_of, read_yaml, tell
+from pipeline.params_problems import Problem, problems_of, read_otherwise, read_yaml, tell
 from pipeline.params_rules import cross_problems, source_problems, split_problems
 from pipeline.params_types import (
-    RELEASED,
     Angle,
     AutoOrBool,
     BatchNormMomentum,
@@ -39,22 +38,28 @@ from pipeline.params_types import (
     one_of,
 )
 
+# Values of keys that the file leaves out. DVC depends on that file, not on this one: every default that can decide a
+# result stands there (tests/test_graph.py).
+DEFAULTS = read_yaml(Path(__file__).with_name("defaults.yaml"))
+_data, _training, _evaluation = (DEFAULTS[section] for section in ("data", "training", "evaluation"))
+_rooms, _augmentation = _data["rooms"], _training["augmentation"]
+
 # -- the tree ------------------------------------------------------------------------------------------------
 
 
 class Section(BaseModel):
     """A part of the file: unknown keys are errors, values never change after reading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
 
 class Rooms(Section):
     """The generated indoor world: how many frames and how large, [height, width] in pixels."""
 
-    seed: Seed = 0
-    train: Count = 640
-    val: Count = 128
-    size: Size = (96, 128)
+    seed: Seed = _rooms["seed"]
+    train: Count = _rooms["train"]
+    val: Count = _rooms["val"]
+    size: Size = _rooms["size"]
 
 
 class Data(Section):
@@ -66,10 +71,10 @@ class Data(Section):
 
     dataset: Annotated[str, one_of("dataset", names.DATASETS)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
-    limit: Count | None = None
-    archive: Annotated[str, Field(min_length=1)] | None = None
-    folder: Annotated[str, Field(min_length=1)] = "data/own"
-    skip_broken: StrictBool = False
+    limit: Count | None = _data["limit"]
+    archive: Annotated[str, Field(min_length=1)] | None = _data["archive"]
+    folder: Annotated[str, Field(min_length=1)] = _data["folder"]
+    skip_broken: StrictBool = _data["skip_broken"]
     rooms: Rooms = Rooms()
 
 
@@ -80,14 +85,14 @@ class Augmentation(Section):
     [1 - value, 1 + value]; 0 leaves the image alone.
     """
 
-    flip: Share = 0.5
-    scale: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1.0,)
-    scale_mode: Literal["choice", "range"] = "choice"
-    rotation: Angle = 0.0
-    crop: Literal["center", "random"] = "center"
-    brightness: Share = 0.0
-    contrast: Share = 0.0
-    saturation: Share = 0.0
+    flip: Share = _augmentation["flip"]
+    scale: Annotated[tuple[Positive, ...], Field(min_length=1)] = _augmentation["scale"]
+    scale_mode: Literal["choice", "range"] = _augmentation["scale_mode"]
+    rotation: Angle = _augmentation["rotation"]
+    crop: Literal["center", "random"] = _augmentation["crop"]
+    brightness: Share = _augmentation["brightness"]
+    contrast: Share = _augmentation["contrast"]
+    saturation: Share = _augmentation["saturation"]
 
 
 class Training(Section):
@@ -100,37 +105,37 @@ class Training(Section):
     """
 
     backbone: Annotated[str, Field(min_length=1)]
-    pretrained: Pretrained = False
-    output_stride: OutputStride = 32
-    hrnet_upsampling: Literal["bilinear", "nearest"] = "bilinear"
-    initialization: Literal["released", "he"] = "released"
-    batch_norm_momentum: BatchNormMomentum = RELEASED
+    pretrained: Pretrained = _training["pretrained"]
+    output_stride: OutputStride = _training["output_stride"]
+    hrnet_upsampling: Literal["bilinear", "nearest"] = _training["hrnet_upsampling"]
+    initialization: Literal["released", "he"] = _training["initialization"]
+    batch_norm_momentum: BatchNormMomentum = _training["batch_norm_momentum"]
     input_size: Size
     batch_size: Count
     epochs: Count
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd"] = _training["optimizer"]
     lr: Positive
-    weight_decay: NonNegative = 0.0
-    momentum: Momentum = 0.9
-    schedule: Literal["poly", "constant"] = "poly"
-    power: Positive = 0.9
-    task_weights: dict[TaskName, Positive] = Field(default={}, validate_default=True)
-    deep_supervision: StrictBool = True
+    weight_decay: NonNegative = _training["weight_decay"]
+    momentum: Momentum = _training["momentum"]
+    schedule: Literal["poly", "constant"] = _training["schedule"]
+    power: Positive = _training["power"]
+    task_weights: dict[TaskName, Positive] = _training["task_weights"]
+    deep_supervision: StrictBool = _training["deep_supervision"]
     augmentation: Augmentation = Augmentation()
-    normalization: Literal["imagenet", "half"] = "imagenet"
-    validate_every: Natural | None = 0
-    channels_last: StrictBool = True
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    cuda_graph: AutoOrBool = "auto"
-    compile: StrictBool = False
-    accumulate: Count = 1
-    clip_norm: Positive | None = None
-    deterministic: StrictBool = False
+    normalization: Literal["imagenet", "half"] = _training["normalization"]
+    validate_every: Natural | None = _training["validate_every"]
+    channels_last: StrictBool = _training["channels_last"]
+    precision: Literal["auto", "float32", "bfloat16"] = _training["precision"]
+    cuda_graph: AutoOrBool = _training["cuda_graph"]
+    compile: StrictBool = _training["compile"]
+    accumulate: Count = _training["accumulate"]
+    clip_norm: Positive | None = _training["clip_norm"]
+    deterministic: StrictBool = _training["deterministic"]
 
     @field_validator("task_weights")
     @classmethod
     def _every_task_has_a_weight(cls, weights: dict[str, float]) -> dict[str, float]:
-        return {task: weights.get(task, 1.0) for task in names.TASKS}
+        return {task: weights.get(task, _training["task_weights"][task]) for task in names.TASKS}
 
     @field_validator("augmentation")
     @classmethod
@@ -153,11 +158,11 @@ class Evaluation(Section):
     before they are thinned.
     """
 
-    batch_size: Count = 16
-    panels: Natural = 4
-    select_on: Literal["train_holdout"] | None = None
-    edge_nms: StrictBool = False
-    allow_different: Annotated[tuple[RecipeValue, ...], Unique] = ()
+    batch_size: Count = _evaluation["batch_size"]
+    panels: Natural = _evaluation["panels"]
+    select_on: Literal["train_holdout"] | None = _evaluation["select_on"]
+    edge_nms: StrictBool = _evaluation["edge_nms"]
+    allow_different: Annotated[tuple[RecipeValue, ...], Unique] = _evaluation["allow_different"]
 
 
 class Run(Section):
@@ -199,7 +204,7 @@ class ResolvedRun(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    experiment: Annotated[str, Field(min_length=1)] = "multi-task"  # MLflow's name for this profile
+    experiment: Annotated[str, Field(min_length=1)] = DEFAULTS["experiment"]  # MLflow's name for this profile
     data: Data
     training: Training
     evaluation: Evaluation = Evaluation()
@@ -261,7 +266,10 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, bool | int | float | str
 
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate a params file. Raises ParamsError with every problem found, one a line."""
-    return parse_params(read_yaml(path), str(path))
+    raw = read_yaml(path)
+    if problems := read_otherwise(path):
+        raise ParamsError(tell(str(path), problems))
+    return parse_params(raw, str(path))
 
 
 def parse_params(raw: dict, origin: str = "params") -> Params:

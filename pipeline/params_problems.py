@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml import YAMLError as RuamelError
 
 from pipeline.errors import ParamsError
 from pipeline.names import nearest
@@ -69,6 +73,43 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ParamsError(f"{path}: must hold keys and values such as `seeds: [0, 1]`, got {raw!r:.60}")
     return raw
+
+
+def read_otherwise(path: str | Path) -> list[Problem]:
+    """Values of a params file that DVC reads as others than `read_yaml` does.
+
+    DVC reads YAML 1.2 by ruamel.yaml: 010 is ten there and eight here, `on` is a word and 1:30 is text. Its choice of
+    what to rerun would then be about other values than those that a stage uses. Text that stands for the same number
+    is no difference: a number is what becomes of it where one is expected. Raises ParamsError where DVC can't read it.
+    """
+    try:
+        theirs = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+    except RuamelError as error:
+        raise ParamsError(f"{path}: DVC can't read it: {getattr(error, 'problem', None) or error}") from error
+    return list(_differences(read_yaml(path), theirs, ()))
+
+
+def _differences(ours: Any, theirs: Any, loc: tuple) -> Iterator[Problem]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for key, value in ours.items():
+            if key in theirs and isinstance(key, str):
+                yield from _differences(value, theirs[key], (*loc, key))
+            else:
+                yield Problem(_dotted((*loc, str(key))), "not a key that DVC reads as the same; put it in quotes")
+    elif isinstance(ours, list) and isinstance(theirs, list):
+        for i, pair in enumerate(zip(ours, theirs, strict=True)):
+            yield from _differences(*pair, (*loc, i))
+    elif not _same(ours, theirs):
+        text = f"{_show(ours)} here and {_show(theirs)} in DVC"
+        if isinstance(ours, float) and math.isnan(ours):
+            text = "not a number, which DVC takes for changed each time"
+        yield Problem(_dotted(loc), f"reads as {text}; write true or false, a plain decimal number, or text in quotes")
+
+
+def _same(ours: object, theirs: object) -> bool:
+    if isinstance(ours, str) and type(theirs) in (int, float) and re.fullmatch(r"[-+.\deE]+", ours):
+        return float(ours) == theirs
+    return type(ours) is type(theirs) and ours == theirs
 
 
 # -- pydantic's errors in plain words ------------------------------------------------------------------------

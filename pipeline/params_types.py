@@ -24,6 +24,13 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _plain_int(value: object) -> object:
+    """A seed is part of a stage's name, which DVC makes of what it reads: 1.0, "1_2" and "01" would be other stages."""
+    if type(value) is not int:
+        raise ValueError("must be a whole number in plain digits, without quotes, point and exponent")
+    return value
+
+
 def _pretrained(value: object) -> bool | str:
     if isinstance(value, bool) or (isinstance(value, str) and value.strip()):
         return value
@@ -81,7 +88,8 @@ Momentum = Annotated[float, NoBool, Field(ge=0, lt=1)]
 Count = Annotated[int, NoBool, Field(ge=1)]
 Natural = Annotated[int, NoBool, Field(ge=0)]
 OutputStride = Annotated[int, NoBool, one_of("output stride", (32, 16, 8))]
-Seed = Annotated[int, NoBool, Field(ge=0, lt=2**32)]  # what NumPy's and torch's generators both take
+# What NumPy's and torch's generators both take.
+Seed = Annotated[int, BeforeValidator(_plain_int), Field(ge=0, lt=2**32)]
 Size = Annotated[tuple[Annotated[int, NoBool, Field(ge=32)], ...], Field(min_length=2, max_length=2)]
 TaskName = Annotated[str, one_of("task", names.TASKS)]
 TaskNames = Annotated[tuple[TaskName, ...], Unique]

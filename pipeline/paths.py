@@ -24,6 +24,7 @@ PREPARED = Path("data/prepared")
 MODELS = Path("models")
 DIGESTS = MODELS / "digests"
 STARTS = MODELS / "start"
+SELECTION = MODELS / "selection.json"  # the code that chooses weights, where evaluation.select_on asks for a choice
 
 REPORTS = Path("reports")
 METRICS = REPORTS / "metrics"

@@ -68,6 +68,17 @@ def collect_inputs(stage: str, params: dict[str, Any], data_digest: str, files: 
     return Inputs(values)
 
 
+def selection_inputs(select_on: str | None) -> dict[str, str]:
+    """{name: value} of what chooses the weights of an epoch, beyond the code of training; {} where nothing does.
+
+    select_on: evaluation.select_on. The code is that of the stage `selection` in dvc.yaml: the metrics and the scoring.
+    """
+    if select_on is None:
+        return {}
+    code = {f"file {path}": _sha256(path) for path in stage_code("selection")}
+    return {"param select_on": json.dumps(select_on), **code}
+
+
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of everything in nested mappings, so that a difference names one param."""
     for key, value in tree.items():

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline import paths
+from pipeline.changed_sources import changed_archive
 from pipeline.checkpoint import weights_digest
 from pipeline.datasets.store import read_info
 from pipeline.device import choose_device
@@ -198,6 +199,7 @@ def _compare(found: Trace, params: Params, record: dict[str, Any]) -> None:
     found.differences = Inputs(record["inputs"]).differences(now)
     if _data_is_stale():
         found.mismatches.append(f"{paths.PREPARED} was packed with other params: data; run `dvc repro prepare`")
+    found.mismatches += changed_archive(params)
 
 
 def _data_is_stale() -> bool:

@@ -166,7 +166,8 @@ def training_inputs(
     values["processes"] = processes
     pretrained = run.training.pretrained
     files = [Path(pretrained)] if isinstance(pretrained, str) else []
-    return provenance.collect_inputs("train", values, info.digest, files)
+    inputs = provenance.collect_inputs("train", values, info.digest, files)
+    return provenance.Inputs(inputs.values | provenance.selection_inputs(params.evaluation.select_on))
 
 
 def training_key(inputs: provenance.Inputs, info: DatasetInfo) -> str:

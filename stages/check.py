@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from pipeline import names, paths
+from pipeline.changed_sources import refuse_unseen
 from pipeline.comparison import recipe_differences
 from pipeline.errors import ParamsError
 from pipeline.params import Params, ResolvedRun
@@ -22,6 +23,8 @@ def main(params: Params, file: str) -> None:
         raise ParamsError(
             f"{file}: dvc.yaml names {', '.join(missing)}, which it lacks; see profiles/ for their values"
         )
+    if Path(file) == paths.PARAMS:  # what is trained here was trained from that file
+        refuse_unseen(params)
     seeds = ", ".join(map(str, params.seeds))
     runs = [params.run(name) for name in params.all_runs]
     trainings = len(runs) * len(params.seeds)

@@ -18,8 +18,10 @@ def main(params: Params, jobs: int | None) -> None:
     import psutil
     import torch
 
+    from pipeline.changed_sources import refuse_unseen
     from pipeline.parallel import make_slots, repro
 
+    refuse_unseen(params)
     gpus = torch.cuda.device_count()
     repro(params, make_slots(max(1, gpus) if jobs is None else jobs, gpus, psutil.cpu_count() or 1))
 

@@ -9,7 +9,6 @@ import yaml
 from pipeline import provenance
 from pipeline.datasets import DATASETS
 from pipeline.errors import TrainingError
-from tests.test_imports import imported, within
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def test_git_state_knows_what_dvc_writes_itself(project):
 
 
 def test_the_stage_lists_of_this_project_name_files_that_exist():
-    for stage in ("prepare", "train", "evaluate", "single_task_weights", "compare", "report"):
+    for stage in ("prepare", "train", "evaluate", "selection", "single_task_weights", "compare", "report"):
         assert provenance.stage_code(stage)
         assert all(path.exists() for path in provenance.stage_code(stage))
 
@@ -82,28 +81,3 @@ def test_prepare_depends_on_every_reader(root):
     readers -= {root / "pipeline/datasets/spec.py"}
     assert len(readers) == len(DATASETS)
     assert readers <= {root / path for path in provenance.stage_code("prepare", root / "dvc.yaml")}
-
-
-# What training imports and does not depend on: it can't change weights, or (scores) is the stage `evaluate`'s.
-NO_PART_OF_TRAINING = {
-    "names", "errors", "paths", "notices", "workers", "params", "params_problems", "params_rules", "params_types",
-    "interruption", "outbox", "provenance", "tracked", "tracking", "evaluation", "metrics", "datasets.sample",
-}  # fmt: skip
-
-
-def test_training_depends_on_everything_it_imports(root):
-    known = {root / path for path in provenance.stage_code("train", root / "dvc.yaml")}
-    seen, todo = set(), ["pipeline.train_run"]
-    while todo:
-        name = todo.pop().removeprefix("pipeline.")
-        file = (root / "pipeline" / name.replace(".", "/")).with_suffix(".py")
-        package = file.with_suffix("") / "__init__.py"
-        file = package if package.exists() else file
-        if not file.exists():  # a name in a module
-            todo += [f"pipeline.{name.rpartition('.')[0]}"] if "." in name else []
-        elif file not in seen and not any(within(name, part) for part in NO_PART_OF_TRAINING):
-            seen.add(file)
-            imports = imported(file.read_text(), f"pipeline.{name}", file == package)
-            todo += [each for _, each in imports if each.startswith("pipeline.")]
-    assert len(seen) > 50
-    assert seen <= known, sorted(str(path.relative_to(root)) for path in seen - known)

@@ -186,6 +186,16 @@ def _named_by_person(name: str) -> Path:
     return found
 
 
+def local_archive(name: str) -> Path | None:
+    """The file that data.archive names; None for an address, or where there is none (now)."""
+    if re.match(r"\w+://", name) or drive.file_id(name) is not None:
+        return None
+    try:
+        return _named_by_person(name)
+    except SourceError:
+        return None
+
+
 def _folder() -> Path | None:
     """The person's folder of archives. From the project's root: the same one in `dvc exp run --temp`."""
     value = os.environ.get(FOLDER_VARIABLE)

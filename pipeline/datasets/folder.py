@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -20,6 +20,7 @@ from pipeline.errors import DataError, ParamsError
 from pipeline.params import Data, Section
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
 from pipeline.params_types import NoBool, Positive, TaskNames, Unique, one_of
+from pipeline.unhashed import check_hashed
 
 DESCRIPTION = "dataset.yaml"
 _SEE = "docs/datasets.md shows the layout and an example"
@@ -39,6 +40,14 @@ def _three_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
     return axes
 
 
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:  # DVC hashes the folder alone: an edit elsewhere would rerun nothing
+        raise ValueError("must be the path of a file in the dataset's folder, from there, without ..")
+    return name
+
+
+ListFile = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
 ClassTask = Annotated[str, one_of("task with classes", _WITH_CLASSES)]
 # 255 at most, so that 0 or 255 is left to be ignored.
 ClassNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Unique, Field(min_length=2, max_length=255)]
@@ -48,8 +57,8 @@ Code = Annotated[int, NoBool, Field(ge=0, le=255)]
 class Lists(Section):
     """The file of each split that lists its ids, from the dataset's folder."""
 
-    train: str = LISTS["train"]
-    val: str = LISTS["val"]
+    train: ListFile = LISTS["train"]
+    val: ListFile = LISTS["val"]
 
 
 class Description(Section):
@@ -116,8 +125,12 @@ def _cross_problems(description: Description) -> list[Problem]:
 
 
 def resolve(raw: Path, params: Data) -> Dataset:
-    """The dataset that `params.folder` holds. Raises DataError for a bad dataset.yaml and for tasks that it lacks."""
+    """The dataset that `params.folder` holds.
+
+    Raises DataError for a bad dataset.yaml, for tasks that it lacks and for folders that DVC does not hash.
+    """
     description = read_description(Path(params.folder))
+    check_hashed(Path(params.folder))
     if lacking := [task for task in params.tasks if task not in description.tasks]:
         raise DataError(
             f"data.tasks asks for {', '.join(lacking)}, but {Path(params.folder) / DESCRIPTION} lists only "
