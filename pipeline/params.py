@@ -94,6 +94,8 @@ class Training(Section):
     batch_size: images of one optimiser step. accumulate: they go through the network in so many equal parts, whose
     gradients are averaged; batch norm and the masked means of the losses then see one part at a time.
     clip_norm: the step's gradient is scaled down to this norm where it is longer.
+    cpu_threads: how many torch computes with on a CPU, in training and in scoring; None: as many as it takes by itself.
+    Threads share out sums, so another number rounds otherwise. No matter on a GPU.
     """
 
     backbone: Annotated[str, Field(min_length=1)]
@@ -120,6 +122,7 @@ class Training(Section):
     accumulate: Count = 1
     clip_norm: Positive | None = None
     deterministic: StrictBool = False
+    cpu_threads: Count | None = 1
 
     @field_validator("task_weights")
     @classmethod
