@@ -21,12 +21,12 @@ $(STAMP): requirements.txt
 	.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -r requirements.txt
 	touch $@
 
-repro: $(STAMP)  ## run what params.yaml and the code changed, then show the multi-task performance
+repro: $(STAMP)  ## run what params.yaml and the code changed, using all cores or GPUs, then show the multi-task performance
 	@python -m stages.check
-	dvc repro
+	python -m stages.parallel
 	@python -m stages.compare --show
 
-repro-parallel: $(STAMP)  ## the same with N stages side by side, by default one for each GPU: make repro-parallel N=4
+repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-parallel N=4; 1 is `dvc repro`
 	@python -m stages.check
 	python -m stages.parallel $(if $(N),--jobs $(N))
 	@python -m stages.compare --show

@@ -2,7 +2,8 @@
 
 A metrics file (`reports/metrics/<run>-<seed>.json`) says what was scored: run, seed, architecture, backbone,
 dataset, dataset_digest, split, schedule (the run's whole `training` section), parameters, macs, activation_bytes,
-starts_from {task: single-task run}, tasks {task: {metric: value}} and headline {task: {metric, higher_is_better}}.
+starts_from {task: single-task run}, cpu_threads (of a training on a CPU; null on a GPU), tasks {task: {metric: value}}
+and headline {task: {metric, higher_is_better}}.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ TUNED = (
     "compile",  # speed
     "accumulate",  # what fits in memory
     "deterministic",  # the order of sums
+    "cpu_threads",  # the same: it favours neither side, and a caveat says where those in force differed
 )
 
 DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm
@@ -81,7 +83,8 @@ def _load(params: Params, run: str, seed: int) -> Result:
     except DataError as error:
         fault = str(error).partition(";")[0]  # "... is missing" or "... is damaged"
         raise ComparisonError(f"{fault}; {remedy} first") from error
-    needed = ("run", "seed", "architecture", *SAME, "schedule", "starts_from", *COST, "tasks", "headline")
+    needed = ("run", "seed", "architecture", *SAME, "schedule", "starts_from", "cpu_threads", *COST)
+    needed += ("tasks", "headline")
     lacks = [key for key in needed if key not in result]
     lacks += [f"schedule.{key}" for key in SAME_RECIPE if key not in result.get("schedule", {})]
     if lacks:
@@ -212,6 +215,10 @@ def _rows(result: Result, results: Sequence[Result], allowed: Sequence[str], cav
         for field, (ours, theirs) in differences(result, baseline).items():
             pair = f"{result['run']} against {baseline['run']}"
             caveats[f"{pair}: {field} differs, {ours} against {theirs} (allowed in params.yaml)"] = None
+        ours, theirs = result["cpu_threads"], baseline["cpu_threads"]
+        if None not in (ours, theirs) and ours != theirs:  # None: a GPU
+            pair = f"{result['run']} against {baseline['run']}"
+            caveats[f"{pair}: cpu_threads differ, {ours} against {theirs}: sums round otherwise, as by seed"] = None
         row |= {"baseline_run": baseline["run"], "baseline": baseline["tasks"][task][headline["metric"]]}
         try:
             row["delta"] = relative_gain(score, row["baseline"], headline["higher_is_better"])

@@ -18,12 +18,14 @@ class Device:
     """The device that computes, the type its matrix products run in, and how images lie in memory.
 
     tf32: what is float32 all the same is multiplied with TF32's 10 bits of mantissa, where the device has that.
+    cpu_threads: on a CPU, how many torch computes with, which decides how sums round; None on any other device.
     """
 
     torch_device: torch.device
     dtype: torch.dtype
     channels_last: bool
     tf32: bool = False
+    cpu_threads: int | None = None
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -49,7 +51,7 @@ class Device:
     def description(self) -> str:
         if self.torch_device.type == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
-        return f"CPU, {torch.get_num_threads()} threads"
+        return f"CPU, {self.cpu_threads} {'thread' if self.cpu_threads == 1 else 'threads'}"
 
     def autocast(self) -> AbstractContextManager:
         if self.dtype == torch.float32:
@@ -87,14 +89,30 @@ NORMALIZATIONS = {
 }
 
 
-def choose_device(precision: str, channels_last: bool, deterministic: bool = False) -> Device:
+_TORCHS_OWN_THREADS = torch.get_num_threads()  # by OMP_NUM_THREADS or the cores, before anything is set here
+
+
+def use_cpu_threads(count: int | None) -> int:
+    """Let torch compute with `count` threads on the CPU, whatever OMP_NUM_THREADS says; None: as many as by itself.
+
+    Returns the number. It holds for the thread that calls this and for what torch shares out from there. Products and
+    convolutions begun in other Python threads would follow OMP_NUM_THREADS (seen with torch 2.15): none are, since
+    backward passes on a CPU run in the thread that asks for them, and loader threads only resize, by cv2, and copy.
+    """
+    torch.set_num_threads(count or _TORCHS_OWN_THREADS)
+    return torch.get_num_threads()
+
+
+def choose_device(
+    precision: str, channels_last: bool, deterministic: bool = False, cpu_threads: int | None = None
+) -> Device:
     """The first CUDA device if there is one, else the CPU; the environment variable PIPELINE_DEVICE names another.
 
     Of several processes on one machine, each takes the CUDA device of its own number, unless the variable says which.
 
     precision `auto` is bfloat16 on a CUDA device that has it and float32 elsewhere; what stays float32 on CUDA may then
-    be multiplied as TF32. deterministic: CUDA gives the same bits each time, or raises RuntimeError. These two are set
-    for the whole process.
+    be multiplied as TF32. deterministic: CUDA gives the same bits each time, or raises RuntimeError. cpu_threads: see
+    `use_cpu_threads`; on CUDA it changes nothing. All are set for the whole process.
     """
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when CUDA starts
@@ -113,7 +131,9 @@ def choose_device(precision: str, channels_last: bool, deterministic: bool = Fal
         dtype = torch.bfloat16 if bfloat16 else torch.float32
     else:
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
-    chosen = Device(device, dtype, channels_last, tf32=device.type == "cuda" and precision == "auto")
+    threads = use_cpu_threads(cpu_threads) if device.type == "cpu" else None
+    tf32 = device.type == "cuda" and precision == "auto"
+    chosen = Device(device, dtype, channels_last, tf32=tf32, cpu_threads=threads)
     _set_up(chosen, deterministic)
     return chosen
 

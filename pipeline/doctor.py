@@ -116,7 +116,8 @@ def orphaned_states(params: Params) -> Iterator[Finding]:
     if not dormant:
         return
     try:
-        current = _training_keys(params, {resume.processes(key) for key in dormant})
+        processes = {resume.processes(key) for key in dormant}
+        current = _training_keys(params, processes, {resume.cpu_threads(key) for key in dormant})
     except DataError as error:
         yield Finding(f"which checkpoints in {paths.training_folder('')} are still needed can't be told", str(error))
         return
@@ -132,18 +133,21 @@ def orphaned_states(params: Params) -> Iterator[Finding]:
         yield Finding(what, remedy, partial(resume.forget, key))
 
 
-def _training_keys(params: Params, counts: set[int]) -> dict[str, tuple[str, int]]:
+def _training_keys(params: Params, counts: set[int], threads: set[int]) -> dict[str, tuple[str, int]]:
     """{key: (run, seed)} of all that params.yaml asks for, as far as it can be begun, by so many processes.
 
-    On any device: a project's trainings may run on machines that have others than this one.
+    On any device: a project's trainings may run on machines that have others than this one. threads: how many a CPU may
+    compute with where `cpu_threads` is null.
     """
     info, keys = read_info(), {}
     for name in params.all_runs:
         run = params.run(name)
         for seed in params.seeds:
             if not run.from_single_task or paths.start_file(name, seed).exists():
-                for kind, dtype, processes in product(("cpu", "cuda"), (torch.float32, torch.bfloat16), counts):
-                    device = Device(torch.device(kind), dtype, run.training.channels_last)
+                own = run.training.cpu_threads
+                kinds = [("cuda", None), *(("cpu", count) for count in ([own] if own else threads))]
+                for (kind, used), dtype, processes in product(kinds, (torch.float32, torch.bfloat16), counts):
+                    device = Device(torch.device(kind), dtype, run.training.channels_last, cpu_threads=used)
                     inputs = training_inputs(params, name, seed, info, device, processes)
                     keys[training_key(inputs, info)] = (name, seed)
     return keys

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,6 +25,7 @@ from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
 
 SPLIT = "val"
+TRAINED_ON = ("git.commit", "git.dirty", "device", "processes", "host")  # of run.json: the tree and the machine
 TRAINED_BY = ("mlflow_run_id", "input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
 _PROTOCOL = (
     "The image is resized to the input size, aspect not kept; the decoded prediction is resized to its label (class "
@@ -43,7 +46,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     trained = paths.read_json(paths.run_file(name, seed))
     resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
     recipe = run.training
-    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
+    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     network = device.network(build_network(run, info))
     load_weights(network, paths.weights_file(name, seed))
 
@@ -79,7 +82,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "schedule": run.training.model_dump(mode="json"),
         **cost,
         "training_seconds": trained["training_seconds"],
-        **{key: trained[key] for key in TRAINED_BY},
+        **origin(trained),
         "headline": {
             task: {"metric": get_task(task).headline, "higher_is_better": get_task(task).higher_is_better}
             for task in run.tasks
@@ -99,6 +102,17 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         if picture is not None:
             log.artifact(picture, "panels")
         inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))  # the store may have taken its time
+
+
+def origin(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """What a metrics file keeps of run.json, for where the file comes alone, as into a clone: see pipeline/trace.py.
+
+    inputs and packed_from, what training and the data were made from, are lists since `dvc metrics` skips these.
+    """
+    threads = json.loads(trained["inputs"]["param cpu_threads"])
+    inputs, packing = provenance.Inputs(trained["inputs"]), provenance.Inputs(paths.read_json(paths.PACKED_FROM))
+    own = {key: trained[key] for key in (*TRAINED_BY, *TRAINED_ON)}
+    return own | {"cpu_threads": threads, "inputs": inputs.lines, "packed_from": packing.lines}
 
 
 def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:

@@ -1,4 +1,4 @@
-"""`dvc repro` with independent stages side by side, each given a device; DVC runs and records every one of them.
+"""`dvc repro` with independent stages side by side, each with its part of the machine; DVC runs and records each one.
 
 One `dvc repro --single-item` runs at a time for each slot. DVC's own locks keep them apart: the repository's while it
 looks and records, those on paths while a stage runs. What it finds unchanged, it skips. A kill leaves what a kill of
@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import psutil
 
@@ -23,6 +24,7 @@ from pipeline.interruption import STARTER
 from pipeline.launcher import VARIABLE as LAUNCHER
 from pipeline.notices import warn
 from pipeline.params import Params
+from pipeline.workers import VARIABLE as WORKERS
 
 Job = tuple[str, ...]
 """Stages that run one after the other, each needing the one before."""
@@ -34,18 +36,23 @@ _LOOK_SECONDS = 0.1
 _END_SECONDS = 12.0  # for stages to end in: longer than they may take (pipeline/interruption.py)
 GRACE_SECONDS = _END_SECONDS + 2.0
 
+JOB_BYTES = 1_500_000_000  # of memory for one job on a CPU, so that many small ones don't fill it
+
 
 def repro(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
     """Bring everything up to date, with as many stages at a time as there are slots.
 
     slots: the environment of each, such as its device (see `make_slots`). Raises StageError when a stage fails, after
-    those beside it have ended.
+    those beside it have ended. One slot is a plain `dvc repro`, which stops at the first failure.
     """
     if LAUNCHER in os.environ and len(slots) > 1:
         raise ParamsError(
             f"{LAUNCHER} trains one network on several devices, and {len(slots)} jobs train several at once: "
             "unset it, or use `dvc repro`"
         )
+    if len(slots) == 1:
+        _dvc("repro", slot=slots[0])
+        return
     _dvc("repro", "prepare", "selection")
     _side_by_side(_jobs("", params.runs, params), slots)
     if params.runs_from_single_task:
@@ -55,19 +62,43 @@ def repro(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
     _dvc("repro")
 
 
-def make_slots(jobs: int, gpus: int, cores: int) -> list[dict[str, str]]:
+def default_jobs(params: Params, gpus: int, cores: int, free_bytes: int) -> int:
+    """How many jobs at a time use this machine well: one for each GPU; else as many as cores and memory allow.
+
+    Never more than there are trainings. One where PIPELINE_DEVICE names a GPU, or PIPELINE_LAUNCHER has several
+    processes train one network.
+    """
+    device = os.environ.get("PIPELINE_DEVICE")
+    if LAUNCHER in os.environ or device not in (None, "cpu"):
+        return 1
+    trainings = max(len(params.runs), len(params.runs_from_single_task)) * len(params.seeds)
+    fitting = min(cores // _cpu_threads(params, cores), free_bytes // JOB_BYTES)
+    return max(1, min(gpus if gpus and device is None else fitting, trainings))
+
+
+def make_slots(params: Params, jobs: int, gpus: int, cores: int) -> list[dict[str, str]]:
     """What each of `jobs` slots adds to the environment: its GPU, several to one if need be, or its share of cores.
 
-    What the environment says already of either is left alone.
+    What the environment says already is left alone. One slot adds nothing: its stages choose as with `dvc repro`.
+    OMP_NUM_THREADS is `training.cpu_threads`, which torch takes anyhow, for what else may compute; where that is null,
+    an equal share of the cores.
     """
     if jobs < 1:
         raise ParamsError(f"--jobs {jobs}: at least 1")
+    if jobs == 1:
+        return [{}]
     device = os.environ.get("PIPELINE_DEVICE")
+    common = {} if WORKERS in os.environ else {WORKERS: str(max(1, cores // jobs))}
     if gpus and device is None:
-        return [{"PIPELINE_DEVICE": f"cuda:{i % gpus}"} for i in range(jobs)]
-    if device not in (None, "cpu") or "OMP_NUM_THREADS" in os.environ:
-        return [{} for _ in range(jobs)]
-    return [{"OMP_NUM_THREADS": str(max(1, cores // jobs))} for _ in range(jobs)]
+        return [{"PIPELINE_DEVICE": f"cuda:{i % gpus}", **common} for i in range(jobs)]
+    if device in (None, "cpu") and "OMP_NUM_THREADS" not in os.environ:
+        common["OMP_NUM_THREADS"] = str(_cpu_threads(params, max(1, cores // jobs)))
+    return [dict(common) for _ in range(jobs)]
+
+
+def _cpu_threads(params: Params, machine: int) -> int:
+    """The most threads that a run computes with on a CPU, where null stands for `machine`."""
+    return max(params.run(name).training.cpu_threads or machine for name in params.all_runs)
 
 
 def _keys(runs: Mapping[str, object], params: Params) -> Iterator[str]:
@@ -85,9 +116,9 @@ def _jobs(kind: str, runs: Mapping[str, object], params: Params) -> list[Job]:
     return [job for job in jobs if any(stage in changed for stage in job)]
 
 
-def _dvc(*arguments: str) -> None:
+def _dvc(*arguments: str, slot: Mapping[str, str] = MappingProxyType({})) -> None:
     """One DVC command by itself, in this terminal."""
-    code = _end_with_us(subprocess.Popen([*_DVC, *arguments], env=_environment({})))
+    code = _end_with_us(subprocess.Popen([*_DVC, *arguments], env=_environment(slot)))
     if code:
         raise StageError(f"`dvc {' '.join(arguments)}` failed, see above")
 

@@ -102,6 +102,8 @@ class Training(Section):
     gradients are averaged; batch norm and the masked means of the losses then see one part at a time.
     clip_norm: the step's gradient is scaled down to this norm where it is longer.
     hrnet_upsampling, initialization, batch_norm_momentum: see pipeline.nets.build; "released" is None there.
+    cpu_threads: how many torch computes with on a CPU, in training and in scoring; None: as many as it takes by itself.
+    Threads share out sums, so another number rounds otherwise. No matter on a GPU.
     """
 
     backbone: Annotated[str, Field(min_length=1)]
@@ -131,6 +133,7 @@ class Training(Section):
     accumulate: Count = _training["accumulate"]
     clip_norm: Positive | None = _training["clip_norm"]
     deterministic: StrictBool = _training["deterministic"]
+    cpu_threads: Count | None = _training["cpu_threads"]
 
     @field_validator("task_weights")
     @classmethod

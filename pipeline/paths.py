@@ -21,6 +21,7 @@ GRAPH = Path("dvc.yaml")
 
 RAW = Path("data/raw")
 PREPARED = Path("data/prepared")
+PACKED_FROM = Path("data/packed_from.json")  # apart: data that comes out the same from other code is the same data
 MODELS = Path("models")
 DIGESTS = MODELS / "digests"
 STARTS = MODELS / "start"

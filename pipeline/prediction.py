@@ -29,7 +29,7 @@ class Predictor:
     def __init__(self, params: Params, name: str, seed: int):
         self.run, self.info = params.run(name), read_info()
         recipe = self.run.training
-        self._device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
+        self._device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
         self._network = self._device.network(build_network(self.run, self.info)).eval()
         load_weights(self._network, paths.weights_file(name, seed))
 

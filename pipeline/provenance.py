@@ -15,15 +15,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import yaml
 
-from pipeline import paths
+from pipeline import names, paths
 from pipeline.errors import TrainingError
 
+if TYPE_CHECKING:
+    from pipeline.params import Data
+
 _VERSIONS = ("torch", "timm", "numpy", "opencv-python-headless")  # the last resizes images
+_PACKING_VERSIONS = ("numpy", "opencv-python-headless", "scipy")  # the last reads .mat files and thins boundaries
+_BLOCK = 1 << 22
+ABSENT = "absent"
 _SAME_START_SECONDS = 2.0  # psutil derives it from the boot time, which moves when the clock is set
 _WRITTEN_BY_DVC = {"params.yaml", "dvc.lock"}
 
@@ -38,6 +44,16 @@ class Inputs:
     def fingerprint(self) -> str:
         text = json.dumps(self.values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def lines(self) -> list[str]:
+        """`name=value` of each, in a list: `dvc metrics` shows what is in mappings and skips lists."""
+        return [f"{name}={value}" for name, value in self.values.items()]
+
+    @classmethod
+    def parse(cls, lines: Iterable[str]) -> Inputs:
+        """What `lines` gave; no name holds an equals sign."""
+        return cls({name: value for name, _, value in (line.partition("=") for line in lines)})
 
     def differences(self, now: Inputs) -> dict[str, tuple[str | None, str | None]]:
         """{name: (value here, value in `now`)} of all that is not the same, sorted; None where one lacks it."""
@@ -56,14 +72,20 @@ class Inputs:
             )
 
 
-def collect_inputs(stage: str, params: dict[str, Any], data_digest: str, files: Iterable[Path] = ()) -> Inputs:
+def collect_inputs(
+    stage: str,
+    params: dict[str, Any],
+    data_digest: str,
+    files: Iterable[Path] = (),
+    packages: Iterable[str] = _VERSIONS,
+) -> Inputs:
     """Inputs of a DVC stage: the code that dvc.yaml lists for it, `params` as typed, the data's digest, versions.
 
-    files: others that it reads.
+    files: others that it reads. packages: those whose versions count.
     """
     values = {f"file {path}": _sha256(path) for path in (*stage_code(stage), *files)}
     values |= {f"param {name}": json.dumps(value) for name, value in _leaves(params)}
-    values |= {f"version {name}": version(name) for name in _VERSIONS}
+    values |= {f"version {name}": version(name) for name in packages}
     values["data"] = data_digest
     return Inputs(values)
 
@@ -77,6 +99,35 @@ def selection_inputs(select_on: str | None) -> dict[str, str]:
         return {}
     code = {f"file {path}": _sha256(path) for path in stage_code("selection")}
     return {"param select_on": json.dumps(select_on), **code}
+
+
+def packing_inputs(data: Data) -> Inputs:
+    """What decides the bytes of data/prepared: code, params, versions, and the archive or a person's own files.
+
+    Those two are ABSENT where they are not here; so is the section of params for generated rooms where it says nothing.
+    """
+    values = data.model_dump(exclude=set() if data.dataset == "rooms" else {"rooms"})
+    found = collect_inputs("prepare", {"data": values}, "", packages=_PACKING_VERSIONS).values
+    del found["data"]
+    if data.dataset == "folder":
+        found["own data"] = _folder_digest(Path(data.folder))
+    elif data.dataset not in names.WITHOUT_ARCHIVE:
+        source = paths.RAW / "source.json"
+        found["archive"] = paths.read_json(source).get("sha256", ABSENT) if source.exists() else ABSENT
+    return Inputs(found)
+
+
+def _folder_digest(folder: Path) -> str:
+    """sha256 over names and bytes of all files in a folder."""
+    if not folder.is_dir():
+        return ABSENT
+    total = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                total.update(block)
+    return total.hexdigest()
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -102,7 +153,7 @@ def stage_code(stage: str, dvc_yaml: Path = paths.GRAPH) -> list[Path]:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ABSENT
 
 
 def git_state() -> dict[str, str]:
@@ -114,6 +165,22 @@ def git_state() -> dict[str, str]:
     dirty = [line for line in lines if line[3:] not in _WRITTEN_BY_DVC and not line[3:].startswith("reports/")]
     dirty += (_git("ls-files", "--others", "--exclude-standard", "pipeline", "stages") or "").splitlines()
     return {"git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
+
+
+def committed_in(path: Path) -> str | None:
+    """The commit that brought a file to what it is; None outside git, and for a file that is not as committed."""
+    if _git("status", "--porcelain", "--ignored", "--", str(path)) != "":
+        return None
+    return _git("log", "-1", "--format=%H", "--", str(path)) or None
+
+
+def has_commit(commit: str) -> bool:
+    return _git("cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+
+def is_shallow() -> bool:
+    """Whether this is a clone without its history."""
+    return _git("rev-parse", "--is-shallow-repository") == "true"
 
 
 def _git(*arguments: str) -> str | None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline import figures, paths, published
 from pipeline.datasets.store import DatasetInfo, Store, read_info
+from pipeline.device import use_cpu_threads
 from pipeline.evaluate_run import SPLIT, load_predictions, panel_indices
 from pipeline.evaluation import finite_or_none, score_trivial, task_context
 from pipeline.names import SINGLE_TASK
@@ -33,6 +34,7 @@ def write_report(params: Params) -> None:
     delta = paths.read_json(paths.DELTA_JSON)
     shutil.rmtree(paths.FIGURES, ignore_errors=True)
     paths.FIGURES.mkdir(parents=True)
+    use_cpu_threads(params.training.cpu_threads)  # the trivial predictor's sums round as those of the networks' scores
     train, val = (Store(paths.PREPARED / split, tasks) for split in ("train", SPLIT))
     trivial, constants = score_trivial(train, val, tasks, info)
 

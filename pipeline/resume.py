@@ -41,8 +41,9 @@ class Attempt:
     """One process's turn at a training, and what the turns before it left.
 
     training_id: names the training among all. began: when its first attempt began, in seconds since 1970. number:
-    counts attempts from 1. processes: how many work at it together. The rest is of the last checkpoint: the
-    TrainingState, if there is one, all metrics logged so far, and the seconds that the attempts took.
+    counts attempts from 1. processes: how many work at it together; cpu_threads: how many of torch's threads in each.
+    The rest is of the last checkpoint: the TrainingState, if there is one, all metrics logged so far, and the seconds
+    that the attempts took.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Attempt:
     began: float
     number: int
     processes: int = 1
+    cpu_threads: int = 1
     state: dict[str, Any] | None = None
     points: list[Point] = field(default_factory=list)
     seconds: float = 0.0
@@ -128,6 +130,7 @@ def _next_attempt(folder: Path) -> Attempt:
         partial.unlink()
     known = _read_record(folder) or {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
     known |= {"number": known["number"] + 1, "processes": distributed.count()}
+    known["cpu_threads"] = torch.get_num_threads()
     try:
         paths.write_json(folder / _RECORD, known)
     except OSError as error:
@@ -154,6 +157,11 @@ def _remove_abandoned(own: Path) -> None:
 def processes(key: str) -> int:
     """How many processes last worked at a training."""
     return (_read_record(paths.training_folder(key)) or {}).get("processes", 1)
+
+
+def cpu_threads(key: str) -> int:
+    """How many threads torch had in each of them."""
+    return (_read_record(paths.training_folder(key)) or {}).get("cpu_threads", 1)
 
 
 def forget(key: str) -> None:

@@ -2,10 +2,14 @@
 
 What is compared are the inputs of training: its code as dvc.yaml lists it, params, the prepared data, versions, device.
 Whether `evaluate` would score the same weights again is DVC's to say: `dvc status`.
+
+A metrics file alone, as git brings it into a clone, says all of that too. Without data/prepared, what would be packed
+is compared instead: code, params, versions and archive then and now.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,13 +20,14 @@ import yaml
 from pipeline import paths
 from pipeline.changed_sources import changed_archive
 from pipeline.checkpoint import weights_digest
-from pipeline.datasets.store import read_info
+from pipeline.datasets import get_dataset
+from pipeline.datasets.store import DatasetInfo, read_info
 from pipeline.device import choose_device
 from pipeline.errors import DataError
-from pipeline.evaluate_run import TRAINED_BY
+from pipeline.evaluate_run import TRAINED_BY, TRAINED_ON
 from pipeline.params import Params
 from pipeline.params_problems import read_yaml
-from pipeline.provenance import Inputs
+from pipeline.provenance import ABSENT, Inputs, committed_in, has_commit, is_shallow, packing_inputs
 from pipeline.tracked import TrackedRun, find_run, run_record
 from pipeline.train_run import training_inputs
 
@@ -34,6 +39,7 @@ _RECORDED = (
     "git.commit", "git.dirty", "dvc.stage", "dvc.experiment", "started", "seconds", "training_seconds", "resumed",
     "device", "host",
 )  # fmt: skip
+_START = "param start."
 
 
 @dataclass
@@ -41,8 +47,9 @@ class Trace:
     """One trained network, wherever it left something.
 
     metrics_file, model: paths, None where they are missing or belong to another training. mlflow: id, name, experiment,
-    status and restored_from. recorded: git commit, DVC stage and experiment, durations, hardware. mismatches: what does
-    not belong together. differences: inputs that are others now, {name: (recorded, now)}. notes: what else to know.
+    status and restored_from. recorded: git commit (`committed in`: the one that brought the metrics file), DVC stage
+    and experiment, durations, hardware. mismatches: what does not belong together. differences: inputs that are
+    others now, {name: (recorded, now)}. notes: what else to know.
     """
 
     run: str
@@ -77,35 +84,42 @@ def trace(params: Params, what: str) -> Trace:
     raise DataError(f"can't trace {what!r}: there is no such result; allowed: {ACCEPTED}")
 
 
-def _of_model(params: Params, folder: Path) -> Trace:
+def _of_model(params: Params, folder: Path, scored: dict[str, Any] | None = None) -> Trace:
     record = _complete(folder / "run.json", "inputs", "weights_sha256")
     found = Trace(record["run"], record["seed"])
     _add_model(found, folder, record)
     _add_metrics(found, record)
     _add_mlflow(found, find_run(record["mlflow_run_id"]), record["mlflow_run_id"])
-    _compare(found, params, record)
+    _compare(found, params, record, scored)
     return found
 
 
 def _of_metrics(params: Params, path: Path) -> Trace:
-    scored = _complete(path, *TRAINED_BY)
+    scored = _complete(path, *TRAINED_BY, *TRAINED_ON, "inputs", "packed_from")
+    scored |= {key: Inputs.parse(scored[key]).values for key in ("inputs", "packed_from")}
+    found = _of_scored(params, path, scored)
+    _add_commits(found, path, scored["git.commit"])
+    return found
+
+
+def _of_scored(params: Params, path: Path, scored: dict[str, Any]) -> Trace:
     folder = paths.model_dir(scored["run"], scored["seed"])
     record = _complete(folder / "run.json", "inputs", "weights_sha256") if (folder / "run.json").exists() else None
     if record and not _same_training(scored, record):
-        found = _of_mlflow(params, scored["mlflow_run_id"], Trace(scored["run"], scored["seed"], str(path)))
+        found = _of_mlflow(params, scored["mlflow_run_id"], Trace(scored["run"], scored["seed"], str(path)), scored)
         found.mismatches.append(f"{path} was made from other weights than those in {folder}")
         return found
     if record is None:
         found = Trace(scored["run"], scored["seed"], str(path))
         found.notes.append(f"{folder} is missing: `dvc pull` or `dvc repro` brings it")
-        return _of_mlflow(params, scored["mlflow_run_id"], found)
-    found = _of_model(params, folder)
+        return _of_mlflow(params, scored["mlflow_run_id"], found, scored)
+    found = _of_model(params, folder, scored)
     found.metrics_file = str(path)
     return found
 
 
-def _of_mlflow(params: Params, run_id: str, found: Trace | None = None) -> Trace:
-    """Begin at a run of MLflow; `found`: of a metrics file without the model that it scored."""
+def _of_mlflow(params: Params, run_id: str, found: Trace | None = None, scored: dict[str, Any] | None = None) -> Trace:
+    """Begin at a run of MLflow; `found` and `scored`: of a metrics file, without the model that it scored."""
     tracked = find_run(run_id)
     ids = {run_id, tracked.restored_from if tracked else None}
     if found is None:
@@ -121,14 +135,14 @@ def _of_mlflow(params: Params, run_id: str, found: Trace | None = None) -> Trace
     folder = paths.model_dir(found.run, found.seed)
     if folder.exists() and not found.metrics_file:
         found.notes.append(f"{folder} is of another training than this MLflow run")
-    record = run_record(tracked) if tracked else None
+    record = (run_record(tracked) if tracked else None) or scored
     if record is None:
         found.mismatches.append("what it was made from is not known: neither its model nor its run.json is to be had")
         if tracked:
             found.recorded = {key: tracked.tags[key] for key in _RECORDED if key in tracked.tags}
     else:
         found.recorded = {key: record[key] for key in _RECORDED if key in record}
-        _compare(found, params, record)
+        _compare(found, params, record, scored)
     return found
 
 
@@ -183,23 +197,86 @@ def _add_mlflow(found: Trace, tracked: TrackedRun | None, run_id: str) -> None:
     found.mlflow = {key: getattr(tracked, key) for key in ("id", "name", "experiment", "status", "restored_from")}
 
 
-def _compare(found: Trace, params: Params, record: dict[str, Any]) -> None:
-    """What the same training would be made from now, against what it was."""
+def _add_commits(found: Trace, path: Path, trained_at: str) -> None:
+    """The commit that brought the metrics file here, and what keeps it or that of the tree that trained from view."""
+    if commit := committed_in(path):
+        found.recorded = {"committed in": commit} | found.recorded
+    if found.model or found.mlflow:
+        return  # a result that was made here
+    if commit is None:
+        found.notes.append(f"{path} is not in git as it is here")
+    if is_shallow():
+        found.notes.append("this clone lacks its history, so `committed in` may be wrong: `git fetch --unshallow`")
+    elif trained_at != "none" and not has_commit(trained_at):
+        found.notes.append(f"this repository lacks the commit that trained, {trained_at}: `git fetch` may bring it")
+
+
+def _compare(found: Trace, params: Params, record: dict[str, Any], scored: dict[str, Any] | None) -> None:
+    """What the same training would be made from now, against what it was.
+
+    scored: of a metrics file, which lets data that is not here be compared by what it was packed from.
+    Raises DataError where there is neither.
+    """
     if found.run not in params.all_runs:
         found.mismatches.append(f"run {found.run} is no longer in {paths.PARAMS}")
         return
     if found.seed not in params.seeds:
         found.mismatches.append(f"seed {found.seed} is no longer in {paths.PARAMS}: seeds")
     recipe = params.run(found.run).training
-    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
+    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     processes = record["processes"]  # how many there would be now, is said when they are started
     if processes > 1:
         found.notes.append(f"{processes} processes trained it: PIPELINE_LAUNCHER is to start as many")
-    now = training_inputs(params, found.run, found.seed, read_info(), device, processes)
-    found.differences = Inputs(record["inputs"]).differences(now)
-    if _data_is_stale():
+    trained = Inputs(record["inputs"])
+    packed = scored is None or (paths.PREPARED / "dataset.json").exists()
+    info = read_info() if packed else DatasetInfo("", (), {}, 0.0, {}, trained.values["data"])
+    start = _recorded_start(found, params, trained)
+    now = training_inputs(params, found.run, found.seed, info, device, processes, start)
+    found.differences = trained.differences(now)
+    if not packed:
+        _compare_packing(found, params, Inputs(scored["packed_from"]))
+    elif _data_is_stale():
         found.mismatches.append(f"{paths.PREPARED} was packed with other params: data; run `dvc repro prepare`")
     found.mismatches += changed_archive(params)
+
+
+def _recorded_start(found: Trace, params: Params, trained: Inputs) -> dict[str, dict[str, str]] | None:
+    """{task: {run, sha256}} that a run was started from, where the file that names them now is not here; else None."""
+    if not params.run(found.run).from_single_task or paths.start_file(found.run, found.seed).exists():
+        return None
+    start: dict[str, dict[str, str]] = {}
+    for name, value in trained.values.items():
+        if name.startswith(_START):
+            task, key = name.removeprefix(_START).split(".")
+            start.setdefault(task, {})[key] = json.loads(value)
+    for source in start.values():
+        path = paths.metrics_file(source["run"], found.seed)
+        if not path.exists() or paths.read_json(path).get("weights_sha256") != source["sha256"]:
+            found.mismatches.append(f"it started from other weights of {source['run']} than those that {path} is of")
+    origins = ", ".join(str(paths.metrics_file(source["run"], found.seed)) for source in start.values())
+    found.notes.append(f"it started from trained networks: trace theirs too ({origins})")
+    return start
+
+
+def _compare_packing(found: Trace, params: Params, packed_from: Inputs) -> None:
+    """What would be packed here now, against what the data of a training was packed from."""
+    now = packing_inputs(params.data)
+    here = {name: value for name, value in now.values.items() if value != ABSENT}
+    absent = now.values.keys() - here.keys()
+    if "archive" in absent and params.data.archive is None:
+        declared = get_dataset(params.data.dataset).archive.sha256
+        if declared is not None:  # then `download` takes no other
+            here["archive"] = declared
+            absent.remove("archive")
+    known = {name: value for name, value in packed_from.values.items() if name not in absent}
+    for name, pair in Inputs(known).differences(Inputs(here)).items():
+        if found.differences.get(name) != pair:
+            found.differences[f"data: {name}"] = pair
+    found.notes += [f"{name} is not here, so it was not compared: {packed_from.values.get(name)}" for name in absent]
+    found.notes.append(
+        f"{paths.PREPARED} is missing: code, params and versions that pack it were compared, not its bytes "
+        "(`dvc pull` or `dvc repro prepare` brings it)"
+    )
 
 
 def _data_is_stale() -> bool:

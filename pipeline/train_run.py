@@ -47,7 +47,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
     """
     run, info = params.run(name), read_info()
     recipe = run.training
-    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
+    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     with distributed.joined(device.torch_device):
         teacher = _Teacher(params, run, seed, info, device)
         if distributed.is_first():
@@ -157,12 +157,24 @@ def _follow(teacher: _Teacher) -> None:
 
 
 def training_inputs(
-    params: Params, name: str, seed: int, info: DatasetInfo, device: Device, processes: int = 1
+    params: Params,
+    name: str,
+    seed: int,
+    info: DatasetInfo,
+    device: Device,
+    processes: int = 1,
+    start: dict[str, dict[str, str]] | None = None,
 ) -> provenance.Inputs:
-    """All that decides the result, and the hardware and precision, which a training is not to change on its way."""
+    """All that decides the result, and the hardware and precision, which a training is not to change on its way.
+
+    start: the trained networks that the run starts from, where they are known otherwise than from their file.
+    """
     run = params.run(name)
-    values = run.model_dump() | {"seed": seed, "select_on": params.evaluation.select_on, "start": _start(run, seed)}
+    start = _start(run, seed) if start is None else start
+    values = run.model_dump(exclude={"training": {"cpu_threads"}})
+    values |= {"seed": seed, "select_on": params.evaluation.select_on, "start": start}
     values |= {"device": device.torch_device.type, "dtype": str(device.dtype)}
+    values["cpu_threads"] = device.cpu_threads  # those in force, which null leaves to the machine
     values["processes"] = processes
     pretrained = run.training.pretrained
     files = [Path(pretrained)] if isinstance(pretrained, str) else []

@@ -80,9 +80,18 @@ def baseline_warnings(run: ResolvedRun, task: str, runs: list[ResolvedRun], allo
         yield f"{run.key}: no single-task run of {task}, so no multi-task performance (Δm)"
         return
     found = {other.name: recipe_differences(run, other, allowed) for other in baselines}
-    if all(found.values()):
+    fair = [other for other in baselines if not found[other.name]]
+    ours = run.training.cpu_threads
+    if fair and all(other.training.cpu_threads != ours for other in fair):
+        pair = f"{_or_null(ours)} against {_or_null(fair[0].training.cpu_threads)} in {fair[0].name}"
+        yield f"{run.key}: cpu_threads {pair}: on a CPU sums round otherwise, and scores differ as by seed"
+    if not fair:
         told = "; ".join(f"{name}: {', '.join(differences)}" for name, differences in found.items())
         yield f"{run.key}: compare will refuse every {task} baseline: {told}"
+
+
+def _or_null(value: int | None) -> str:
+    return "null" if value is None else str(value)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Bring everything up to date with several stages side by side: python -m stages.parallel [--jobs N].
 
 Does what `dvc repro` does. Independent trainings and evaluations run N at a time: on the CUDA devices in turn, several
-on one if N is more than there are, or on equal shares of the cores. Ctrl-C or a kill ends them all; each goes on later
-from its last checkpoint.
+on one if N is more than there are, or on equal shares of the cores. Without N: one for each CUDA device; where there is
+none, as many as `training.cpu_threads` and free memory allow. Ctrl-C or a kill ends them all; each goes on later from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ def main(params: Params, jobs: int | None) -> None:
     import torch
 
     from pipeline.changed_sources import refuse_unseen
-    from pipeline.parallel import make_slots, repro
+    from pipeline.parallel import default_jobs, make_slots, repro
+    from pipeline.workers import cores
 
     refuse_unseen(params)
-    gpus = torch.cuda.device_count()
-    repro(params, make_slots(max(1, gpus) if jobs is None else jobs, gpus, psutil.cpu_count() or 1))
+    gpus, available = torch.cuda.device_count(), psutil.virtual_memory().available
+    if jobs is None:
+        jobs = default_jobs(params, gpus, cores(), available)
+    repro(params, make_slots(params, jobs, gpus, cores()))
 
 
 if __name__ == "__main__":
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--jobs", type=int, help="how many at a time; default: one for each CUDA device")
+    command.add_argument("--jobs", type=int, help="how many at a time; default: what the machine can do")
     run_stage(main, parser=command, grace_seconds=GRACE_SECONDS)

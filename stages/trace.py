@@ -1,7 +1,8 @@
 """Follow a result to all that belongs to it: python -m stages.trace <metrics file | model folder | MLflow run id>.
 
 Finds the metrics file, the model and the MLflow run of one training, when and on what it was done, and says whether the
-working tree, as it is, would train the same again. What differs is listed: recorded value -> value now.
+working tree, as it is, would train the same again. What differs is listed: recorded value -> value now. In a fresh
+clone a committed metrics file is enough: it leads to the commits that trained and recorded it.
 
 exit code: 0 when it would, 1 when something differs, 2 when it can't be told.
 """
@@ -59,7 +60,8 @@ def lines(found: Trace) -> Iterator[str]:
 def _told(name: str, value: str | None) -> str:
     if value is None:
         return "(none)"
-    return value[:_SHORT] if name.startswith("file ") or name == "data" else value
+    name = name.removeprefix("data: ")
+    return value[:_SHORT] if name.startswith("file ") or name in ("data", "archive", "own data") else value
 
 
 def parser() -> argparse.ArgumentParser:

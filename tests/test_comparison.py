@@ -61,6 +61,7 @@ def result(params: Params, run: str, seed: int) -> dict:
         "split": "val",
         "schedule": declared.training.model_dump(mode="json"),
         "starts_from": {},
+        "cpu_threads": 1,
         "parameters": 1000,
         "macs": 2000,
         "activation_bytes": 4000,

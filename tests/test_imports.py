@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "pipeline.interruption": ("pipeline.notices",),
     "pipeline.outbox": ("pipeline.errors", "pipeline.notices"),
     "pipeline.metrics": ("pipeline.errors", "pipeline.workers"),
-    "pipeline.workers": (),
+    "pipeline.workers": ("pipeline.errors",),
     "pipeline.metrics.delta": (),
     "pipeline.distributed": (),
     "pipeline.sync_batch_norm": ("pipeline.errors", "pipeline.distributed"),

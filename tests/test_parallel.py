@@ -6,8 +6,11 @@ import time
 import pytest
 import yaml
 
+from pipeline import workers
 from pipeline.errors import ParamsError
-from pipeline.parallel import make_slots
+from pipeline.parallel import WORKERS, default_jobs, make_slots
+from pipeline.params import parse_params
+from pipeline.workers import cores, worker_count
 from tests import soak
 from tests.project import Project
 
@@ -81,23 +84,94 @@ def test_two_processes_train_one_network_by_torchrun(project):
 
 
 @pytest.mark.parametrize(
-    ("environment", "jobs", "gpus", "slots"),
+    ("environment", "threads", "jobs", "gpus", "slots"),
     [
-        ({}, 3, 2, [{"PIPELINE_DEVICE": "cuda:0"}, {"PIPELINE_DEVICE": "cuda:1"}, {"PIPELINE_DEVICE": "cuda:0"}]),
-        ({}, 3, 0, 3 * [{"OMP_NUM_THREADS": "2"}]),
-        ({}, 16, 0, 16 * [{"OMP_NUM_THREADS": "1"}]),
-        ({"OMP_NUM_THREADS": "4"}, 2, 0, [{}, {}]),
-        ({"PIPELINE_DEVICE": "cuda:1"}, 2, 4, [{}, {}]),
-        ({"PIPELINE_DEVICE": "cpu"}, 2, 4, 2 * [{"OMP_NUM_THREADS": "4"}]),
-        ({"PIPELINE_DEVICE": "cpu", "OMP_NUM_THREADS": "3"}, 2, 4, [{}, {}]),
-        ({"OMP_NUM_THREADS": "4"}, 1, 1, [{"PIPELINE_DEVICE": "cuda:0"}]),
+        ({}, None, 3, 2, ["cuda:0 2", "cuda:1 2", "cuda:0 2"]),
+        ({}, None, 3, 0, 3 * ["OMP 2 2"]),
+        ({}, None, 16, 0, 16 * ["OMP 1 1"]),
+        ({}, 1, 4, 0, 4 * ["OMP 1 2"]),
+        ({}, 3, 4, 0, 4 * ["OMP 3 2"]),
+        ({"OMP_NUM_THREADS": "4"}, None, 2, 0, 2 * ["4"]),
+        ({"PIPELINE_DEVICE": "cuda:1"}, None, 2, 4, 2 * ["4"]),
+        ({"PIPELINE_DEVICE": "cpu"}, None, 2, 4, 2 * ["OMP 4 4"]),
+        ({"PIPELINE_DEVICE": "cpu", "OMP_NUM_THREADS": "3", "PIPELINE_WORKERS": "1"}, 1, 2, 4, 2 * [""]),
+        ({"PIPELINE_LAUNCHER": "torchrun"}, None, 1, 4, [""]),
     ],
 )
-def test_slots_share_out_what_there_is(monkeypatch, environment, jobs, gpus, slots):
+def test_slots_share_out_what_there_is(monkeypatch, environment, threads, jobs, gpus, slots):
+    """slots: the device or OMP_NUM_THREADS of each, and its PIPELINE_WORKERS."""
+    told = []
     monkeypatch.setattr(os, "environ", environment)
-    assert make_slots(jobs, gpus, 8) == slots
+    for slot in make_slots(params_with(threads), jobs, gpus, 8):
+        device, omp, workers = (slot.pop(name, "") for name in ("PIPELINE_DEVICE", "OMP_NUM_THREADS", WORKERS))
+        told.append(" ".join(filter(None, [device, omp and f"OMP {omp}", workers])))
+        assert not slot
+    assert told == slots
+
+
+def params_with(threads, **run):
+    return parse_params(
+        {
+            "data": {"dataset": "rooms", "tasks": ["depth"]},
+            "training": {
+                "backbone": "none", "input_size": [32, 32], "batch_size": 4, "epochs": 1, "lr": 1,
+                "cpu_threads": threads,
+            },
+            "seeds": [0, 1],
+            "runs": {name: {"architecture": "single_task", "tasks": ["depth"]} for name in ("a", "b", "c")}
+            | {"d": {"architecture": "single_task", "tasks": ["depth"], "training": run}},
+        }
+    )  # fmt: skip
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads", "own", "gpus", "cores", "memory", "jobs"),
+    [
+        ({}, 1, 1, 0, 2, 64 * GB, 2),
+        ({}, 1, 1, 0, 64, 64 * GB, 8),  # trainings
+        ({}, 1, 1, 0, 64, 5 * GB, 3),
+        ({}, 1, 1, 0, 64, GB, 1),
+        ({}, 1, 3, 0, 8, 64 * GB, 2),  # the widest run counts
+        ({}, 4, 1, 0, 2, 64 * GB, 1),
+        ({}, None, None, 0, 8, 64 * GB, 1),
+        ({}, None, 1, 0, 8, 64 * GB, 1),
+        ({}, 1, 1, 2, 64, 64 * GB, 2),
+        ({"PIPELINE_DEVICE": "cpu"}, 1, 1, 2, 4, 64 * GB, 4),
+        ({"PIPELINE_DEVICE": "cuda:1"}, 1, 1, 4, 64, 64 * GB, 1),
+        ({"PIPELINE_LAUNCHER": "torchrun"}, 1, 1, 4, 64, 64 * GB, 1),
+    ],
+)
+def test_as_many_jobs_as_the_machine_can_do(monkeypatch, environment, threads, own, gpus, cores, memory, jobs):
+    monkeypatch.setattr(os, "environ", environment)
+    assert default_jobs(params_with(threads, cpu_threads=own), gpus, cores, memory) == jobs
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [({}, cores()), ({"PIPELINE_WORKERS": "3"}, 3), ({"LOCAL_WORLD_SIZE": "64"}, 1)],
+)
+def test_stages_side_by_side_share_out_workers_too(monkeypatch, environment, count):
+    monkeypatch.setattr(os, "environ", environment)
+    assert worker_count() == count
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "all"])
+def test_a_share_of_workers_that_is_no_number_is_refused(monkeypatch, count):
+    monkeypatch.setenv("PIPELINE_WORKERS", count)
+    with pytest.raises(ParamsError, match=f"PIPELINE_WORKERS={count}: must be a number of processes, 1 or more; unset"):
+        worker_count()
+
+
+@pytest.mark.parametrize(("quota", "most"), [("max 100000", 10**6), ("100000 100000", 1), ("50000 100000", 1)])
+def test_a_containers_quota_counts(monkeypatch, tmp_path, quota, most):
+    monkeypatch.setattr(workers, "_QUOTA", tmp_path / "cpu.max")
+    (tmp_path / "cpu.max").write_text(quota)
+    assert cores() == min(len(os.sched_getaffinity(0)), most)
 
 
 def test_no_jobs_at_all_are_refused():
     with pytest.raises(ParamsError, match="--jobs 0: at least 1"):
-        make_slots(0, 0, 8)
+        make_slots(params_with(1), 0, 0, 8)

@@ -69,7 +69,7 @@ def make_store(folder: Path, count: int = 10, holes: bool = False) -> Store:
 def run_training(store, run, seed=0, network=None, validate=None, log=None, **options):
     """Train, and return the network, the history and, unless `log` takes them, all calls of the log."""
     torch.manual_seed(seed)
-    device = choose_device("float32", True, run.training.deterministic)
+    device = choose_device("float32", True, run.training.deterministic, run.training.cpu_threads)
     network = device.network(network or Tiny())
     share = Share(distributed.rank(), distributed.count(), run.training.accumulate)
     recipe = run.training

@@ -15,9 +15,9 @@ from torch import nn
 from pipeline import distributed, paths, resume, tracking
 from pipeline.datasets.store import read_info
 from pipeline.device import choose_device
-from pipeline.evaluate_run import TRAINED_BY
+from pipeline.evaluate_run import origin
 from pipeline.params import load_params
-from pipeline.provenance import git_state
+from pipeline.provenance import git_state, packing_inputs
 from pipeline.train_run import training_inputs, training_key
 from pipeline.training_outs import training_record, write_outs
 from pipeline.training_state import EpochRecord
@@ -60,12 +60,13 @@ def make_project(folder: Path) -> None:
     shutil.copy(CODE / "dvc.yaml", folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     paths.write_json(folder / "data/prepared/dataset.json", INFO)
+    paths.write_json(folder / paths.PACKED_FROM, packing_inputs(load_params().data).values)
 
 
 def make_result(name: str = "pair", seed: int = 0) -> dict:
     """What `train` and `evaluate` leave of a run, in the working folder and in MLflow; returns run.json."""
     params = load_params()
-    run, info, device = params.run(name), read_info(), choose_device("float32", True)
+    run, info, device = params.run(name), read_info(), choose_device("float32", True, cpu_threads=1)
     inputs = training_inputs(params, name, seed, info, device, distributed.count())
     experiment = tracking.connect(params.experiment)
     history = [EpochRecord(1, 1e-3, {"loss/depth": 1.0}, 2.0, {"depth": {"rmse": 1.0}})]
@@ -83,5 +84,5 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
 
 def score(record: dict) -> None:
     """The metrics file of a model, as far as its origin goes."""
-    content = {"run": record["run"], "seed": record["seed"], **{key: record[key] for key in TRAINED_BY}}
+    content = {"run": record["run"], "seed": record["seed"], **origin(record)}
     paths.write_json(paths.metrics_file(record["run"], record["seed"]), content)

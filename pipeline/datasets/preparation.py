@@ -25,7 +25,7 @@ from pipeline.datasets.spec import Dataset
 from pipeline.datasets.store import DatasetInfo, check_sample, digest, replace_folder, write_info, write_split
 from pipeline.errors import DataError
 from pipeline.params import Data
-from pipeline.workers import end_with_parent
+from pipeline.workers import end_with_parent, worker_count
 
 _CHUNK = 8
 _SHOWN = 5  # broken samples that a message names
@@ -171,7 +171,7 @@ class _Checked:
 
 def _read_all(read, ids: Sequence[str], workers: int | None, split: str) -> Iterator[Sample | Broken]:
     """Samples in the order of `ids`, read ahead by worker processes but never more than a few chunks."""
-    workers = workers or os.cpu_count() or 1
+    workers = workers or worker_count()
     with tqdm(total=len(ids), desc=f"prepare {split}", unit="sample", disable=None) as progress:
         if workers == 1 or len(ids) <= _CHUNK:
             for sample_id in ids:

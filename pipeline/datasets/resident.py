@@ -5,7 +5,6 @@ Decoded and resized once, then gathered by index: no step waits for a file, a co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +13,7 @@ import torch
 
 from pipeline.datasets.loading import Batch, EpochSampler, ResizedSplit, Share, TrainingBatches, to_device
 from pipeline.datasets.store import Store
+from pipeline.workers import worker_count
 
 _SHARE = 0.25  # of the memory that is free: the rest is the network's
 
@@ -64,7 +64,7 @@ def load_split(store: Store, size: tuple[int, int], device: torch.device) -> Bat
         for whole, one in zip(split.tensors(), samples[i].tensors(), strict=True):
             whole[i].copy_(one)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, worker_count())) as pool:
         list(pool.map(place, range(len(samples))))
     return split
 

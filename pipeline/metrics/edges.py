@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.metrics.base import Metric, binary_label
 from pipeline.metrics.boundaries import NMS_SIGMA, THRESHOLDS, BoundaryCounts, count_boundaries
-from pipeline.workers import end_with_parent
+from pipeline.workers import end_with_parent, worker_count
 
 
 class EdgeMetric(Metric):
@@ -106,7 +106,7 @@ class EdgeMetric(Metric):
         }
 
 
-_WORKERS = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # torchrun's
+_WORKERS = worker_count()
 _AHEAD = 8  # images a worker that may wait: enough to keep all busy, few enough for memory
 
 
