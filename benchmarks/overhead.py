@@ -110,7 +110,7 @@ def bare_seconds(steps: int) -> float:
     device = choose_device(recipe.precision, recipe.channels_last)
     torch.manual_seed(0)
     network = device.network(build_network(run, read_info())).train()
-    optimizer, balance = make_optimizer(network, recipe, device), FixedWeights(recipe.task_weights)
+    optimizer, balance = make_optimizer(network, recipe, device), FixedWeights(run.loss_weights)
     store = Store(paths.PREPARED / "train", run.all_tasks).labelled()
     batches = list(training_batches(store, recipe.input_size, recipe.batch_size, 0, device.torch_device).epoch(0))
     images = [device.image(batch.image, NORMALIZATIONS[recipe.normalization]) for batch in batches]

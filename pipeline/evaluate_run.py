@@ -79,7 +79,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "weights": trained["weights"],
         "starts_from": {task: source["run"] for task, source in trained["starts_from"].items()},
         "protocol": {"all": _PROTOCOL, **scorer.protocol},
-        "schedule": run.training.model_dump(mode="json"),
+        "schedule": run.training.model_dump(mode="json") | {"task_weights": run.loss_weights},
         **cost,
         "training_seconds": trained["training_seconds"],
         **origin(trained),

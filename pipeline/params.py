@@ -195,6 +195,17 @@ class ResolvedRun(Section):
         return self.tasks + self.auxiliary_tasks
 
     @property
+    def loss_weights(self) -> dict[str, float]:
+        """{task: weight of its loss} of all tasks. One alone has weight 1, whatever `training.task_weights` says.
+
+        The weights of a multi-task recipe balance losses against each other; a single task has none to balance, and
+        with SGD its weight would be a factor of the learning rate. The published single-task recipes have none.
+        """
+        if len(self.all_tasks) == 1:
+            return dict.fromkeys(self.all_tasks, 1.0)
+        return {task: self.training.task_weights[task] for task in self.all_tasks}
+
+    @property
     def key(self) -> str:
         """Where it stands in params.yaml."""
         return f"runs_from_single_task.{self.name}" if self.from_single_task else f"runs.{self.name}"
@@ -238,7 +249,7 @@ class Params(Section):
         for section in set(names.DATASETS) - {self.data.dataset}:
             data.pop(section, None)
         training = run.training.model_dump()
-        training["task_weights"] = {task: training["task_weights"][task] for task in run.all_tasks}
+        training["task_weights"] = run.loss_weights
         tree = {"data": data, "training": training, "evaluation": self.evaluation.model_dump(exclude_none=True)}
         return _flatten(run.model_dump(exclude={"training", "name"})) | _flatten(tree)
 

@@ -48,6 +48,9 @@ def _run_problems(run: Run, packed: tuple[str, ...]) -> list[tuple[str, str]]:
     if count < fewest or (most is not None and count > most):
         allowed = f"exactly {fewest}" if most == fewest else f"{fewest} or more"
         problems.append(("tasks", f"{run.architecture} takes {allowed}, auxiliary ones too; got {count}"))
+    elif count == 1 and "task_weights" in run.training:
+        text = f"{run.tasks[0]} alone has no other loss to balance, so its weight is 1; remove it (lr scales its steps)"
+        problems.append(("training.task_weights", text))
 
     known = names.ARCHITECTURE_OPTIONS[run.architecture]
     for option, value in run.options.items():

@@ -42,7 +42,7 @@ class Step:
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, run: ResolvedRun, device: Device):
         self._network, self._optimizer, self._recipe = network, optimizer, run.training
-        self._balance = FixedWeights(run.training.task_weights)
+        self._balance = FixedWeights(run.loss_weights)
         self._losses: nn.Module = _Losses(network, run, device)
         if distributed.count() > 1:
             synchronise_batch_norm(network, device.torch_device)

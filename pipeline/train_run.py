@@ -202,7 +202,12 @@ def make_augmenter(run: ResolvedRun) -> Augmenter:
 
 
 def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
-    """What teaches, and what is scored meanwhile: the val split, only to be watched, or a tenth kept out of train."""
+    """What teaches, and what is scored meanwhile: the val split, only to be watched, or a tenth kept out of train.
+
+    Images without a valid pixel for any of the run's tasks are left out: human parts alone are trained on images with
+    people, since PASCAL-Context has no label where nobody is (the published rule). Where a dataset does say that
+    nobody is there, a label of nothing but background, the image stays, though scoring skips it.
+    """
     train_split = Store(paths.PREPARED / "train", run.all_tasks).labelled()
     if not len(train_split):
         raise DataError(f"run {run.name}: no training sample has a valid pixel for {', '.join(run.all_tasks)}")

@@ -82,6 +82,25 @@ def test_flat_is_scalars_under_dotted_keys(raw):
     assert flat["data.rooms.seed"] == 0
 
 
+def test_one_task_alone_has_weight_1_and_several_those_of_the_recipe(raw):
+    params = parse_params(raw)
+    assert params.training.task_weights["depth"] == 2.0
+    assert params.run("depth").loss_weights == {"depth": 1.0}
+    assert params.run("both").loss_weights == {"semseg": 3.0, "depth": 2.0, "edge": 1.0}
+    assert params.flat("depth")["training.task_weights.depth"] == 1.0
+    put(raw, "training.task_weights", {"depth": 7.0})
+    assert parse_params(raw).run("depth").loss_weights == {"depth": 1.0}
+    assert parse_params(raw).run("both").loss_weights["depth"] == 7.0
+
+
+def test_a_weight_that_would_be_ignored_is_refused(raw):
+    put(raw, "runs.depth.training", {"task_weights": {"depth": 5.0}})
+    assert message(raw).startswith(
+        "params.yaml: runs.depth.training.task_weights: depth alone has no other loss to balance, so its weight is 1; "
+        "remove it"
+    )
+
+
 def test_flat_leaves_other_datasets_out(raw):
     put(raw, "data", {"dataset": "ccp", "tasks": ["sal"]})
     raw["runs"] = {"sal": {"architecture": "single_task", "tasks": ["sal"]}}

@@ -3,13 +3,16 @@
 Stages run in this process, in the graph's order; that DVC runs them so is in test_pipeline.py.
 """
 
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from archive_site import serve
+from mlflow import MlflowClient
 from pascal_archive import entries, pascal_tgz
 
 import stages.compare
@@ -19,8 +22,15 @@ import stages.prepare
 import stages.report
 import stages.train
 from pipeline import evaluate_run
-from pipeline.datasets.store import Store
+from pipeline.datasets.loading import TrainingBatches
+from pipeline.datasets.store import Store, read_info
+from pipeline.device import choose_device
+from pipeline.network import build_network
+from pipeline.params import parse_params
+from pipeline.train_run import _stores, make_augmenter
+from pipeline.training import train
 from stages._entry import run_stage
+from tests.plain_losses import plain_loss
 
 TRAIN, VAL = 8, 4
 SMALL = {"epochs": 1, "batch_size": 4}
@@ -73,6 +83,75 @@ def test_the_dropped_download_was_resumed_twice(done):
     assert [asked_for for _, asked_for in asked] == [None, f"bytes={size // 3}-", f"bytes={size // 3 * 2}-"]
     source = json.loads((folder / "data/raw/source.json").read_text())
     assert source["size"] == size and source["published"] is False
+
+
+SINGLE = ("semseg", "human_parts", "sal", "normals", "edge")
+
+
+class Recorded:
+    """An augmenter that keeps what it hands out."""
+
+    def __init__(self, augmenter):
+        self._augmenter, self.batches, self.draw = augmenter, [], augmenter.draw
+
+    def __call__(self, batch, drawn):
+        self.batches.append(self._augmenter(batch, drawn))
+        return self.batches[-1].map(torch.clone)
+
+
+@pytest.mark.parametrize("task", SINGLE)
+def test_the_first_update_of_a_single_task_is_that_of_an_unweighted_loss(done, root, task):
+    """With the profile's own optimiser, schedule and augmentation; the expected one is worked out in plain torch."""
+    folder, raw, _ = done
+    run = parse_params(raw).run(task)
+    recipe = run.training
+    assert recipe.task_weights[task] != 1 or task == "semseg", "or nothing would be shown"
+    store = Store(folder / "data/prepared/train", (task,)).labelled().select(range(4))
+    device = choose_device("float32", False)
+    torch.manual_seed(0)
+    network = build_network(run, read_info(folder / "data/prepared"))
+    expected = copy.deepcopy(network).train()
+    augmenter = Recorded(make_augmenter(run))
+    batches = TrainingBatches(store, recipe.input_size, recipe.batch_size, 0, on_gpu=False)
+    train(network, batches, augmenter, run, 0, device, lambda values, step: None, lambda: {})
+    (batch,) = augmenter.batches
+
+    mean, deviation = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    outputs = expected((batch.image.float() / 255 - mean) / deviation)
+    assert not outputs.auxiliary
+    plain_loss(task, outputs.final[task], batch.value[task], batch.valid[task]).backward()
+    error, length = 0.0, 0.0
+    for ours, start in zip(network.parameters(), expected.parameters(), strict=True):
+        update = -0.01 * (start.grad + 1e-4 * start.detach())  # SGD's first step: the momentum is the gradient itself
+        error += float((ours.detach() - start.detach() - update).square().sum())
+        length += float(update.square().sum())
+    assert error**0.5 < 1e-2 * length**0.5  # what is left is float32: weights are far larger than their updates
+
+
+def test_the_metrics_files_say_which_weights_were_used(done):
+    folder, params, _ = done
+    weights = {}
+    for name in params["runs"]:
+        scored = json.loads((folder / f"reports/metrics/{name}-0.json").read_text())
+        weights[name] = scored["schedule"]["task_weights"]
+    assert {task: weights[task] for task in SINGLE} == {task: {task: 1.0} for task in SINGLE}
+    assert weights["multi_task"] == {"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0}
+    assert weights["sequential_attention_pair"] == {"semseg": 1.1, "normals": 40.0}
+
+
+def test_human_parts_alone_are_trained_on_images_with_people_only(done, monkeypatch):
+    """Counted in the archive; with other tasks beside them every image has something to teach."""
+    folder, params, _ = done
+    monkeypatch.chdir(folder)
+    people = [entry.id for entry in entries(TRAIN, VAL)["train"] if entry.parts.any()]
+    assert 0 < len(people) < TRAIN
+    taught, _ = _stores(parse_params(params).run("human_parts"), selects=False)
+    assert taught.ids == people
+    for name, images in (("human_parts", len(people)), ("semseg", TRAIN), ("multi_task", TRAIN)):
+        found = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(
+            json.loads((folder / f"models/{name}-0/run.json").read_text())["mlflow_run_id"], "learning_rate"
+        )
+        assert found[-1].step == images // SMALL["batch_size"], name
 
 
 def test_labels_are_those_of_the_archive(done):

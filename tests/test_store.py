@@ -110,3 +110,17 @@ def test_info_survives_the_file(tmp_path):
     write_info(tmp_path, info)
     assert read_info(tmp_path) == info
     assert info.channels("semseg", None) == 2 and info.channels("depth", 1) == 1
+
+
+def test_samples_without_a_label_teach_nothing_and_those_of_background_do(tmp_path):
+    """No person: not labelled in PASCAL-Context, labelled as background in rooms; with another task both are kept."""
+    image, everywhere = np.zeros((4, 5, 3), np.uint8), np.ones((4, 5), bool)
+    people, nobody = np.full((4, 5), 2, np.uint8), np.zeros((4, 5), np.uint8)
+    parts = {"people": (people, everywhere), "background": (nobody, everywhere), "unknown": (nobody, ~everywhere)}
+    samples = [
+        Sample(name, image, {"human_parts": Label(*label), "sal": Label(nobody, everywhere)})
+        for name, label in parts.items()
+    ]
+    write_split(tmp_path / "train", iter(samples), ["human_parts", "sal"])
+    assert Store(tmp_path / "train", ["human_parts"]).labelled().ids == ["people", "background"]
+    assert Store(tmp_path / "train", ["human_parts", "sal"]).labelled().ids == list(parts)
