@@ -28,8 +28,10 @@ SPLIT = "val"
 TRAINED_ON = ("git.commit", "git.dirty", "device", "processes", "host")  # of run.json: the tree and the machine
 TRAINED_BY = ("mlflow_run_id", "input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
 _PROTOCOL = (
-    "The image is resized to the input size, aspect not kept; the decoded prediction is resized to its label (class "
-    "maps by nearest pixel, others bilinearly, in float32) and compared with the untouched label."
+    "The image is resized to the input size, aspect not kept (area average along a side that shrinks, cubic where it "
+    "grows); the decoded prediction is resized to its label (class maps by the pixel that a centre falls on, others "
+    "bilinearly, in float32) and compared with the untouched label. In training, pixels that a rotation or a zoom "
+    "brought in from outside carried no label."
 )
 
 

@@ -135,19 +135,18 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, 
         scores = {task: entry for name in names for task, entry in delta["scores"][name].items()}
         cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
         gain = delta["delta_m"].get(names[0])
-        recipes = [params.run(name).training for name in names]
-        reasons = dict.fromkeys(why for each in recipes for why in published.obstacles(each, params.evaluation, info))
-        verdict = f"no: {'; '.join(reasons)}" if reasons else "yes"
+        verdict = published.verdict([params.run(name) for name in names], params.evaluation, info)
         rows.append([label, *cells, _spread(gain, sign=True) if gain else "", "this report", verdict])
-    for row in published.SETTINGS[info.dataset].rows:
+    setting = published.SETTINGS[info.dataset]
+    for row in setting.rows:
         cells = [_number(row.scores[task]) if task in row.scores else "" for task in tasks]
         gain = "" if row.delta_m is None else _number(row.delta_m, sign=True)
-        verdict = f"no: {row.apart}" if row.apart else f"yes, except {row.but}" if row.but else "yes"
-        rows.append([f"{row.method} ({row.backbone})", *cells, gain, row.source, verdict])
+        rows.append([f"{row.method} ({row.backbone})", *cells, gain, row.source, row.verdict(setting)])
     return (
         "## Published results\n\n"
-        "Rows marked yes have the published setting in common. Every Δm is against its own authors' baselines, so it "
-        "is never comparable between sources. The paper's own tables could not be obtained.\n\n"
+        "Rows marked yes have the published setting in common: data, backbone, ImageNet weights, and the recipe that "
+        "was published for the network. Every Δm is against its own authors' baselines, so it is never comparable "
+        f"between sources. The paper's own tables could not be obtained.\n\n{published.PROTOCOL}\n\n"
         + _table(["method", *(_column(task) for task in tasks), "Δm %", "source", "comparable"], rows)
     )
 

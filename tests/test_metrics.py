@@ -192,6 +192,17 @@ def test_depth_equals_torchmetrics_and_scikit_learn():
     assert score(TASKS["depth"], data)["rmse"] == pytest.approx(sklearn.root_mean_squared_error(t, p))
 
 
+def test_a_depth_below_zero_counts_as_zero():
+    """By hand: -3, 2 and 5 m predicted for 1, 2 and 4 m; the errors are 1, 0 and 1 m."""
+    prediction, target = (torch.tensor(x).view(1, 1, 1, 3) for x in ([-3.0, 2.0, 5.0], [1.0, 2.0, 4.0]))
+    result = score(TASKS["depth"], (prediction, target, torch.ones(1, 1, 1, 3, dtype=torch.bool)))
+    assert result["rmse"] == pytest.approx(math.sqrt(2 / 3))
+    assert result["abs_rel"] == pytest.approx((1 + 1 / 4) / 3)
+    assert result["log_rmse"] == pytest.approx(math.sqrt((math.log(1e-3) ** 2 + math.log(1.25) ** 2) / 3))
+    assert result["delta1"] == pytest.approx(100 / 3)  # 5 / 4 is not below 1.25
+    assert result["delta2"] == pytest.approx(200 / 3)
+
+
 def test_depth_survives_predictions_below_zero_and_rejects_missing_labels():
     prediction, target, valid = split(TASKS["depth"])
     assert all(map(math.isfinite, score(TASKS["depth"], (prediction - 5, target, valid)).values()))
@@ -254,9 +265,8 @@ def per_image(prediction, target, valid):
     for p, t, v in zip(prediction.numpy(), target.numpy(), valid.numpy(), strict=True):
         for threshold in np.linspace(0.2, 0.9, 15):
             a, b = p[v] > np.float32(threshold), t[v] == 1
-            empty = float(not (a | b).any())
-            scores = (sklearn.jaccard_score, sklearn.precision_score, sklearn.recall_score)
-            rows.append([score(b, a, zero_division=empty) for score in scores])
+            scores = ((sklearn.jaccard_score, 1.0), (sklearn.precision_score, 0.0), (sklearn.recall_score, 0.0))
+            rows.append([score(b, a, zero_division=empty) for score, empty in scores])
     return np.array(rows).reshape(-1, 15, 3).transpose(2, 0, 1)
 
 
@@ -295,6 +305,14 @@ def test_a_probability_at_a_threshold_passes_it_only_when_pooled(k):
     assert (metric.iou.sum(), metric.pooled_hit.sum()) == (len(below), k)
 
 
-def test_nothing_salient_and_nothing_predicted_is_right():
-    data = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.ones(1, 1, 2, 2).bool()
-    assert score(TASKS["sal"], data)["mIoU"] == 100
+def test_nothing_salient_and_nothing_predicted_is_right_for_iou_alone():
+    """By hand: the IoU of the empty image is 1, its precision and recall are 0, as published."""
+    everywhere = torch.ones(2, 1, 2, 2, dtype=torch.bool)
+    prediction, target = torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    empty = score(TASKS["sal"], (prediction[:1], target[:1], everywhere[:1]))
+    assert (empty["mIoU"], empty["maxF"]) == (100, 0)
+    prediction[1, 0, 0], target[1, 0, 0, 0] = 0.95, 1  # two pixels predicted, one of them right, none missed
+    result = score(TASKS["sal"], (prediction, target, everywhere))
+    precision, recall = (0 + 1 / 2) / 2, (0 + 1) / 2
+    assert result["mIoU"] == pytest.approx(100 * (1 + 1 / 2) / 2)
+    assert result["maxF"] == pytest.approx(100 * 2 * precision * recall / (precision + recall))

@@ -64,32 +64,43 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (H, W), aspect not kept; area average when shrinking, bilinear when growing."""
-    height, width = size
+    """Resize uint8 (h, w, 3) to (H, W, 3), aspect not kept: area average along a side that shrinks, cubic if it grows.
+
+    Each side by its own rule: OpenCV's area average of both is a bilinear one as soon as either grows. Cubic is what
+    the released codes do; its overshoot ends at 0 and 255.
+    """
     if image.shape[:2] == size:
         return image
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    small = tuple(min(pair) for pair in zip(size, image.shape[:2], strict=True))
+    if image.shape[:2] != small:
+        image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
+    return image if small == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def resize_label(label: Label, size: tuple[int, int], how: str = "nearest") -> Label:
     """Resize to (H, W) by nearest pixel: no value is ever a mix of two, and none leaks out of a hole.
 
-    how `max`, for labels of 0 and 1 drawn in thin lines: when shrinking, 1 where any covered valid pixel is.
+    The nearest is the one that the new pixel's centre falls on.
+    how `max`, for labels of 0 and 1 drawn in thin lines: along a side that shrinks, 1 where any covered valid pixel is.
     """
-    if label.valid.shape == size:
+    old = label.valid.shape
+    if old == size:
         return label
-    rows, columns = (
-        np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(np.intp)
-        for new, old in zip(size, label.valid.shape, strict=True)
-    )
-    grid = np.ix_(rows, columns)
+    grid = np.ix_(*(_centres(n, m) for n, m in zip(size, old, strict=True)))
     value, valid = label.value[grid], label.valid[grid]
-    if how == "max" and size[0] * size[1] < label.valid.size:
+    small = tuple(min(pair) for pair in zip(size, old, strict=True))
+    if how == "max" and small != old:
         positive = ((label.value > 0) & label.valid).astype(np.float32)
-        touched = cv2.resize(positive, size[::-1], interpolation=cv2.INTER_AREA) > 1e-6
+        touched = cv2.resize(positive, small[::-1], interpolation=cv2.INTER_AREA) > 1e-6
+        if small != size:
+            touched = touched[np.ix_(*(_centres(n, m) for n, m in zip(size, small, strict=True)))]
         return Label(touched.astype(label.value.dtype), valid | touched)
     return Label(value, valid)
+
+
+def _centres(new: int, old: int) -> np.ndarray:
+    """(new,): of `old` pixels in a row, those that the centres of `new` ones over the same extent fall on."""
+    return np.minimum((np.arange(new) + 0.5) * old / new, old - 1).astype(np.intp)
 
 
 def value_tensor(value: np.ndarray) -> Tensor:

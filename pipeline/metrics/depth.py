@@ -16,7 +16,8 @@ _MIN_DEPTH = 1e-3
 class DepthMetric(Metric):
     """`rmse` (metres), `log_rmse` (natural log), `abs_rel` (a share), `delta<i>` (per cent within 1.25^i).
 
-    RMSE is the root of the mean over all pixels of the split, not the mean of each image's root.
+    RMSE is the root of the mean over all pixels of the split, not the mean of each image's root. A prediction below 0
+    counts as 0 (the released evaluators' rule), and below a millimetre as one where a positive depth is needed.
     Raises ValueError for a valid label that is not positive.
     """
 
@@ -32,7 +33,7 @@ class DepthMetric(Metric):
         """prediction, target: (B, 1, H, W) metres; valid: (B, 1, H, W) bool."""
         self.images += valid.flatten(1).any(1).sum()
         self.valid_pixels += valid.sum()
-        prediction, target = prediction[valid].double(), target[valid].double()
+        prediction, target = prediction[valid].double().clamp(min=0), target[valid].double()
         if not (target > 0).all():
             raise ValueError(
                 f"{int((~(target > 0)).sum())} valid depth labels are not positive: "
@@ -50,7 +51,8 @@ class DepthMetric(Metric):
     def protocol(self) -> str:
         return (
             "Errors pooled over the split's valid pixels, not averaged by image: rmse in metres, log_rmse in natural "
-            "logarithms, abs_rel relative to the label, delta<i> the share of pixels where max(p/t, t/p) < 1.25^i. For "
+            "logarithms, abs_rel relative to the label, delta<i> the share of pixels where max(p/t, t/p) < 1.25^i. A "
+            "prediction below 0 counts as 0 (the published rule). For "
             f"log_rmse and delta<i> a prediction below {_MIN_DEPTH:g} m counts as {_MIN_DEPTH:g} m."
         )
 

@@ -19,9 +19,9 @@ class SaliencyMetric(Metric):
 
     mIoU, maxF: 15 thresholds from 0.2 to 0.9, salient where the probability is strictly above. mIoU: mean of
     the images' IoU, at the best threshold. maxF: F1 of the mean precision and the mean recall, at the best
-    threshold (Maninis et al., "Attentive Single-Tasking of Multiple Tasks", CVPR 2019). For one image IoU,
-    precision and recall are 1 where neither side is salient, and precision or recall is 0 where only its own
-    denominator is empty.
+    threshold (Maninis et al., "Attentive Single-Tasking of Multiple Tasks", CVPR 2019). Where neither side of an
+    image is salient, IoU is 1, but precision and recall are 0, as is each whose own denominator is empty: the rule of
+    the released evaluators (ASTMT's, and those after it).
     maxF_pooled: thresholds 0.05 .. 0.95, at or above, pixels pooled, beta² = 0.3 (ATRC, InvPT).
     Images without a valid pixel are not scored. Raises ValueError for a valid label that is neither 0 nor 1.
     """
@@ -52,13 +52,10 @@ class SaliencyMetric(Metric):
         hit = _passing(level, salient, len(_PER_IMAGE))
         predicted = _passing(level, valid, len(_PER_IMAGE))
         labelled = salient.sum(1, keepdim=True)
-        both_empty = (predicted + labelled) == 0
-        for state, denominator in (
-            (self.iou, predicted + labelled - hit),
-            (self.precision, predicted),
-            (self.recall, labelled),
-        ):
-            state += torch.where(both_empty, 1.0, hit.double() / denominator.clamp(min=1)).sum(0)
+        union = predicted + labelled - hit
+        self.iou += torch.where(union == 0, 1.0, hit.double() / union.clamp(min=1)).sum(0)
+        self.precision += (hit.double() / predicted.clamp(min=1)).sum(0)
+        self.recall += (hit.double() / labelled.clamp(min=1)).sum(0)
 
     @property
     def protocol(self) -> str:
@@ -68,7 +65,8 @@ class SaliencyMetric(Metric):
             f"mIoU and maxF: salient where the probability is above (>) one of {len(_PER_IMAGE)} thresholds from "
             f"{low:g} to {high:g}. mIoU: mean of the images' IoU at the best threshold; maxF: F1 of the images' mean "
             "precision and mean recall at the best threshold. An image where neither label nor prediction is salient "
-            "counts as 1; precision (recall) is 0 where only the prediction (label) is empty. maxF_pooled, not "
+            "has IoU 1, but precision and recall 0, and each of these is 0 where the prediction (the label) is empty, "
+            "as published. maxF_pooled, not "
             f"comparable with maxF: at or above (>=) one of {len(_POOLED)} thresholds from {first:g} to {last:g}, "
             f"pixels pooled over the split, beta² = {_POOLED_BETA2:g}. Thresholds are float32; images without a valid "
             "pixel are not scored."
