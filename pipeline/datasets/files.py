@@ -44,7 +44,7 @@ def read_photo(path: Path, only_upright: bool = False) -> np.ndarray:
                 f"{shown(path)} is turned by its orientation tag (EXIF {tag}): save it upright and without the tag, "
                 "so that its labels surely fit it"
             )
-        return _rgb(image, path)
+        return np.asarray(image.convert("RGB"))
 
 
 def read_photo_as_seen(path: Path) -> np.ndarray:
@@ -63,7 +63,7 @@ def read_photo_as_seen(path: Path) -> np.ndarray:
             )
         if tag in _TURNS:
             image = image.transpose(_TURNS[tag])
-        return _rgb(image, path)
+        return np.asarray(image.convert("RGB"))
 
 
 @dataclass(frozen=True)
@@ -234,13 +234,6 @@ def _orientation(image: Image.Image) -> int:
         return tag if tag in _TURNS else 1
     except Exception:  # Pillow raises half a dozen kinds for a damaged block beside a sound picture
         return 1
-
-
-def _rgb(image: Image.Image, path: Path) -> np.ndarray:
-    try:
-        return np.asarray(image.convert("RGB"))
-    except ValueError as error:
-        raise DataError(f"{shown(path)} is a {image.mode} image, which can't be made RGB: save it as RGB") from error
 
 
 def _png_bits(path: Path, image: Image.Image) -> int:
