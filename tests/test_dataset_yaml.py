@@ -34,7 +34,9 @@ def test_the_example_in_the_documentation(own: Path, root: Path) -> None:
     (own / "dataset.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
     example = folder.read_description(own)
     assert example.model_fields_set == set(folder.Description.model_fields), "it shows every key"
-    assert example.name == "kitchens" and example.ignore == {"semseg": 255} and example.depth_scale == 1000
+    assert example.name == "kitchens" and example.depth_scale == 1000
+    assert example.ignore == {"semseg": (255,), "depth": (65535, float("inf"))} and example.max_depth == 80
+    assert example.sal_max == 255 and example.png_codes == {"semseg": "stored"}
     assert example.normals_axes == ("x", "-y", "-z") and example.splits == folder.Lists()
     assert example.edge_max_dist == folder.Description.model_fields["edge_max_dist"].default
 
@@ -61,6 +63,22 @@ PROBLEMS = {
     ),
     "ignore among classes": ({"ignore": {"semseg": 3}}, "ignore.semseg: 3 is the code of a class; .* 8 to 255"),
     "ignore 256": ({"ignore": {"semseg": 256}}, "ignore.semseg: got 256"),
+    "ignore of no number": ({"ignore": {"depth": "sky"}}, "ignore.depth: got 'sky'; must be a number, or a list"),
+    "ignore of true": ({"ignore": {"semseg": True}}, "ignore.semseg: got true; must be a number, or a list"),
+    "ignore of nothing": ({"ignore": {"depth": []}}, r"ignore.depth: got \[\]; must hold at least one code"),
+    "ignore twice": ({"ignore": {"depth": [9, 9.0]}}, "ignore.depth: .*must not repeat a code"),
+    "ignore between codes": ({"ignore": {"semseg": 8.5}}, "ignore.semseg: got 8.5; must be a whole number"),
+    "ignore of the last class": ({"ignore": {"semseg": [0, 8]}}, "ignore.semseg: 8 is the code of a class"),
+    "ignore of another task": ({"ignore": {"normals": -1}}, "ignore.normals: normals is not in tasks"),
+    "ignore of a typo": ({"ignore": {"dept": 0}}, "unknown task 'dept'; did you mean 'depth'"),
+    "ignore of edges": ({"tasks": ["edge"], "classes": {}, "ignore": {"edge": 1}}, "0 and 1 are the labels themselves"),
+    "max depth": ({"max_depth": -1}, "max_depth: got -1"),
+    "max depth for ever": ({"max_depth": float("inf")}, "max_depth: got inf"),
+    "full saliency": ({"sal_max": 256}, "sal_max: got 256"),
+    "key of saliency": ({"sal_maks": 255}, "sal_maks: unknown key; did you mean sal_max"),
+    "reading": ({"png_codes": {"semseg": "level"}}, "unknown reading 'level'; did you mean 'levels'"),
+    "reading of depth": ({"png_codes": {"depth": "levels"}}, "unknown task with PNGs of codes 'depth'"),
+    "reading of no task": ({"png_codes": {"sal": "levels"}}, "png_codes.sal: sal is not in tasks"),
     "ignore of a number": ({"ignore": 255}, "ignore: got 255; must be keys and values"),
     "name of another": ({"name": "nyud"}, "name: got 'nyud'; must not be the name of a dataset that is built in"),
     "no name": ({"name": ""}, "name: "),

@@ -6,51 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
 from pipeline import paths
 from pipeline.datasets import folder, get_dataset
 from pipeline.datasets.preparation import prepare
 from pipeline.datasets.rooms.dataset import ROOMS, render_frame
-from pipeline.datasets.sample import Label, Sample, decode_normals
-from pipeline.datasets.store import Store, check_sample
-from pipeline.errors import DataError
+from pipeline.datasets.sample import Sample, decode_normals
+from pipeline.datasets.store import Store
 from pipeline.names import DATASET_TASKS, TASKS
 from pipeline.params import Data
 from tests.layout_files import SIZE, codes, depth, edge, normals, photo, save, save_palette, write_lists
+from tests.own_data import RAW, describe, label, make_own, refused
 
 NAMES = [f"class {i}" for i in range(8)]
-RAW = Path("nowhere")
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one training and one validation photograph, as data.folder names it: from the working folder."""
-    monkeypatch.chdir(tmp_path)
-    write_lists(Path("data/own"), train=["a"], val=["b"])
-    for name in ("a", "b"):
-        save(Path(f"data/own/images/{name}.jpg"), photo(), quality=100, subsampling=0)
-    return Path("data/own")
-
-
-def describe(own: Path, tasks: tuple[str, ...], **more: object) -> Data:
-    """Write dataset.yaml; return params that ask for its tasks."""
-    (own / "dataset.yaml").write_text(yaml.safe_dump({"name": "kitchens", "tasks": list(tasks), **more}))
-    return Data(dataset="folder", tasks=tasks)
-
-
-def label(own: Path, task: str, **more: object) -> Label:
-    """The label of `task` in photograph a, once dataset.yaml is written."""
-    params = describe(own, (task,), **more)
-    sample = folder.read(RAW, "train", "a", params)
-    check_sample(sample, (task,))
-    return sample.labels[task]
-
-
-def refused(own: Path, task: str, match: str, **more: object) -> None:
-    with pytest.raises(DataError, match=match):
-        label(own, task, **more)
+    return make_own(tmp_path, monkeypatch)
 
 
 def write_room(own: Path, name: str, sample: Sample) -> None:
@@ -144,15 +118,14 @@ def test_a_code_without_a_class_is_refused(own: Path) -> None:
     refused(own, "semseg", message, classes={"semseg": NAMES}, ignore={"semseg": 255})
 
 
-def test_saliency_is_a_mask_or_more_than_half_of_255(own: Path) -> None:
+def test_saliency_is_a_mask_or_more_than_half_of_its_levels(own: Path) -> None:
     mask = codes(1)
-    save(own / "sal/a.png", mask)
-    np.testing.assert_array_equal(label(own, "sal").value, mask)
-    save(own / "sal/a.png", mask * np.uint8(255))
-    np.testing.assert_array_equal(label(own, "sal").value, mask)
+    for on in (1, 255):
+        save(own / "sal/a.png", mask * np.uint8(on))
+        np.testing.assert_array_equal(label(own, "sal").value, mask)
     levels = codes(255)
     save(own / "sal/a.png", levels)
-    read = label(own, "sal")
+    read = label(own, "sal", sal_max=255)
     np.testing.assert_array_equal(read.value, levels / 255 > 0.5)
     assert read.valid.all()
     save(own / "sal/a.png", np.zeros(SIZE, np.uint8))
@@ -263,4 +236,4 @@ def test_photographs_may_be_png_but_not_turned_and_not_twice(own: Path) -> None:
 
 def test_a_missing_label_says_what_else_would_do(own: Path) -> None:
     refused(own, "depth", r"depth/a.npy is missing \(.png would do as well\)")
-    refused(own, "sal", "sal/a.png is missing$")
+    refused(own, "sal", r"sal/a.png is missing \(.npy would do as well\)")

@@ -5,26 +5,28 @@ docs/datasets.md shows an example. The folder is the one that `data.folder` in p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError
 
 from pipeline import names
 from pipeline.datasets.layout import AXES, LISTS, Layout, read_sample, read_splits
+from pipeline.datasets.png_codes import READINGS
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Data, Section
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
-from pipeline.params_types import NoBool, Positive, TaskNames, Unique, one_of
+from pipeline.params_types import NoBool, Positive, TaskName, TaskNames, Unique, one_of
 from pipeline.unhashed import check_hashed
 
 DESCRIPTION = "dataset.yaml"
 _SEE = "docs/datasets.md shows the layout and an example"
 _WITH_CLASSES = ("semseg", "human_parts")
+_OF_CODES = (*_WITH_CLASSES, "sal", "edge")  # whose PNGs hold codes in one channel
 _BUILT_IN = tuple(name for name in names.DATASETS if name != "folder")
 
 
@@ -47,11 +49,30 @@ def _inside(name: str) -> str:
     return name
 
 
+def _codes(value: object) -> tuple[float, ...]:
+    """One code or several; .nan and .inf are codes too."""
+    values = value if isinstance(value, list | tuple) else [value]
+    try:
+        if any(isinstance(each, bool) for each in values):
+            raise ValueError
+        codes = tuple(float(each) for each in values)  # 1e10 is text in YAML 1.1
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("must be a number, or a list of numbers such as [0, 255]") from None
+    if not codes:
+        raise ValueError("must hold at least one code; leave it out where every pixel has a label")
+    if len(set(codes)) != len(codes):
+        raise ValueError("must not repeat a code")
+    return codes
+
+
 ListFile = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
 ClassTask = Annotated[str, one_of("task with classes", _WITH_CLASSES)]
 # 255 at most, so that 0 or 255 is left to be ignored.
 ClassNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Unique, Field(min_length=2, max_length=255)]
-Code = Annotated[int, NoBool, Field(ge=0, le=255)]
+CodesTask = Annotated[str, one_of("task with PNGs of codes", _OF_CODES)]
+Reading = Annotated[str, one_of("reading", READINGS)]
+Codes = Annotated[tuple[float, ...], PlainValidator(_codes)]
+Level = Annotated[int, NoBool, Field(ge=1, le=255)]
 
 
 class Lists(Section):
@@ -64,22 +85,33 @@ class Lists(Section):
 class Description(Section):
     """What dataset.yaml holds.
 
-    tasks: those that there are labels for. classes: names in index order. ignore: see `Layout`.
-    edge_max_dist: tolerance of the edge match, as a share of the image diagonal; that of BSDS unless given.
-    depth_scale: units a metre of 16-bit PNG depth. normals_axes: our x, y and z in terms of the stored ones.
+    tasks: those that there are labels for. classes: names in index order. edge_max_dist: tolerance of the edge match,
+    as a share of the image diagonal; that of BSDS unless given. All others: see `Layout`.
     """
 
     name: Annotated[str, Field(min_length=1), AfterValidator(_own_name)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
     classes: dict[ClassTask, ClassNames] = {}
-    ignore: dict[ClassTask, Code] = {}
+    ignore: dict[TaskName, Codes] = {}
     splits: Lists = Lists()
     edge_max_dist: Annotated[Positive, Field(lt=1)] = 0.0075
     depth_scale: Positive | None = None
+    max_depth: Positive | None = None
+    sal_max: Level | None = None
+    png_codes: dict[CodesTask, Reading] = {}
     normals_axes: Annotated[tuple[str, ...], AfterValidator(_three_axes)] = AXES
 
     def layout(self) -> Layout:
-        return Layout(self.classes, self.ignore, self.splits.model_dump(), self.depth_scale, self.normals_axes)
+        return Layout(
+            classes=self.classes,
+            ignore=self.ignore,
+            lists=self.splits.model_dump(),
+            depth_scale=self.depth_scale,
+            normals_axes=self.normals_axes,
+            max_depth=self.max_depth,
+            sal_max=self.sal_max,
+            png_codes=self.png_codes,
+        )
 
 
 def read_description(folder: Path) -> Description:
@@ -108,20 +140,29 @@ def _cross_problems(description: Description) -> list[Problem]:
         for task in description.tasks
         if task in _WITH_CLASSES and task not in description.classes
     ]
-    for key in ("classes", "ignore"):
+    for key in ("classes", "ignore", "png_codes"):
         for task in getattr(description, key):
             if task not in description.tasks:
                 problems.append(Problem(f"{key}.{task}", f"{task} is not in tasks; add it there or leave this out"))
-    if description.ignore.get("human_parts") == 0:  # the metric skips images of nothing but class 0
-        problems.append(
-            Problem("ignore.human_parts", "got 0; 0 is the background, the first of its classes: ignore 255")
-        )
-    for task, code in description.ignore.items():
-        count = len(description.classes.get(task, ()))
-        if 0 < code < count:
-            text = f"{code} is the code of a class; it can be 0 (classes from 1) or {count} to 255 (classes from 0)"
-            problems.append(Problem(f"ignore.{task}", text))
+    for task, codes in description.ignore.items():
+        problems += (Problem(f"ignore.{task}", text) for text in _code_problems(description, task, codes))
     return problems
+
+
+def _code_problems(description: Description, task: str, codes: tuple[float, ...]) -> Iterator[str]:
+    """What is wrong with the codes to ignore of one task."""
+    if task not in _OF_CODES:
+        return
+    count = len(description.classes.get(task, ()))
+    for code in codes:
+        if not (code.is_integer() and -32768 <= code <= 255):
+            yield f"got {code:g}; must be a whole number, -32768 to 255"
+        elif task == "human_parts" and code == 0:  # the metric skips images of nothing but class 0
+            yield "got 0; 0 is the background, the first of its classes: ignore 255"
+        elif task in _WITH_CLASSES and 0 < code < count + (0 in codes):
+            yield f"{code:g} is the code of a class; it can be 0 (classes from 1) or {count} to 255 (classes from 0)"
+        elif task in ("sal", "edge") and code in (0, 1):
+            yield f"got {code:g}; 0 and 1 are the labels themselves"
 
 
 def resolve(raw: Path, params: Data) -> Dataset:

@@ -1,9 +1,9 @@
 """The NYUD_MT layout: a folder for every kind of label, a file for every image. One description, one reader.
 
     images/<id>.jpg           the photograph; labels have its size (.jpeg and .png too)
-    segmentation/<id>.png     semseg: class codes, 8 bits, grey or palette
+    segmentation/<id>.png     semseg: class codes, grey or palette of at most 8 bits; or .npy, whole numbers
     human_parts/<id>.png      the same
-    sal/<id>.png              0 and 1; or 0..255, where more than half is salient
+    sal/<id>.png              0 and 1, or 0 and 255; or levels, salient above half of `sal_max`; or .npy
     depth/<id>.npy            metres, floating point, 0 is missing; or .png with 16 bits and a scale
     normals/<id>.npy          (H, W, 3) unit vectors, 0 is missing; or .png, RGB: n = 2 v / 255 - 1
     edge/<id>.npy             0 and 1; or .png: 0 and 1, or 0 and 255
@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.datasets import files
+from pipeline.datasets import checks, files
 from pipeline.datasets.files import Size
+from pipeline.datasets.png_codes import read_either
 from pipeline.datasets.sample import Label, Sample
 from pipeline.errors import DataError
 
@@ -33,6 +35,8 @@ _PHOTOS = (".jpg", ".jpeg", ".png")
 _HALF_TURN = ("x", "-y", "-z")  # about x: from x right, y down, z away to ours
 _MISSING = 0.1  # a normal shorter than that is none
 _AWAY = -0.3  # a mean z below that is no view: even a road seen by a camera that looks up a little is near 0
+_TURNED = -0.5  # a z below that is turned away by 30 degrees more than any surface that the middle of a view shows,
+_MOST_TURNED = 0.2  # and where a lens is wide its corners alone, less than this share, may hold it
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,30 @@ class Layout:
     """What a dataset in this layout does not say by itself.
 
     classes: class names in index order, of the tasks that have classes.
-    ignore: the code of pixels without a class; where it is 0 the classes are coded from 1, otherwise from 0. A task
-        that is not in it has a class at every pixel.
+    ignore: the codes of pixels without a label, as stored, by task; in normals all three components hold the code.
+        Where 0 is a code of semseg or human_parts, the classes are coded from 1, otherwise from 0. 0 is always missing
+        in depth and normals.
     lists: split -> its list of ids.
     depth_scale: units of 16-bit depth a metre; None: no such files.
+    max_depth: metres beyond which a reading is no label; None: beyond 100 m is refused.
+    sal_max: the value of full saliency, more than half of which is salient; None: a mask, 0 and 1 or 0 and 255.
+    png_codes: what PNGs of codes hold, by task: `stored` or `levels`; see `png_codes.read_either`.
     normals_axes: our x, y and z in terms of the stored ones; None: as stored where normals face the camera, as what is
         visible does, else turned by half about x.
     """
 
     classes: dict[str, tuple[str, ...]]
-    ignore: dict[str, int] = field(default_factory=dict)
+    ignore: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=lambda: dict(LISTS))
     depth_scale: float | None = None
     normals_axes: tuple[str, ...] | None = AXES
+    max_depth: float | None = None
+    sal_max: int | None = None
+    png_codes: dict[str, str] = field(default_factory=dict)
+
+    def ignored(self, task: str, stored: np.ndarray) -> np.ndarray:
+        """Where the values of `task` are codes for no label; bool of the same shape."""
+        return checks.is_code(stored, self.ignore.get(task, ()))
 
 
 def read_splits(layout: Layout, folder: Path) -> dict[str, list[str]]:
@@ -72,74 +87,139 @@ def read_sample(layout: Layout, folder: Path, sample_id: str, tasks: Iterable[st
 
 
 def _find(folder: Path, sample_id: str, suffixes: tuple[str, ...]) -> Path:
-    """The one file of that id. Suffixes are joined by hand: an id may hold dots."""
-    candidates = [folder / f"{sample_id}{suffix}" for suffix in suffixes]
-    found = [path for path in candidates if path.is_file()]
+    """The one file of that id. Suffixes are joined by hand: an id may hold dots.
+
+    An ending in capitals does as well, and so does a name in Unicode's other normal form, as macOS writes it.
+    """
+    spellings = dict.fromkeys((sample_id, *(unicodedata.normalize(form, sample_id) for form in ("NFC", "NFD"))))
+    endings = [ending for suffix in suffixes for ending in _cases(suffix)]
+    found: list[Path] = []
+    for path in (folder / f"{name}{ending}" for name in spellings for ending in endings):
+        if path.is_file() and not any(path.samefile(other) for other in found):  # some file systems ignore case
+            found.append(path)
+    if not found:
+        found = _find_in_list(folder, sample_id, suffixes)
     if not found:
         others = f" ({', '.join(suffixes[1:])} would do as well)" if suffixes[1:] else ""
-        raise DataError(f"{files.shown(candidates[0])} is missing{others}")
+        raise DataError(f"{folder.name}/{sample_id}{suffixes[0]} is missing{others}")
     if len(found) > 1:
         raise DataError(f"{folder.name} holds both {found[0].name} and {found[1].name}; keep one")
     return found[0]
+
+
+def _cases(suffix: str) -> tuple[str, ...]:
+    """.jpg, .JPG and .Jpg"""
+    return suffix, suffix.upper(), f".{suffix[1:].capitalize()}"
+
+
+def _find_in_list(folder: Path, sample_id: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """What a look through the whole folder finds: other spellings, such as .jPG. Slow, so only for what is missing."""
+    if not folder.is_dir():
+        return []
+    wanted = {unicodedata.normalize("NFC", sample_id) + suffix for suffix in suffixes}
+    found = []
+    for path in sorted(folder.iterdir()):
+        name = unicodedata.normalize("NFC", path.name)
+        length = len(name) - len(path.suffix)
+        if name[:length] + name[length:].lower() in wanted and path.is_file():
+            found.append(path)
+    return found
+
+
+def _is_png(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
 
 
 # -- one function a kind of label: (layout, task, path, size) -> Label ---------------------------------------
 
 
 def _classes(layout: Layout, task: str, path: Path, size: Size) -> Label:
-    codes, ignore = files.read_png(path, size), layout.ignore.get(task)
-    valid = np.ones(codes.shape, bool) if ignore is None else codes != ignore
-    first = 1 if ignore == 0 else 0
-    files.check_classes(codes, valid, len(layout.classes[task]), path, first)
-    return Label(np.where(valid, codes - np.uint8(first), np.uint8(0)), valid)
+    first = 1 if 0 in np.atleast_1d(layout.ignore.get(task, ())) else 0
+
+    def label(codes: np.ndarray) -> Label:
+        valid = ~layout.ignored(task, codes)
+        checks.check_classes(codes, valid, len(layout.classes[task]), path, first)
+        return Label(np.where(valid, codes - codes.dtype.type(first), 0).astype(np.uint8), valid)
+
+    if _is_png(path):
+        return read_either(files.read_codes(path, size), path, task, layout.png_codes.get(task), label)
+    return label(checks.whole_numbers(files.read_npy(path, size), path))
 
 
 def _saliency(layout: Layout, task: str, path: Path, size: Size) -> Label:
-    level = files.read_png(path, size)
-    salient = level > 127 if level.max() > 1 else level == 1
-    return _everywhere(salient)
+    full = layout.sal_max
+
+    def label(values: np.ndarray) -> Label:
+        if full is None:
+            return _mask(layout, task, path, values)
+        valid = ~layout.ignored(task, values)
+        if (wrong := values[valid & ((values > full) | (values < 0))]).size:
+            raise DataError(f"{files.shown(path)} holds {wrong[0]:g}, expected 0 to {full}, which is sal_max")
+        return Label((valid & (values * 2.0 > full)).astype(np.uint8), valid)
+
+    if not _is_png(path):
+        return label(checks.whole_numbers(files.read_npy(path, size), path))
+    codes, meant = files.read_codes(path, size), layout.png_codes.get(task)
+    if full == 255 and meant is None and codes.levels is not None:
+        return label(codes.levels)  # what 0..255 says they are
+    return read_either(codes, path, task, meant, label, mask=True)
 
 
 def _edge(layout: Layout, task: str, path: Path, size: Size) -> Label:
-    png = path.suffix == ".png"
-    value = files.read_png(path, size) if png else files.read_npy(path, size)
-    on = 255 if png and value.max() > 1 else 1
-    if wrong := np.unique(value[(value != 0) & (value != on)]).tolist():
-        allowed = "0 and 1, or 0 and 255" if png else "0 and 1"
-        raise DataError(f"{files.shown(path)} holds {', '.join(f'{v:g}' for v in wrong[:5])}, expected only {allowed}")
-    return _everywhere(value == on)
+    if not _is_png(path):
+        return _mask(layout, task, path, files.read_npy(path, size))
+    codes, meant = files.read_codes(path, size), layout.png_codes.get(task)
+    return read_either(codes, path, task, meant, lambda values: _mask(layout, task, path, values), mask=True)
 
 
-def _everywhere(mask: np.ndarray) -> Label:
-    return Label(mask.astype(np.uint8), np.ones(mask.shape, bool))
+def _mask(layout: Layout, task: str, path: Path, values: np.ndarray) -> Label:
+    """Two values, of which 0 is one; 1, or in a PNG 255, the other."""
+    valid = ~layout.ignored(task, values)
+    present = np.unique(values[valid & (values != 0)]).tolist()
+    if present not in ([], [1], [255] if _is_png(path) else []):
+        allowed = "0 and 1, or 0 and 255" if _is_png(path) else "0 and 1"
+        levels = "; for levels set sal_max, the value of full saliency" if task == "sal" else ""
+        raise DataError(
+            f"{files.shown(path)} holds {', '.join(f'{v:g}' for v in present[:5])}, expected only {allowed}: name a "
+            f"code for no label in ignore.{task} of dataset.yaml{levels}"
+        )
+    return Label((valid & (values != 0)).astype(np.uint8), valid)
 
 
 def _depth(layout: Layout, task: str, path: Path, size: Size) -> Label:
-    if path.suffix == ".png":
+    if _is_png(path):
         if layout.depth_scale is None:
             raise DataError(
                 f"{files.shown(path)}: say in depth_scale how many of its units make a metre (1000: millimetres)"
             )
-        depth = files.read_png16(path, size) / np.float32(layout.depth_scale)
+        units = files.read_png16(path, size)
+        depth, valid = units / np.float32(layout.depth_scale), (units != 0) & ~layout.ignored(task, units)
+        checks.check_depth_codes(units, checks.within_reach(depth, valid, layout.max_depth, path), path)
     else:
         depth = files.read_npy(path, size)
-    valid = depth != 0
-    files.check_depth(depth, valid, path)
+        valid = (depth != 0) & ~layout.ignored(task, depth)
+    valid = checks.within_reach(depth, valid, layout.max_depth, path)
+    checks.check_depth(depth, valid, path, layout.max_depth)
     if depth.dtype.kind != "f":
         raise DataError(f"{files.shown(path)} holds {depth.dtype}, expected metres as floating-point numbers")
-    return Label(depth.astype(np.float32), valid)
+    with np.errstate(over="ignore", under="ignore"):  # of codes alone: what is valid was checked
+        return Label(depth.astype(np.float32), valid)
 
 
 def _normals(layout: Layout, task: str, path: Path, size: Size) -> Label:
     """8-bit codes stay such, as in `Label`; of those, black and middle grey mean missing."""
-    coded = path.suffix == ".png"
+    coded = _is_png(path)
     stored = files.read_png(path, size, channels=3) if coded else files.read_npy(path, size, channels=3)
-    vectors = stored * np.float32(2 / 255) - np.float32(1) if coded else stored.astype(np.float32)
-    length = np.linalg.norm(vectors, axis=-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite component is no normal
+        vectors = stored * np.float32(2 / 255) - np.float32(1) if coded else stored.astype(np.float32)
+        length = np.linalg.norm(vectors, axis=-1)
     valid = np.isfinite(length) & (length >= _MISSING)
+    for code in np.atleast_1d(layout.ignore.get(task, ())):
+        valid &= ~checks.is_code(stored, code).all(axis=-1)
     if coded:
         valid &= stored.any(axis=-1)
-    files.check_normals(vectors, valid, path)
+    checks.check_normals(vectors, valid, path)
+    valid &= checks.has_direction(length)
     axes = _axes(layout, vectors, valid, path)
     if coded:
         return Label(_on_axes(stored, axes), valid)
@@ -150,13 +230,16 @@ def _normals(layout: Layout, task: str, path: Path, size: Size) -> Label:
 def _axes(layout: Layout, vectors: np.ndarray, valid: np.ndarray, path: Path) -> tuple[str, ...]:
     """Our axes in terms of the stored ones, so that normals face the camera. Raises DataError if they do not."""
     axes = layout.normals_axes or AXES
-    towards = float(_on_axes(vectors, axes)[valid][:, 2].mean()) if valid.any() else 1.0
+    z = _on_axes(vectors, axes)[valid][:, 2]
+    towards = float(z.mean()) if z.size else 1.0
     if layout.normals_axes is None:
         return _HALF_TURN if towards < 0 else AXES
-    if towards < _AWAY:
+    turned = float((z < _TURNED).mean()) if z.size else 0.0
+    if towards < _AWAY or turned > _MOST_TURNED:
         raise DataError(
-            f"{files.shown(path)} holds normals that point away from the camera, where nothing can be seen: "
-            f"normals_axes is [{', '.join(axes)}]; for x right, y down, z away it is [x, -y, -z]"
+            f"{files.shown(path)} holds normals that point away from the camera ({100 * turned:.0f} % by more than 30 "
+            f"degrees), where nothing can be seen: normals_axes is [{', '.join(axes)}]; for x right, y down, z away it "
+            "is [x, -y, -z], and [z, y, x] where red and blue are swapped; axes of the world will not do"
         )
     return axes
 
@@ -175,9 +258,9 @@ class _Kind(NamedTuple):
 
 
 _KINDS = {
-    "semseg": _Kind("segmentation", (".png",), _classes),
-    "human_parts": _Kind("human_parts", (".png",), _classes),
-    "sal": _Kind("sal", (".png",), _saliency),
+    "semseg": _Kind("segmentation", (".png", ".npy"), _classes),
+    "human_parts": _Kind("human_parts", (".png", ".npy"), _classes),
+    "sal": _Kind("sal", (".png", ".npy"), _saliency),
     "depth": _Kind("depth", (".npy", ".png"), _depth),
     "normals": _Kind("normals", (".npy", ".png"), _normals),
     "edge": _Kind("edge", (".npy", ".png"), _edge),

@@ -25,7 +25,8 @@ import cv2
 import numpy as np
 
 from pipeline.datasets.archive import Archive
-from pipeline.datasets.files import Size, check_classes, read_ids, read_mat, read_photo, read_png, shown
+from pipeline.datasets.checks import check_classes
+from pipeline.datasets.files import Size, read_ids, read_mat, read_photo, read_png, shown
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.spec import Dataset
 from pipeline.errors import DataError

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,11 +64,30 @@ class _Writer:
 
     def add(self, array: np.ndarray, packed: bool = False) -> None:
         dtype = "bits" if packed else array.dtype.str
+        if self.dtype not in (None, dtype) and array.ndim == 3:  # normals of both codings: all become vectors
+            if _coded(array):
+                array = decode_normals(array)
+            else:
+                self._decode()
+            dtype = array.dtype.str
         if self.dtype not in (None, dtype):
             raise DataError(f"{self._file.name}: arrays of {dtype} and of {self.dtype} in one split")
         self.dtype = dtype
         self.shapes.append(list(array.shape))
         self._file.write(np.packbits(array).tobytes() if packed else np.ascontiguousarray(array).tobytes())
+
+    def _decode(self) -> None:
+        """Replace the 8-bit normals that are in the file by vectors."""
+        self._file.close()
+        path = Path(self._file.name)
+        coded = path.rename(path.with_suffix(".coded"))
+        self._file = path.open("wb")
+        with coded.open("rb") as file:
+            for shape in self.shapes:
+                codes = np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
+                self._file.write(decode_normals(codes).tobytes())
+        coded.unlink()
+        self.dtype = np.dtype(np.float32).str
 
     def close(self) -> dict:
         self._file.flush()
