@@ -99,7 +99,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         flat = {name: value for name, value in flat.items() if value is not None}
         log.params(cost)
         log.scores(flat, step=run.training.epochs)
-        log.dataset(info.dataset, info.digest, "evaluation")
+        log.dataset(f"{info.dataset} {SPLIT}", info.digest, "evaluation")
         log.artifact(paths.metrics_file(name, seed))
         if picture is not None:
             log.artifact(picture, "panels")

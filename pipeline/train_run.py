@@ -127,7 +127,8 @@ def _lead(teacher: _Teacher) -> None:
         close_runs(set(resume.dormant().values()) - {None})
         started = time.time() - attempt.seconds
         tags = {"input_fingerprint": inputs.fingerprint}
-        with training_run(experiment, f"{run.name}-{seed}", attempt.training_id, tags, attempt.points) as log:
+        name, before = f"{run.name}-{seed}", attempt.seconds
+        with training_run(experiment, name, attempt.training_id, tags, attempt.points, before) as log:
             network, selection = teacher.network(), teacher.selection()
             if network.backbone.load_report:
                 print(f"{run.training.backbone}: {network.backbone.load_report}")
@@ -142,6 +143,7 @@ def _lead(teacher: _Teacher) -> None:
             record |= {"weights": weights, "starts_from": teacher.start}
             write_outs(network, history, record)
             log.tags({"weights": weights})
+            log.metrics({"cost/training_seconds": record["training_seconds"]}, run.training.epochs)
             log.artifact(paths.weights_file(run.name, seed), "checkpoint")
             log.artifact(paths.history_file(run.name, seed))
             log.artifact(paths.run_file(run.name, seed))
@@ -254,4 +256,4 @@ def _describe(
             **provenance.dvc_tags(),
         }
     )
-    log.dataset(info.dataset, info.digest, "training")
+    log.dataset(f"{info.dataset} train", info.digest, "training")

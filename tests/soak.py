@@ -159,10 +159,10 @@ def runs_of(project: Project) -> list[mlflow.entities.Run]:
 
 
 def mlflow_run(project: Project) -> tuple[mlflow.entities.Run, dict[str, list[tuple[int, float]]]]:
-    """The only run of the project's store, and its metrics but those of the machine: {name: [(step, value), ...]}."""
+    """The only run of the store, and its metrics but those of machine and time: {name: [(step, value), ...]}."""
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     (run,) = runs_of(project)
-    names = sorted(name for name in run.data.metrics if not name.startswith("system/"))
+    names = sorted(name for name in run.data.metrics if not name.startswith(("system/", "cost/")))
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
     return run, {name: sorted((point.step, point.value) for point in each) for name, each in histories.items()}
 

@@ -132,7 +132,9 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     assert tags["dvc.stage"] == "train@sca-0"
     assert len(tags["input_fingerprint"]) == 64
     digest = project.json("data/prepared/dataset.json")["digest"]
-    assert run.inputs.dataset_inputs[0].dataset.digest == digest[:36]
+    linked = {(each.dataset.name, each.dataset.digest, each.tags[0].value) for each in run.inputs.dataset_inputs}
+    assert linked == {("rooms train", digest[:36], "training"), ("rooms val", digest[:36], "evaluation")}
+    assert run.data.metrics["cost/training_seconds"] == project.json("models/sca-0/run.json")["training_seconds"]
     assert run.info.run_id == project.json("models/sca-0/run.json")["mlflow_run_id"]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"checkpoint", "panels", "sca-0.json", "sca-0.csv"} <= artifacts

@@ -70,6 +70,30 @@ def test_evaluation_goes_on_writing_the_same_run(project):
     assert find(log.id).info.status == "FINISHED"
 
 
+def test_a_run_lasts_as_long_as_it_was_worked_on_and_evaluation_does_not_move_its_end(project):
+    with pytest.raises(KeyboardInterrupt), trained() as log:
+        time.sleep(0.1)
+        raise KeyboardInterrupt
+    time.sleep(1.5)  # nothing runs
+    with trained(worked=0.1):
+        time.sleep(0.2)
+    info = find(log.id).info
+    assert 300 <= info.end_time - info.start_time < 1300
+    time.sleep(0.3)
+    with scored(log.id):
+        pass
+    assert find(log.id).info.end_time == info.end_time and find(log.id).info.status == "FINISHED"
+
+
+def test_training_and_evaluation_data_are_both_linked(project):
+    with trained() as log:
+        log.dataset("rooms train", "f" * 64, "training")
+    with scored(log.id) as again:
+        again.dataset("rooms val", "f" * 64, "evaluation")
+    linked = {each.dataset.name: each.tags[0].value for each in find(log.id).inputs.dataset_inputs}
+    assert linked == {"rooms train": "training", "rooms val": "evaluation"}
+
+
 def test_a_run_unknown_to_this_store_is_begun_anew_and_says_so(project):
     with scored("0" * 32) as log:
         log.metrics({"depth/rmse": 0.5}, 10)
