@@ -33,6 +33,7 @@ from pipeline.params_types import (
     Seed,
     Share,
     Size,
+    StepFactor,
     TaskName,
     TaskNames,
     Unique,
@@ -112,12 +113,14 @@ class Training(Section):
     lr: Positive
     weight_decay: NonNegative = 0.0
     momentum: Momentum = 0.9
-    schedule: Literal["poly", "constant"] = "poly"
+    schedule: Literal["poly", "constant", "step"] = "poly"
     power: Positive = 0.9
+    step_epochs: Count = 100
+    step_factor: StepFactor = 0.5
     task_weights: dict[TaskName, Positive] = Field(default={}, validate_default=True)
     deep_supervision: StrictBool = True
     augmentation: Augmentation = Augmentation()
-    normalization: Literal["imagenet", "half"] = "imagenet"
+    normalization: Literal["imagenet", "half", "none"] = "imagenet"
     validate_every: Natural | None = 0
     channels_last: StrictBool = True
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from pipeline import published_balancing as balancing
 from pipeline.datasets.store import DatasetInfo
 from pipeline.params import Evaluation, Training
 
@@ -37,11 +38,15 @@ class Published:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the rows of a dataset have in common, and ours must have to be compared with them."""
+    """What the rows of a dataset have in common, and ours must have to be compared with them.
+
+    network: that of all rows, where it is none of ours, so that nothing compares.
+    """
 
     input_size: tuple[int, int]
     epochs: int
     rows: tuple[Published, ...] = field(default=())
+    network: str = ""
 
 
 SETTINGS = {
@@ -104,6 +109,36 @@ SETTINGS = {
             ),
         ),
     ),
+    "nyuv2_288": Setting(
+        (288, 384),
+        200,
+        tuple(
+            Published(
+                method,
+                {"semseg": semseg, "normals": normals},
+                balancing.SOURCE,
+                backbone=balancing.NETWORK,
+                apart=f"{balancing.CAVEAT}; depth: no RMSE, absolute error {depth:.2f} m",
+            )
+            for method, (semseg, depth, normals) in balancing.NYUV2.items()
+        ),
+        balancing.NETWORK,
+    ),
+    "cityscapes_128": Setting(
+        (128, 256),
+        200,
+        tuple(
+            Published(
+                method,
+                {"semseg": semseg, "disparity": disparity},
+                balancing.SOURCE,
+                backbone=balancing.NETWORK,
+                apart=f"{balancing.CAVEAT}; zoom divides disparity",
+            )
+            for method, (semseg, disparity) in balancing.CITYSCAPES.items()
+        ),
+        balancing.NETWORK,
+    ),
 }  # fmt: skip
 
 
@@ -113,6 +148,9 @@ def obstacles(recipe: Training, evaluation: Evaluation, info: DatasetInfo) -> It
     if not info.published:
         counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
         yield f"not the whole published dataset, but {counts} samples"
+    if setting.network:
+        yield f"{recipe.backbone}, where all rows have {setting.network}"
+        return
     if recipe.backbone != HRNET18:
         yield f"backbone {recipe.backbone} instead of {HRNET18}"
     if recipe.pretrained is False:

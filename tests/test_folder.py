@@ -16,10 +16,11 @@ from pipeline.datasets.rooms.dataset import ROOMS, render_frame
 from pipeline.datasets.sample import Label, Sample, decode_normals
 from pipeline.datasets.store import Store, check_sample
 from pipeline.errors import DataError
-from pipeline.names import DATASET_TASKS, TASKS
+from pipeline.names import DATASET_TASKS
 from pipeline.params import Data
 from tests.layout_files import SIZE, codes, depth, edge, normals, photo, save, save_palette, write_lists
 
+TASKS = DATASET_TASKS["folder"]
 NAMES = [f"class {i}" for i in range(8)]
 RAW = Path("nowhere")
 

@@ -192,6 +192,24 @@ def test_depth_equals_torchmetrics_and_scikit_learn():
     assert score(TASKS["depth"], data)["rmse"] == pytest.approx(sklearn.root_mean_squared_error(t, p))
 
 
+@pytest.mark.parametrize("name", ["depth", "disparity"])
+def test_absolute_and_relative_errors_equal_scikit_learn(name):
+    data = split(TASKS[name])
+    got = score(TASKS[name], data)
+    prediction, target = flat(data)
+    assert got["abs_err"] == pytest.approx(sklearn.mean_absolute_error(target, prediction))
+    assert got["abs_rel"] == pytest.approx(sklearn.mean_absolute_percentage_error(target, prediction))
+    assert got["rmse"] == pytest.approx(sklearn.root_mean_squared_error(target, prediction))
+
+
+def test_disparity_has_no_metres_and_rejects_missing_labels():
+    metric = TASKS["disparity"].metric(CONTEXT)
+    assert "no metres" in metric.protocol and "in metres" not in metric.protocol
+    map_of = torch.ones(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="4 valid disparity labels are not positive"):
+        metric.update(map_of, 0 * map_of, map_of.bool())
+
+
 def test_depth_survives_predictions_below_zero_and_rejects_missing_labels():
     prediction, target, valid = split(TASKS["depth"])
     assert all(map(math.isfinite, score(TASKS["depth"], (prediction - 5, target, valid)).values()))

@@ -68,6 +68,16 @@ def read_png16(path: Path, size: Size | None = None) -> np.ndarray:
 
 def read_npy(path: Path, size: Size | None = None, channels: int = 1) -> np.ndarray:
     """The array as stored, (H, W) or (H, W, channels); numbers or booleans. Raises DataError as `read_png` does."""
+    array = read_array(path)
+    want = 2 if channels == 1 else 3
+    if array.ndim != want or (want == 3 and array.shape[2] != channels):
+        expected = "(H, W)" if want == 2 else f"(H, W, {channels})"
+        raise DataError(f"{shown(path)} holds an array of shape {array.shape}, expected {expected}")
+    return _of_size(array, path, size)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of an npy file as stored, of any shape; numbers or booleans. Raises DataError for anything else."""
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -78,11 +88,7 @@ def read_npy(path: Path, size: Size | None = None, channels: int = 1) -> np.ndar
         raise DataError(f"{shown(path)} is an archive of arrays (npz), expected one array: write it with np.save")
     if array.dtype.kind not in "biuf":
         raise DataError(f"{shown(path)} holds {array.dtype}, expected numbers")
-    want = 2 if channels == 1 else 3
-    if array.ndim != want or (want == 3 and array.shape[2] != channels):
-        expected = "(H, W)" if want == 2 else f"(H, W, {channels})"
-        raise DataError(f"{shown(path)} holds an array of shape {array.shape}, expected {expected}")
-    return _of_size(array, path, size)
+    return array
 
 
 def read_mat(path: Path, name: str, **options: bool) -> np.ndarray:
