@@ -183,6 +183,7 @@ def test_depth_equals_torchmetrics_and_scikit_learn():
         {
             "rmse": MeanSquaredError(squared=False)(torch.tensor(p), torch.tensor(t)).item(),
             "log_rmse": sklearn.root_mean_squared_error(np.log(t), np.log(p)),
+            "abs_err": sklearn.mean_absolute_error(t, p),
             "abs_rel": MeanAbsolutePercentageError()(torch.tensor(p), torch.tensor(t)).item(),
             **{f"delta{i}": 100 * np.mean(ratio < 1.25**i) for i in (1, 2, 3)},
             "images": N,
