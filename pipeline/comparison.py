@@ -39,6 +39,8 @@ SAME_RECIPE = (
     "optimizer",
     "schedule",
     "power",
+    "step_epochs",
+    "step_factor",
     "augmentation",  # the data, in effect
     "normalization",  # goes with the pretrained weights
     "precision",

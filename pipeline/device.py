@@ -86,6 +86,7 @@ def _channels(values: tuple[float, float, float], image: Tensor) -> Tensor:
 NORMALIZATIONS = {
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "half": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # 0..1 as it is, as MTAN and LibMTL read it
 }
 
 

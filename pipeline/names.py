@@ -9,15 +9,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-TASKS = ("semseg", "human_parts", "sal", "depth", "normals", "edge")
+TASKS = ("semseg", "human_parts", "sal", "depth", "disparity", "normals", "edge")
+_LAYOUT_TASKS = tuple(task for task in TASKS if task != "disparity")
 
 # Dataset -> the tasks that it has labels for.
 DATASET_TASKS = {
-    "rooms": TASKS,
+    "rooms": _LAYOUT_TASKS,
     "ccp": ("human_parts", "sal", "edge"),
     "nyud": ("semseg", "depth", "normals", "edge"),
     "pascal_context": ("semseg", "human_parts", "sal", "normals", "edge"),
-    "folder": TASKS,  # those that its dataset.yaml lists
+    "nyuv2_288": ("semseg", "depth", "normals"),
+    "cityscapes_128": ("semseg", "disparity"),
+    "folder": _LAYOUT_TASKS,  # those that its dataset.yaml lists
 }
 DATASETS = tuple(DATASET_TASKS)
 WITHOUT_ARCHIVE = ("rooms", "folder")

@@ -32,6 +32,7 @@ from pipeline.params_types import (
     Seed,
     Share,
     Size,
+    StepFactor,
     TaskName,
     TaskNames,
     Unique,
@@ -119,12 +120,14 @@ class Training(Section):
     lr: Positive
     weight_decay: NonNegative = _training["weight_decay"]
     momentum: Momentum = _training["momentum"]
-    schedule: Literal["poly", "constant"] = _training["schedule"]
+    schedule: Literal["poly", "constant", "step"] = _training["schedule"]
     power: Positive = _training["power"]
+    step_epochs: Count = _training["step_epochs"]
+    step_factor: StepFactor = _training["step_factor"]
     task_weights: dict[TaskName, Positive] = _training["task_weights"]
     deep_supervision: StrictBool = _training["deep_supervision"]
     augmentation: Augmentation = Augmentation()
-    normalization: Literal["imagenet", "half"] = _training["normalization"]
+    normalization: Literal["imagenet", "half", "none"] = _training["normalization"]
     validate_every: Natural | None = _training["validate_every"]
     channels_last: StrictBool = _training["channels_last"]
     precision: Literal["auto", "float32", "bfloat16"] = _training["precision"]

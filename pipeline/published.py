@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline import names
+from pipeline import published_balancing as balancing
 from pipeline.datasets.store import DatasetInfo
 from pipeline.params import Evaluation, ResolvedRun
 
@@ -68,7 +69,7 @@ class Published:
         return ", but ".join(["yes", "; ".join(but)]) if but else "yes"
 
     def not_comparable_because(self, setting: Setting) -> Iterator[str]:
-        if self.backbone != "HRNet-18":
+        if self.backbone != (setting.network or "HRNet-18"):
             yield f"backbone {self.backbone} instead of HRNet-18"
         yield from self.apart
         if self.recipe:
@@ -89,11 +90,13 @@ class Setting:
     """What the rows of a dataset have in common, and ours must have to be compared with them.
 
     usual: the recipe of all networks but those of `special`, (architecture, tasks, what is different); tasks None: any.
+    network: that of all rows, where it is none of ours, so that nothing compares.
     """
 
     usual: Recipe
     special: tuple[tuple[str, tuple[str, ...] | None, Recipe], ...]
     rows: tuple[Published, ...]
+    network: str = ""
 
     def recipe(self, architecture: str | None, tasks: frozenset[str]) -> Recipe:
         """How networks of this architecture were trained for these tasks."""
@@ -242,6 +245,40 @@ SETTINGS = {
             ),
         ),
     ),
+    "nyuv2_288": Setting(
+        {},
+        (),
+        tuple(
+            Published(
+                method,
+                None,
+                {"semseg": semseg, "normals": normals},
+                balancing.SOURCE,
+                backbone=balancing.NETWORK,
+                recipe=None,
+                apart=(balancing.CAVEAT, f"depth: no RMSE, absolute error {depth:.2f} m"),
+            )
+            for method, (semseg, depth, normals) in balancing.NYUV2.items()
+        ),
+        balancing.NETWORK,
+    ),
+    "cityscapes_128": Setting(
+        {},
+        (),
+        tuple(
+            Published(
+                method,
+                None,
+                {"semseg": semseg, "disparity": disparity},
+                balancing.SOURCE,
+                backbone=balancing.NETWORK,
+                recipe=None,
+                apart=(balancing.CAVEAT, "zoom divides disparity"),
+            )
+            for method, (semseg, disparity) in balancing.CITYSCAPES.items()
+        ),
+        balancing.NETWORK,
+    ),
 }  # fmt: skip
 
 
@@ -261,6 +298,9 @@ def not_comparable_because(run: ResolvedRun, evaluation: Evaluation, info: Datas
     if not info.published:
         counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
         yield f"not the whole published dataset, but {counts} samples"
+    if network := SETTINGS[info.dataset].network:
+        yield f"{run.training.backbone}, where all rows have {network}"
+        return
     yield from _other_start(run.training.backbone, run.training.pretrained)
     published = dict(SETTINGS[info.dataset].recipe(run.architecture, frozenset(run.all_tasks)))
     weights = published["task_weights"]

@@ -27,9 +27,14 @@ Log = Callable[[dict[str, float], int], None]
 
 
 def learning_rate(recipe: Training, epoch: int) -> float:
-    """Rate of one epoch, counted from 0. poly: lr (1 - epoch / epochs)^power, constant within the epoch."""
+    """Rate of one epoch, counted from 0, constant within it.
+
+    poly: lr (1 - epoch / epochs)^power. step: lr step_factor^n after n times step_epochs epochs.
+    """
     if recipe.schedule == "poly":
         return recipe.lr * (1 - epoch / recipe.epochs) ** recipe.power
+    if recipe.schedule == "step":
+        return recipe.lr * recipe.step_factor ** (epoch // recipe.step_epochs)
     return recipe.lr
 
 

@@ -253,7 +253,7 @@ def damaged(raw: Path) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "message"),
-    [(missing, "source.json is missing"), (shortened, "is not the file"), (damaged, "could not be unpacked")],
+    [(missing, "source.json is missing"), (shortened, "is not the file"), (damaged, "is not the file")],
 )
 def test_extracting_refuses_what_is_not_whole(
     site: Site, tmp_path: Path, harm: Callable[[Path], None], message: str

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 import stages.download
 from pipeline.errors import DataError
 from stages._entry import run_stage
-from tests.archive_site import GOOD, WHOLE, Site, get, names, serve, tar_gz, wanted
+from tests.archive_site import GOOD, NOISE, WHOLE, Site, get, names, serve, tar_gz, wanted
 
 
 def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
@@ -28,11 +29,36 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     return member
 
 
-def tar_of(compression: str) -> bytes:
+def tar_of(compression: str, files: dict[str, bytes] = GOOD) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as tar:
-        tar.addfile(tarfile.TarInfo("labels"))
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def zip_of(files: dict[str, bytes] = GOOD, mode: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = mode << 16
+            archive.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def flipped(archive: bytes, within: bytes) -> bytes:
+    """The archive with one bit of this content turned, and its checksum left as it was."""
+    at = archive.index(within[:1000]) + 500
+    return archive[:at] + bytes([archive[at] ^ 1]) + archive[at + 1 :]
+
+
+def cut_between_files(archive: bytes) -> bytes:
+    """A plain tar up to the end of its last file: each file in it is whole, and tarfile sees nothing wrong."""
+    end = len(archive.rstrip(b"\0"))
+    return archive[: end + -end % tarfile.BLOCKSIZE]
 
 
 @pytest.fixture
@@ -55,11 +81,24 @@ BAD = {
     "truncated": Bad(WHOLE[:200_000], "not a whole tar.gz archive"),
     "truncated checksum": Bad(WHOLE[:-4], "not a whole tar.gz archive"),
     "flipped byte": Bad(WHOLE[:-5] + bytes([WHOLE[-5] ^ 1]) + WHOLE[-4:], "not a whole tar.gz archive"),
-    "no archive": Bad(b"nonsense" * 100, "not a whole tar.gz archive"),
+    "no archive": Bad(b"nonsense" * 100, "not an archive that can be read: a tar (plain, gzip or xz) or a zip can"),
     "gzip but no tar": Bad(gzip.compress(b"nonsense" * 1000), "not a whole tar.gz archive"),
-    "tar but no gzip": Bad(tar_of(""), "not a whole tar.gz archive"),
-    "another compression": Bad(tar_of("xz"), "not a whole tar.gz archive"),
-    "empty": Bad(b"", "not a whole tar.gz archive"),
+    "another compression": Bad(tar_of("bz2"), "not an archive that can be read"),
+    "truncated tar": Bad(tar_of("")[:200_000], "not a whole tar archive"),
+    "tar that ends between two files": Bad(cut_between_files(tar_of("")), "not a whole tar archive (it ends without"),
+    "truncated tar.xz": Bad(tar_of("xz")[:-30], "not a whole tar.xz archive"),
+    "flipped byte in tar.xz": Bad(flipped(tar_of("xz"), tar_of("xz")[5000:]), "not a whole tar.xz archive"),
+    "truncated zip": Bad(zip_of()[:200_000], "not a whole zip archive"),
+    "flipped byte in zip": Bad(flipped(zip_of(), NOISE), "not a whole zip archive (Bad CRC-32"),
+    "zip with a password": Bad(
+        zip_of()
+        .replace(b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0")
+        .replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0"),
+        "password required",
+    ),
+    "zip with traversal": Bad(zip_of(GOOD | {"set-1/../../evil": b""}), "'set-1/../../evil' would be written outside"),
+    "zip with a link": Bad(zip_of({"labels/evil": b"/etc"}, 0o120777), "'labels/evil' is a link"),
+    "empty": Bad(b"", "not an archive that can be read"),
     "archive of nothing": Bad(tar_gz({}), "another archive: no labels inside, but nothing"),
     "sha256": Bad(WHOLE, "sha256 is", {"sha256": "0" * 64}),
     "size": Bad(WHOLE, "bytes instead of 7", {"size": 7}),

@@ -48,6 +48,7 @@ PROBLEMS = {
     "unknown split": ({"splits": {"test": "x"}}, "splits.test: unknown key; Known here: train, val"),
     "unknown task": ({"tasks": ["semsek"]}, r"tasks\[0\]: unknown task 'semsek'; did you mean 'semseg'"),
     "no task": ({"tasks": []}, "tasks: "),
+    "task of another layout": ({"tasks": ["depth", "disparity"]}, "disparity has no place in this layout; allowed: "),
     "task twice": ({"tasks": ["depth", "depth"]}, "must not repeat depth"),
     "no classes": ({"classes": {}}, "classes.semseg: missing; list the names"),
     "one class": ({"classes": {"semseg": ["wall"]}}, "classes.semseg: .*at least 2"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline import names
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import DatasetInfo, Store, write_split
 from pipeline.device import choose_device
@@ -12,11 +13,11 @@ from pipeline.evaluate_run import panel_indices
 from pipeline.evaluation import finite_or_none, predict, resize_prediction, score, score_trivial
 from pipeline.nets import Outputs
 from pipeline.params import parse_params
-from pipeline.tasks import TASKS, get_task
+from pipeline.tasks import get_task
 
 INPUT = (32, 48)
 CLASSES = {"semseg": ("wall", "floor", "bed"), "human_parts": ("background", "head", "torso")}
-ALL = tuple(TASKS)
+ALL = names.DATASET_TASKS["rooms"]
 RECIPE = parse_params(
     {
         "experiment": "test",

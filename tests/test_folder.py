@@ -14,11 +14,12 @@ from pipeline.datasets.preparation import prepare
 from pipeline.datasets.rooms.dataset import ROOMS, render_frame
 from pipeline.datasets.sample import Sample, decode_normals
 from pipeline.datasets.store import Store
-from pipeline.names import DATASET_TASKS, TASKS
+from pipeline.names import DATASET_TASKS
 from pipeline.params import Data
 from tests.layout_files import SIZE, codes, depth, edge, normals, photo, save, save_palette, write_lists
 from tests.own_data import RAW, describe, label, make_own, refused
 
+TASKS = DATASET_TASKS["folder"]
 NAMES = [f"class {i}" for i in range(8)]
 
 

@@ -37,8 +37,10 @@ ANYWHERE = {
 READERS = {
     "datasets.__init__": "the list of datasets; prepare has read the one of params",
     "datasets.ccp": "prepare has read the data",
+    "datasets.cityscapes_128": "prepare has read the data",
     "datasets.folder": "prepare has read the data",
     "datasets.nyud": "prepare has read the data",
+    "datasets.nyuv2_288": "prepare has read the data",
     "datasets.pascal_context": "prepare has read the data",
     "datasets.rooms": "prepare has read the data",
     "datasets.spec": "what a dataset declares; prepare has read the data",
@@ -49,9 +51,11 @@ BOOKS = {
 }
 EXEMPT = {
     "download": {
+        "datasets.checks": "refuses what an archive holds",
         "datasets.files": "opens what an archive holds; the archives are named in each dataset's file",
         "datasets.folder": "a dataset without an archive (below)",
         "datasets.layout": "reads what an archive holds",
+        "datasets.numbered": "reads what an archive holds; the archives are in each dataset's file",
         "datasets.rooms": "a dataset without an archive (below)",
         "datasets.sample": "what a reader returns",
         "datasets.spec": "declares the fields; the archive of each dataset is in its own file",
@@ -76,6 +80,7 @@ EXEMPT = {
         "outbox": "brings numbers to MLflow",
         "metrics": "scores by epoch, for the eye; where they choose weights, models/selection.json holds their digests",
         "tracked": "looks into MLflow's store for runs to close",
+        "workers": "how many threads decode images: the same bytes from any number",
     },
     "evaluate": {
         **READERS,

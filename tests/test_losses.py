@@ -39,7 +39,7 @@ def reference(name, p, t):
     """The task's loss in NumPy, from (N, C) valid predictions and targets."""
     if name in ("semseg", "human_parts"):
         return (np.log(np.exp(p).sum(1)) - p[np.arange(len(p)), t[:, 0].astype(int)]).mean()
-    if name == "depth":
+    if name in ("depth", "disparity"):
         return np.abs(p - t).mean()
     if name == "normals":
         return np.abs(p / np.linalg.norm(p, axis=1, keepdims=True) - t).mean()

@@ -183,6 +183,7 @@ def test_depth_equals_torchmetrics_and_scikit_learn():
         {
             "rmse": MeanSquaredError(squared=False)(torch.tensor(p), torch.tensor(t)).item(),
             "log_rmse": sklearn.root_mean_squared_error(np.log(t), np.log(p)),
+            "abs_err": sklearn.mean_absolute_error(t, p),
             "abs_rel": MeanAbsolutePercentageError()(torch.tensor(p), torch.tensor(t)).item(),
             **{f"delta{i}": 100 * np.mean(ratio < 1.25**i) for i in (1, 2, 3)},
             "images": N,
@@ -201,6 +202,24 @@ def test_a_depth_below_zero_counts_as_zero():
     assert result["log_rmse"] == pytest.approx(math.sqrt((math.log(1e-3) ** 2 + math.log(1.25) ** 2) / 3))
     assert result["delta1"] == pytest.approx(100 / 3)  # 5 / 4 is not below 1.25
     assert result["delta2"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize("name", ["depth", "disparity"])
+def test_absolute_and_relative_errors_equal_scikit_learn(name):
+    data = split(TASKS[name])
+    got = score(TASKS[name], data)
+    prediction, target = flat(data)
+    assert got["abs_err"] == pytest.approx(sklearn.mean_absolute_error(target, prediction))
+    assert got["abs_rel"] == pytest.approx(sklearn.mean_absolute_percentage_error(target, prediction))
+    assert got["rmse"] == pytest.approx(sklearn.root_mean_squared_error(target, prediction))
+
+
+def test_disparity_has_no_metres_and_rejects_missing_labels():
+    metric = TASKS["disparity"].metric(CONTEXT)
+    assert "no metres" in metric.protocol and "in metres" not in metric.protocol
+    map_of = torch.ones(1, 1, 2, 2)
+    with pytest.raises(ValueError, match="4 valid disparity labels are not positive"):
+        metric.update(map_of, 0 * map_of, map_of.bool())
 
 
 def test_depth_survives_predictions_below_zero_and_rejects_missing_labels():

@@ -79,7 +79,13 @@ def test_rows_are_of_the_dataset_s_tasks_and_say_where_they_come_from(dataset):
 @pytest.mark.parametrize("dataset", SETTINGS)
 def test_every_row_says_whether_it_is_comparable_and_why_not(dataset):
     setting = SETTINGS[dataset]
-    assert {(row.method, row.source): row.verdict(setting) for row in setting.rows} == VERDICTS[dataset]
+    verdicts = {(row.method, row.source): row.verdict(setting) for row in setting.rows}
+    if setting.network:  # the balancing literature: rows of a network that is none of ours
+        assert len(verdicts) == 13
+        begin = "no: another network; epochs on the val split averaged; "
+        assert all(text.startswith(begin) for text in verdicts.values())
+    else:
+        assert verdicts == VERDICTS[dataset]
 
 
 def test_every_run_of_the_profile_is_by_the_published_recipe(profile):

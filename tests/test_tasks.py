@@ -85,6 +85,19 @@ def test_rotation_and_zoom_take_one_amount_per_image():
     torch.testing.assert_close(turned[:, 0].flatten(), torch.tensor([1.0, -1.0]))
     depth = TASKS["depth"].on_zoom(torch.full((2, 1, 1, 1), 3.0), torch.tensor([1.0, 1.5]))
     assert depth.flatten().tolist() == [3, 2]
+    disparity = TASKS["disparity"].on_zoom(torch.full((2, 1, 1, 1), 0.25), torch.tensor([1.0, 1.5]))
+    assert disparity.flatten().tolist() == [0.25, 0.375]
+
+
+def test_disparity_is_inverse_depth():
+    """What a zoom does to the one it undoes to the other, and the nearer is warmer in both pictures."""
+    depth, factor = torch.tensor([0.5, 2.0, 8.0]).view(3, 1, 1, 1), torch.tensor([1.2, 1.5, 0.8])
+    zoomed = TASKS["disparity"].on_zoom(1 / depth, factor)
+    torch.testing.assert_close(zoomed, 1 / TASKS["depth"].on_zoom(depth, factor))
+    picture = TASKS["disparity"].paint(np.array([[0.4, 0.01]], np.float32), np.ones((1, 2), bool), CONTEXT).astype(int)
+    warmth = picture[0, :, 0] - picture[0, :, 2]
+    assert warmth[0] > 0 > warmth[1]
+    assert TASKS["disparity"].unit == "" and TASKS["disparity"].headline == "abs_err"
 
 
 @EVERY
@@ -114,14 +127,18 @@ def test_palette_is_fixed_and_distinct():
 
 @EVERY
 def test_no_constant_beats_the_trivial_predictor(task):
-    """In the sense each is defined by: hits for classes, squared error for everything else."""
+    """In the sense each is defined by: hits for classes, absolute error for disparity, squared error for the others."""
     labels = [label(task, seed) for seed in range(3)]
+    if task.name == "disparity":
+        labels = [(value / 10, valid) for value, valid in labels]  # 0..1
     trivial = task.trivial(iter(labels), CONTEXT)
     values = np.concatenate([value[valid] for value, valid in labels]).astype(np.float64)
 
     def error(constant):
         if task.channels is None:
             return (values != constant).mean()
+        if task.name == "disparity":
+            return np.abs(values - constant).mean() - 1 / 65535  # it is found in steps of that
         return np.square(values - constant).mean()
 
     if task.channels is None:

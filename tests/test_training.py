@@ -64,6 +64,16 @@ def test_poly_schedule_by_hand():
     assert learning_rate(params(schedule="constant").training, 2) == 0.01
 
 
+def test_step_schedule_is_torch_s():
+    recipe = params(epochs=9, lr=0.1, schedule="step", step_epochs=3, step_factor=0.5).training
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
+    for epoch in range(9):
+        assert learning_rate(recipe, epoch) == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
 @pytest.mark.parametrize(("every", "validated"), [(0, [5]), (2, [2, 4, 5]), (1, [1, 2, 3, 4, 5]), (None, [])])
 def test_validates_when_asked_and_always_at_the_end(store, every, validated):
     _, history, _ = run_training(store, params(epochs=5, validate_every=every))

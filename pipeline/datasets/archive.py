@@ -1,7 +1,8 @@
-"""From the name of a dataset's archive to its files: fetch it once, check it, unpack it where it is read.
+"""From the name of a dataset's archive, or of a folder that holds its files, to these: checked, unpacked where read.
 
 `data/raw` holds the archive itself and `source.json`, not the thousands of files in it: DVC hashes one file
-as fast as the disk reads it. It is unpacked for a reader, into a folder that lives only as long as reading.
+as fast as the disk reads it. It is unpacked for a reader, into a folder that lives only as long as reading. A folder
+stays where it is; `source.json` then stands alone, with a digest of all its files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline import paths
-from pipeline.datasets import drive
+from pipeline.datasets import drive, unpacked
 from pipeline.datasets.transfer import SourceError, copy, download, require_space
 from pipeline.datasets.unpack import inspect, unpack
 from pipeline.errors import DataError
@@ -34,14 +35,16 @@ _UNSET = f"{FOLDER_VARIABLE}: not set"
 
 @dataclass(frozen=True)
 class Archive:
-    """A gzip-compressed tar archive and where it can be had.
+    """A tar (plain, gzip, xz) or zip archive and where it can be had.
 
-    file_name: its name in `data/raw` and in a person's folder of archives; aliases: other names it has there.
+    file_name: its name in `data/raw` and in a person's folder of archives; aliases: other names it has there. Where
+    sha256 is None, one of these may be a folder of its files; nothing could tell that from the published archive.
     sources: http(s) addresses or `gdrive:<file id>`, tried in order.
     sha256, size (bytes): None where the publisher promises none; what came is recorded in any case.
     marker: the paths, or patterns of them (`depth/*.npy`), that must all exist inside, below any one folder; they
     tell the archive from others.
     namesakes: (pattern, what it is) for archives of the same name that lack a marker: whoever has one is told which.
+    kept_at: where its authors keep it, for people, where that is no address that a program can rely on.
     """
 
     file_name: str
@@ -51,6 +54,7 @@ class Archive:
     marker: str | tuple[str, ...]
     aliases: tuple[str, ...] = ()
     namesakes: tuple[tuple[str, str], ...] = ()
+    kept_at: str | None = None
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -65,6 +69,7 @@ def fetch(archive: Archive | None, raw: Path, other: str | None = None, pause: f
     dataset is generated, there is nothing to fetch. pause: seconds between attempts, at first.
     other: another archive of the same layout, used instead: a file name in the folder that PIPELINE_ARCHIVES names,
     a path from the project's root, an http(s) address or `gdrive:<id>`. Its size and sha256 are recorded, not checked.
+    A name or path may be that of a folder with the unpacked files: that is read where it lies, never copied.
     `published` in the record: whether this is the archive that the dataset declares, as far as that can be known.
     Raises DataError with every source, what it answered and what can be done by hand.
     """
@@ -76,6 +81,10 @@ def fetch(archive: Archive | None, raw: Path, other: str | None = None, pause: f
                 raise DataError(f"data.archive is {other}, but this dataset comes from no archive: set it to null")
             _clear(raw)
             return _record(raw, {"generated": True})
+        if other is not None and (paths.project_root() / os.path.expanduser(other)).resolve().is_relative_to(
+            raw.resolve()
+        ):
+            raise DataError(f"data.archive is {other}, but {raw} is emptied before it is filled: keep it elsewhere")
         partial.mkdir(parents=True, exist_ok=True)
         with FileLock(partial / _LOCK, timeout=0):
             sources = (FOLDER_VARIABLE, *archive.sources) if other is None else (other,)
@@ -94,9 +103,10 @@ def fetch(archive: Archive | None, raw: Path, other: str | None = None, pause: f
 def extracted(raw: Path, scratch: Path) -> Iterator[Path]:
     """Yield the folder that a dataset's `splits` and `read` take: unpacked below `scratch`, then removed.
 
-    The archive's own top folder is stepped over. A generated dataset yields `raw` itself. What a killed call leaves
-    below `scratch` has a name that no later call uses. Raises DataError if `raw` holds no whole archive, or the archive
-    a member that would leave the folder or is not a plain file.
+    The archive's own top folder is stepped over. A generated dataset yields `raw` itself; a person's folder is yielded
+    as it lies. What a killed call leaves below `scratch` has a name that no later call uses. Raises DataError if `raw`
+    holds no whole archive, or the archive a member that would leave the folder or is not a plain file; and if a
+    person's folder is not what it was when it was recorded, or changes while it is read.
     """
     source = raw / SOURCE_FILE
     if not source.exists():
@@ -105,8 +115,13 @@ def extracted(raw: Path, scratch: Path) -> Iterator[Path]:
     if record.get("generated"):
         yield raw
         return
+    if record.get("folder"):
+        with _unchanged_folder(record) as folder:
+            yield folder / record["root"]
+        return
     path = raw / record["file_name"]
-    if not path.exists() or path.stat().st_size != record["size"]:
+    # By content, too: nothing in a plain tar tells that a byte of it has changed.
+    if not path.exists() or path.stat().st_size != record["size"] or file_sha256(path) != record["sha256"]:
         raise DataError(f"{path} is not the file that {source} describes: run `dvc repro -f download`")
     scratch.mkdir(parents=True, exist_ok=True)
     require_space(scratch, record["unpacked_size"], f"unpacking {path.name}")
@@ -118,6 +133,31 @@ def extracted(raw: Path, scratch: Path) -> Iterator[Path]:
         yield Path(folder) / record["root"]
 
 
+@contextmanager
+def _unchanged_folder(record: dict) -> Iterator[Path]:
+    """The person's folder that `record` is of. Raises DataError where any of its files has changed since."""
+    again = "its files have changed since `dvc repro download` recorded them: run `dvc repro -f download`"
+    try:
+        folder = _recorded_folder(record)
+        before = unpacked.listing(folder)
+        if unpacked.digest(folder) != record["sha256"]:
+            raise DataError(f"{folder}: {again}")
+        yield folder
+        if unpacked.listing(folder) != before:
+            raise DataError(f"{folder}: a file has changed while it was read: run `dvc repro -f download`")
+    except SourceError as error:
+        raise DataError(f"{record['source']}: {error}; {again}") from error
+
+
+def _recorded_folder(record: dict) -> Path:
+    """Found again by its name, as when it was recorded: where it lies differs from machine to machine."""
+    name = record["source"]
+    folder = _in_folder(record["file_name"]) if name == FOLDER_VARIABLE else _named_by_person(name)
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is no folder")
+    return folder
+
+
 def _fetch(archive: Archive, raw: Path, parts: dict[str, Path], other: str | None, pause: float) -> dict:
     _clear(raw)
     wanted = archive if other is None else replace(archive, sha256=None, size=None)
@@ -126,6 +166,9 @@ def _fetch(archive: Archive, raw: Path, parts: dict[str, Path], other: str | Non
         if answers and answers[-1] != _UNSET:
             print(f"{archive.file_name}: {answers[-1]}; trying {source}", file=sys.stderr)
         try:
+            if (folder := _folder_of(source, wanted)) is not None:
+                facts = {"file_name": folder.name, "source": source, "folder": True, "published": other is None}
+                return _record(raw, facts | _checked_folder(wanted, folder))
             _bring(source, wanted, part, pause)
             facts = _checked(wanted, part)
         except SourceError as error:
@@ -136,22 +179,35 @@ def _fetch(archive: Archive, raw: Path, parts: dict[str, Path], other: str | Non
         return _record(raw, {"file_name": archive.file_name, "source": source, "published": published, **facts})
     if other is not None:
         raise DataError(
-            f"data.archive could not be used. {answers[0]}\nIt may be the name of a file in the folder that "
+            f"data.archive could not be used. {answers[0]}\nIt may be the name of a file or folder in the folder that "
             f"{FOLDER_VARIABLE} is set to, a path from the project's root, an http(s) address or gdrive:<id>; null is "
             "the published archive."
         )
     tried = "\n".join(f"  - {answer}" for answer in answers)
+    kept_at = f" Its authors keep it at {archive.kept_at}." if archive.kept_at else ""
     raise DataError(
         f"{archive.file_name} could not be had. Tried, in this order:\n{tried}\n"
         f"By hand: get the file in any way, put it as {archive.file_name} into a folder, set the environment "
-        f"variable {FOLDER_VARIABLE} to that folder and run again."
+        f"variable {FOLDER_VARIABLE} to that folder and run again; or name the file, or a folder with its files, in "
+        f"data.archive.{kept_at}"
     )
+
+
+def _folder_of(source: str, archive: Archive) -> Path | None:
+    """The person's folder that `source` names, if it is one."""
+    if source == FOLDER_VARIABLE:
+        found = _in_folder(archive.file_name, *archive.aliases, folders=archive.sha256 is None)
+    elif re.match(r"\w+://", source) or drive.file_id(source) is not None:
+        return None
+    else:
+        found = _named_by_person(source)
+    return found if found.is_dir() else None
 
 
 def _bring(source: str, archive: Archive, part: Path, pause: float) -> None:
     """Fill `part` from that source, whatever its kind. Raises SourceError with its answer."""
     if source == FOLDER_VARIABLE:
-        copy(_in_folder(archive.file_name, *archive.aliases), part)
+        copy(_in_folder(archive.file_name, *archive.aliases, folders=False), part)
     elif (file := drive.file_id(source)) is not None:
         drive.download(file, part, archive.size, pause)
     elif source.startswith(("http://", "https://")):
@@ -162,27 +218,27 @@ def _bring(source: str, archive: Archive, part: Path, pause: float) -> None:
         copy(_named_by_person(source), part)
 
 
-def _in_folder(*names: str) -> Path:
-    """The file of one of these names in the folder of archives."""
+def _in_folder(*names: str, folders: bool = True) -> Path:
+    """The file of one of these names in the folder of archives, or the folder, where that may be."""
     folder = _folder()
     if folder is None:
         raise SourceError("not set")
     if not folder.is_dir():
         raise SourceError(f"{folder} is not a folder")
-    found = _first_file([folder / name for name in names])
+    found = _first([folder / name for name in names], folders)
     if found is None:
         raise SourceError(f"no file {' or '.join(names)} in {folder}")
     return found
 
 
 def _named_by_person(name: str) -> Path:
-    """The file that data.archive names: in the folder of archives, or from the project's root."""
+    """The file or folder that data.archive names: in the folder of archives, or from the project's root."""
     places = [paths.project_root() / os.path.expanduser(name)]
     if (folder := _folder()) is not None and Path(name).name == name:
         places.insert(0, folder / name)
-    found = _first_file(places)
+    found = _first(places)
     if found is None:
-        raise SourceError(f"there is no file {' or '.join(map(str, places))}")
+        raise SourceError(f"there is no file or folder {' or '.join(map(str, places))}")
     return found
 
 
@@ -202,11 +258,17 @@ def _folder() -> Path | None:
     return paths.project_root() / os.path.expanduser(value) if value else None
 
 
-def _first_file(places: list[Path]) -> Path | None:
+def _first(places: list[Path], folders: bool = True) -> Path | None:
     try:
-        return next((place for place in places if place.is_file()), None)
+        return next((place for place in places if place.is_file() or (folders and place.is_dir())), None)
     except OSError as error:  # a folder above it that may not be entered
         raise SourceError(f"it can't be read: {error}") from error
+
+
+def _checked_folder(archive: Archive, folder: Path) -> dict:
+    """The facts of a person's folder, if it holds the dataset. Raises SourceError if not."""
+    facts = inspect(folder, archive.markers, archive.namesakes)
+    return {"size": facts["unpacked_size"], "sha256": unpacked.digest(folder), **facts}
 
 
 def _checked(archive: Archive, path: Path) -> dict:

@@ -139,6 +139,18 @@ def read_npy(path: Path, size: Size | None = None, channels: int = 1) -> np.ndar
 
     One channel may have an axis of its own, (H, W, 1) or (1, H, W), which is dropped.
     """
+    array = read_array(path)
+    if channels == 1:
+        array = _one_channel(array, size)
+    want = 2 if channels == 1 else 3
+    if array.ndim != want or (want == 3 and array.shape[2] != channels):
+        expected = "(H, W), (H, W, 1) or (1, H, W)" if want == 2 else f"(H, W, {channels})"
+        raise DataError(f"{shown(path)} holds an array of shape {array.shape}, expected {expected}")
+    return _of_size(array, path, size)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of an npy file as stored, of any shape; numbers or booleans. Raises DataError for anything else."""
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -149,13 +161,7 @@ def read_npy(path: Path, size: Size | None = None, channels: int = 1) -> np.ndar
         raise DataError(f"{shown(path)} is an archive of arrays (npz), expected one array: write it with np.save")
     if array.dtype.kind not in "biuf":
         raise DataError(f"{shown(path)} holds {array.dtype}, expected numbers")
-    if channels == 1:
-        array = _one_channel(array, size)
-    want = 2 if channels == 1 else 3
-    if array.ndim != want or (want == 3 and array.shape[2] != channels):
-        expected = "(H, W), (H, W, 1) or (1, H, W)" if want == 2 else f"(H, W, {channels})"
-        raise DataError(f"{shown(path)} holds an array of shape {array.shape}, expected {expected}")
-    return _of_size(array, path, size)
+    return array
 
 
 def _one_channel(array: np.ndarray, size: Size | None) -> np.ndarray:

@@ -36,6 +36,13 @@ def _own_name(name: str) -> str:
     return name
 
 
+def _in_the_layout(tasks: tuple[str, ...]) -> tuple[str, ...]:
+    if lacking := [task for task in tasks if task not in names.DATASET_TASKS["folder"]]:
+        allowed = ", ".join(names.DATASET_TASKS["folder"])
+        raise ValueError(f"{', '.join(lacking)} has no place in this layout; allowed: {allowed}")
+    return tasks
+
+
 def _three_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
     if sorted(axis.removeprefix("-") for axis in axes) != list(AXES):
         raise ValueError("must be x, y and z in some order, each with or without a minus, such as [x, -y, -z]")
@@ -90,7 +97,7 @@ class Description(Section):
     """
 
     name: Annotated[str, Field(min_length=1), AfterValidator(_own_name)]
-    tasks: Annotated[TaskNames, Field(min_length=1)]
+    tasks: Annotated[TaskNames, Field(min_length=1), AfterValidator(_in_the_layout)]
     classes: dict[ClassTask, ClassNames] = {}
     ignore: dict[TaskName, Codes] = {}
     splits: Lists = Lists()
@@ -201,7 +208,7 @@ def read(raw: Path, split: str, sample_id: str, params: Data) -> Sample:
 FOLDER = Dataset(
     name="folder",
     classes={},  # until `resolve` has read them
-    tasks=names.TASKS,
+    tasks=names.DATASET_TASKS["folder"],
     edge_max_dist=0.0075,
     archive=None,
     splits=splits,

@@ -206,7 +206,7 @@ def _depth(layout: Layout, task: str, path: Path, size: Size) -> Label:
         return Label(depth.astype(np.float32), valid)
 
 
-def _normals(layout: Layout, task: str, path: Path, size: Size) -> Label:
+def read_normals(layout: Layout, task: str, path: Path, size: Size) -> Label:
     """8-bit codes stay such, as in `Label`; of those, black and middle grey mean missing."""
     coded = _is_png(path)
     stored = files.read_png(path, size, channels=3) if coded else files.read_npy(path, size, channels=3)
@@ -262,6 +262,6 @@ _KINDS = {
     "human_parts": _Kind("human_parts", (".png", ".npy"), _classes),
     "sal": _Kind("sal", (".png", ".npy"), _saliency),
     "depth": _Kind("depth", (".npy", ".png"), _depth),
-    "normals": _Kind("normals", (".npy", ".png"), _normals),
+    "normals": _Kind("normals", (".npy", ".png"), read_normals),
     "edge": _Kind("edge", (".npy", ".png"), _edge),
 }

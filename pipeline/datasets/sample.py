@@ -12,7 +12,8 @@ class Label:
     """One task's label.
 
     value: semseg, human_parts (H, W) uint8 class index from 0; sal, edge (H, W) uint8, 0 or 1; depth (H, W) float32,
-        metres; normals (H, W, 3) float32 unit vectors, x right, y up, z towards the camera. Arbitrary where not valid.
+        metres; disparity (H, W) float32, 0..1 in the dataset's unit, larger is nearer; normals (H, W, 3) float32
+        unit vectors, x right, y up, z towards the camera. Arbitrary where not valid.
         A reader of normals that come in 8 bits hands over those, (H, W, 3) uint8: the store keeps them, at a quarter
         of the size, and decodes them with `decode_normals` when they are read.
     valid: (H, W) bool. A dataset's ignore codes (0, 255, ...) end here; nothing later knows them.

@@ -1,19 +1,22 @@
-"""A tar.gz archive, read from end to end: is it whole, harmless, and the one it should be? And its files."""
+"""An archive, read from end to end: is it whole, harmless, and the one it should be? And its files.
+
+pipeline/datasets/containers.py opens it: a tar, plain or compressed, a zip, or a folder that is unpacked already.
+"""
 
 from __future__ import annotations
 
-import gzip
 import tarfile
-import zlib
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets.transfer import BLOCK, SourceError, byte_progress
+from pipeline.datasets.containers import DAMAGE, Container, opened
+from pipeline.datasets.transfer import SourceError, byte_progress
+from pipeline.datasets.unpacked import walk
 
 
 def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, str], ...] = ()) -> dict:
-    """Read the archive once: {"root": the folder in it that holds every marker, "unpacked_size": bytes}.
+    """Read the archive, or list the folder, once: {"root": what in it holds every marker, "unpacked_size": bytes}.
 
     Markers are patterns of paths below that folder, each of which a file or folder must match. namesakes: (pattern,
     what an archive is that lacks a marker but holds this). Raises SourceError if the archive is damaged, unsafe or
@@ -22,7 +25,7 @@ def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, st
     patterns = {pattern: PurePosixPath(pattern).parts for pattern in (*markers, *(pattern for pattern, _ in namesakes))}
     above: dict[str, set[str]] = {pattern: set() for pattern in patterns}
     tops, unpacked = set(), 0
-    for _, member in _members(path, "check"):
+    for member in walk(path) if path.is_dir() else (member for _, member in _members(path, "check")):
         parts = PurePosixPath(member.name).parts
         tops.add("/".join(parts[:2]))
         unpacked += member.size
@@ -41,28 +44,25 @@ def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, st
 
 def unpack(path: Path, folder: Path) -> None:
     """Write the archive's files below `folder`. Raises SourceError if it is damaged or unsafe; OSError, TarError."""
-    for tar, member in _members(path, "unpack"):
-        tar.extract(member, folder, filter="data")
+    for container, member in _members(path, "unpack"):
+        try:
+            container.extract(member, folder)
+        except DAMAGE as error:
+            raise SourceError(f"{member.name} in it is damaged ({error})") from error
 
 
-def _members(path: Path, doing: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+def _members(path: Path, doing: str) -> Iterator[tuple[Container, tarfile.TarInfo]]:
     """The members in order, each checked before it is handed out; SourceError if the archive is damaged."""
-    try:
-        # tarfile's own decompression neither notices a cut end nor compares the checksum; gzip does both.
-        with (
-            path.open("rb") as file,
-            gzip.open(file) as stream,
-            byte_progress(f"{doing} {path.name}", path.stat().st_size) as progress,
-        ):
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for member in tar:
+    with path.open("rb") as file, byte_progress(f"{doing} {path.name}", path.stat().st_size) as progress:
+        kind, container = opened(file)
+        try:
+            with container:
+                for member in container:
                     _refuse_unsafe(member)
-                    yield tar, member
+                    yield container, member
                     progress.update(file.tell() - progress.n)
-            while stream.read(BLOCK):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
-        raise SourceError(f"it is not a whole tar.gz archive ({error})") from error
+        except DAMAGE as error:
+            raise SourceError(f"it is not a whole {kind} archive ({error})") from error
 
 
 def _refuse_unsafe(member: tarfile.TarInfo) -> None:

@@ -14,7 +14,7 @@ _MIN_DEPTH = 1e-3
 
 
 class DepthMetric(Metric):
-    """`rmse` (metres), `log_rmse` (natural log), `abs_rel` (a share), `delta<i>` (per cent within 1.25^i).
+    """`rmse`, `abs_err` (metres), `log_rmse` (natural log), `abs_rel` (a share), `delta<i>` (per cent within 1.25^i).
 
     RMSE is the root of the mean over all pixels of the split, not the mean of each image's root. A prediction below 0
     counts as 0 (the released evaluators' rule), and below a millimetre as one where a positive depth is needed.
@@ -23,7 +23,7 @@ class DepthMetric(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("squared", "squared_log", "relative"):
+        for name in ("squared", "squared_log", "absolute", "relative"):
             self.add_state(name, torch.zeros((), dtype=torch.float64))
         self.add_state("within", torch.zeros(3, dtype=torch.long))
         for name in ("images", "valid_pixels"):
@@ -44,6 +44,7 @@ class DepthMetric(Metric):
         ratio = torch.maximum(positive / target, target / positive)
         self.squared += error.square().sum()
         self.squared_log += (positive.log() - target.log()).square().sum()
+        self.absolute += error.abs().sum()
         self.relative += (error.abs() / target).sum()
         self.within += torch.stack([(ratio < 1.25**power).sum() for power in (1, 2, 3)])
 
@@ -51,8 +52,8 @@ class DepthMetric(Metric):
     def protocol(self) -> str:
         return (
             "Errors pooled over the split's valid pixels, not averaged by image: rmse in metres, log_rmse in natural "
-            "logarithms, abs_rel relative to the label, delta<i> the share of pixels where max(p/t, t/p) < 1.25^i. A "
-            "prediction below 0 counts as 0 (the published rule). For "
+            "logarithms, abs_err the mean absolute error in metres, abs_rel relative to the label, delta<i> the share "
+            "of pixels where max(p/t, t/p) < 1.25^i. A prediction below 0 counts as 0 (the published rule). For "
             f"log_rmse and delta<i> a prediction below {_MIN_DEPTH:g} m counts as {_MIN_DEPTH:g} m."
         )
 
@@ -66,6 +67,7 @@ class DepthMetric(Metric):
         return {
             "rmse": math.sqrt(mean(self.squared)),
             "log_rmse": math.sqrt(mean(self.squared_log)),
+            "abs_err": mean(self.absolute),
             "abs_rel": mean(self.relative),
             **{f"delta{power}": 100 * mean(within) for power, within in enumerate(self.within, start=1)},
             "images": int(self.images),

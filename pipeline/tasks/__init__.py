@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from pipeline.tasks import depth, edge, human_parts, normals, sal, semseg
+from pipeline.tasks import depth, disparity, edge, human_parts, normals, sal, semseg
 from pipeline.tasks.spec import Task, TaskContext
 
 __all__ = ["TASKS", "Task", "TaskContext", "get_task"]
 
-TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in (semseg, human_parts, sal, depth, normals, edge)}
+TASKS: dict[str, Task] = {
+    module.TASK.name: module.TASK for module in (semseg, human_parts, sal, depth, disparity, normals, edge)
+}
 
 
 def get_task(name: str) -> Task:

@@ -10,6 +10,7 @@ from pipeline.tasks.spec import TaskContext
 
 INVALID = np.array([128, 128, 128], np.uint8)
 _HALF_DEPTH = 3.0  # metres: the depth drawn in the middle of the colormap
+_HALF_DISPARITY = 0.05  # likewise, of Cityscapes' disparity
 
 
 def paint_classes(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
@@ -30,6 +31,14 @@ def paint_depth(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> n
     depth = np.nan_to_num(np.asarray(value, np.float32)).clip(min=0)
     nearness = _HALF_DEPTH / (depth + _HALF_DEPTH)
     return _finish(colormaps["turbo"](nearness, bytes=True)[..., :3], valid)
+
+
+def paint_disparity(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
+    """Disparity -> the colours of depth, near is warm, on the fixed scale d / (d + 0.05)."""
+    from matplotlib import colormaps
+
+    disparity = np.nan_to_num(np.asarray(value, np.float32)).clip(min=0)
+    return _finish(colormaps["turbo"](disparity / (disparity + _HALF_DISPARITY), bytes=True)[..., :3], valid)
 
 
 def paint_normals(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:

@@ -34,7 +34,7 @@ def majority_class(labels: Labels, context: TaskContext) -> np.ndarray:
     counts = np.zeros(len(class_names(context)), np.int64)
     for value, valid in labels:
         counts += np.bincount(value[valid], minlength=len(counts))
-    _require_pixels(counts.sum())
+    require_pixels(counts.sum())
     return np.asarray(counts.argmax(), np.uint8)
 
 
@@ -44,7 +44,7 @@ def mean_value(labels: Labels, context: TaskContext) -> np.ndarray:
     for value, valid in labels:
         total += value[valid].sum(dtype=np.float64)
         count += int(valid.sum())
-    _require_pixels(count)
+    require_pixels(count)
     return np.asarray(total / count, np.float32)
 
 
@@ -54,10 +54,10 @@ def mean_direction(labels: Labels, context: TaskContext) -> np.ndarray:
     for value, valid in labels:
         total += value[valid].sum(axis=0, dtype=np.float64)
         count += int(valid.sum())
-    _require_pixels(count)
+    require_pixels(count)
     return (total / np.linalg.norm(total)).astype(np.float32)
 
 
-def _require_pixels(count: int) -> None:
+def require_pixels(count: int) -> None:
     if count == 0:
         raise ValueError("no valid label pixel in the training split: a constant predictor cannot be fitted")

@@ -1,0 +1,53 @@
+"""Cityscapes as the balancing literature has it: MTAN's arrays of 128x256, 7 classes and disparity.
+
+Cordts et al., CVPR 2016. The classes are the dataset's own categories without void, in its order.
+What the literature calls depth here is not: the authors of the arrays say that it is the official disparity (issues 15
+and 25 of lorenmt/mtan), and users of it found values from 0 to 0.4922: what the official 16-bit code, at most 32257,
+gives when divided by 65535. It has no metres, and near is large: the task is `disparity`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.datasets.archive import Archive
+from pipeline.datasets.numbered import Numbered, list_splits, read_numbered
+from pipeline.datasets.sample import Sample
+from pipeline.datasets.spec import Dataset
+from pipeline.params import Data
+
+CLASSES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
+
+# The archive has class maps of 2, 7 and 19 classes. LibMTL reads `label`, CAGrad and its successors `label_7`.
+_LAYOUT = Numbered(size=(128, 256), classes=CLASSES, labels=("label_7", "label"))
+
+
+def splits(raw: Path, params: Data) -> dict[str, Sequence[str]]:
+    """The numbered images of each split. Raises DataError where a number is missing."""
+    return list_splits(raw)
+
+
+def read(raw: Path, split: str, sample_id: str, params: Data) -> Sample:
+    """One frame with the labels of `params.tasks`. Raises DataError naming the file that is missing or wrong."""
+    return read_numbered(_LAYOUT, raw, split, sample_id, params.tasks)
+
+
+CITYSCAPES_128 = Dataset(
+    name="cityscapes_128",
+    classes={"semseg": CLASSES},
+    tasks=("semseg", "disparity"),
+    edge_max_dist=0.0075,  # it has no edges
+    archive=Archive(
+        file_name="cityscapes2.zip",
+        sources=(),
+        sha256=None,  # none was published
+        size=None,
+        marker=tuple(f"{split}/{kind}/0.npy" for split in ("train", "val") for kind in ("image", "label*", "depth")),
+        aliases=("cityscapes2",),
+        kept_at="a Dropbox folder that the README of the repository lorenmt/mtan links to as `CityScapes`, 128x256",
+    ),
+    splits=splits,
+    read=read,
+    published={"train": 2975, "val": 500},
+)
