@@ -40,7 +40,7 @@ ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int | float, ...]]]
     },
     "mti_net": {"mask": ("channels", "tasks")},
     "pad_net": {"distillation": ("C", "C_target_gate", "B", "A")},
-    "cross_stitch": {"stitch": ("channel", "layer")},
+    "cross_stitch": {"stitch": ("channel", "layer"), "own_share": (0.9, 0.8)},
     "nddr_cnn": {"shortcut": (False, True)},
     "mtan": {},
     "atrc": {"deep_supervision": (False, True)},

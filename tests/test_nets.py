@@ -41,7 +41,8 @@ OPTIONS = [
     for name, kind in ARCHITECTURES.items()
     for option, values in kind.OPTIONS.items()
     for value in values[1:]
-    if option != "stitch"  # at the start, one alpha for all channels is the same function as one for each
+    # At the start, one alpha for all channels is the same function as one for each; its start is state, not function.
+    if option not in ("stitch", "own_share")
 ]
 
 
