@@ -46,10 +46,10 @@ ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int | float, ...]]]
     },
     "mti_net": {"mask": ("channels", "tasks")},
     "pad_net": {"distillation": ("C", "C_target_gate", "B", "A")},
-    "cross_stitch": {"stitch": ("channel", "layer")},
+    "cross_stitch": {"stitch": ("channel", "layer"), "own_share": (0.9, 0.8)},
     "nddr_cnn": {"shortcut": (False, True)},
     "mtan": {},
-    "atrc": {"deep_supervision": (False, True)},
+    "atrc": {"deep_supervision": (False, True), "dropout": (0.05, 0.0)},
     "invpt": {"width": (128, 64, 256, 512)},
 }
 ARCHITECTURES = tuple(ARCHITECTURE_OPTIONS)

@@ -63,3 +63,10 @@ def normal_statistics(module):
             torch.nn.init.uniform_(layer.running_var, 0.5, 2)
             torch.nn.init.uniform_(layer.weight, 0.5, 1.5)
             torch.nn.init.normal_(layer.bias, std=0.1)
+
+
+def open_closed_norms(module):
+    """Set scales of batch norms that start at zero (ATRC's projection) to one: no gradient gets through a zero."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d) and not layer.weight.any():
+            torch.nn.init.ones_(layer.weight)

@@ -49,6 +49,26 @@ def torchvision_twin(rates):
     return theirs.eval(), ours.eval()
 
 
+def test_head_is_torchvisions():
+    """ASPP, dropout, 3x3 conv + BN + ReLU, 1x1 conv; torchvision's and those of the multi-task codes."""
+    theirs = deeplabv3.DeepLabHead(8, 5, RATES[16])
+    ours = ASPPHead([[4], [8]], 5, 16)
+    aspp, conv, norm, _, predict = theirs
+    torch.nn.init.normal_(norm.running_mean)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    ours.refine.load_state_dict({f"{i}.{k}": v for i, x in enumerate((conv, norm)) for k, v in x.state_dict().items()})
+    ours.predict.load_state_dict(predict.state_dict())
+    *convolutions, pooling = aspp.convs
+    for mine, other in zip([*ours.aspp.branches[:4], ours.aspp.mix], [*convolutions, aspp.project[:3]], strict=True):
+        mine.load_state_dict(other.state_dict())
+    with torch.no_grad():  # the pooled vector's batch norm is at its start: a division
+        ours.aspp.branches[4].conv.weight.copy_(pooling[1].weight / (1 + pooling[2].eps) ** 0.5)
+        ours.aspp.branches[4].conv.bias.zero_()
+    x = torch.randn(2, 8, 9, 7)
+    with torch.no_grad():
+        assert_close(ours.eval()([[x[:, :4]], [x]]), theirs.eval()(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("stride", RATES)
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (40, 29)])  # below, within and above the rates
 def test_agrees_with_torchvision(stride, size):
@@ -61,7 +81,7 @@ def test_agrees_with_torchvision(stride, size):
 def test_parameters():
     head = ASPPHead([[18], [512]], 21)
     branches = 512 * 256 + 3 * 9 * 512 * 256 + 4 * 2 * 256 + 512 * 256 + 256
-    assert sum(p.numel() for p in head.parameters()) == branches + 5 * 256 * 256 + 2 * 256 + 21 * 257
+    assert sum(p.numel() for p in head.parameters()) == branches + (5 + 9) * 256 * 256 + 4 * 256 + 21 * 257
 
 
 @pytest.mark.parametrize("stride", RATES)
@@ -112,7 +132,7 @@ def test_batch_of_one_trains():
 def test_dropout_acts_in_training_only():
     head = ASPPHead([[8]], 2, dropout=0.5)
     seen = []
-    head.predict.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    head.refine.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     given = [[torch.randn(2, 8, 9, 9)]]
     kept = head.aspp(given[0][0])
     head(given)

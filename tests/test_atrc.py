@@ -9,7 +9,14 @@ from torch.testing import assert_close
 
 from pipeline.nets.atrc import ATRC, ContextPooling, Refinement
 from pipeline.nets.backbones import Backbone
-from tests.networks import Fixed, assert_compiles, assert_independent_of_the_batch, parameters, predictions
+from tests.networks import (
+    Fixed,
+    assert_compiles,
+    assert_independent_of_the_batch,
+    open_closed_norms,
+    parameters,
+    predictions,
+)
 
 SMALL = "hrnet_w18_small"
 TASK_SETS = [
@@ -36,6 +43,7 @@ def build(tasks, auxiliary, **options):
 @pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS)
 def test_odd_sizes_and_gradients(tasks, auxiliary, deep_supervision):
     net = build(tasks, auxiliary, deep_supervision=deep_supervision)
+    open_closed_norms(net)
     outputs = net(torch.randn(2, 3, 75, 91))
     assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 91) for t, n in tasks.items()}
     supervised = {**tasks, **auxiliary} if deep_supervision else auxiliary
@@ -64,6 +72,47 @@ def test_initial_predictions_come_from_the_unrefined_features_and_leave_the_fina
     assert reached == {"backbone", "features", "initial"}
 
 
+def test_contexts_come_in_as_training_opens_them():
+    """The released start: the projection's batch norm has a scale of zero, so the contexts add nothing yet."""
+    net = build({"semseg": 5, "depth": 1}, {"edge": 1})
+    features = {task: torch.randn(2, 60, 6, 7).relu() for task in net.features}
+    others = {task: torch.randn(2, 60, 6, 7).relu() for task in net.features}
+    for target, refine in net.refine.items():
+        assert not refine.project[1].weight.any() and refine.fuse[1].weight.all()
+        before = refine(features[target], features)
+        assert_close(refine(features[target], others), before)
+        before.square().mean().backward()
+        assert refine.project[1].weight.grad.any()
+        torch.nn.init.ones_(refine.project[1].weight)
+        assert not torch.allclose(refine(features[target], others), refine(features[target], features), atol=1e-3)
+
+
+@pytest.mark.parametrize("dropout", ATRC.OPTIONS["dropout"])
+def test_dropout_takes_whole_channels_of_the_fused_features_in_training(dropout):
+    net = build({"semseg": 5, "depth": 1}, {"edge": 1}, dropout=dropout, deep_supervision=True)
+    seen = []
+    for task, head in net.heads.items():
+        net.refine[task].fuse.register_forward_hook(lambda *a: seen.append(a[-1].detach()))
+        head.register_forward_pre_hook(lambda *a: seen.append(a[-1][0].detach()))
+    images = torch.randn(2, 3, 64, 64)
+    dropped, count = 0, 0
+    for _ in range(8):
+        seen.clear()
+        net(images)
+        # For both tasks the fusions come first, then the heads.
+        for fused, given in zip(seen[:2], seen[2:], strict=True):
+            alive = fused.amax((2, 3)) > 0
+            gone = given.amax((2, 3)) == 0
+            dropped, count = dropped + (gone & alive).sum().item(), count + alive.sum().item()
+            kept = (~gone)[:, :, None, None].expand_as(given)
+            assert_close(given[kept], fused[kept] / (1 - dropout))
+    assert count > 1000
+    assert dropped / count == pytest.approx(dropout, abs=0.02 if dropout else 0)
+    seen.clear()
+    net.eval()(images)
+    assert all(torch.equal(a, b) for a, b in zip(seen[:2], seen[2:], strict=True))
+
+
 @pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS[1:])
 def test_evaluation_does_not_depend_on_the_batch(tasks, auxiliary):
     net = build(tasks, auxiliary, deep_supervision=True)
@@ -71,7 +120,8 @@ def test_evaluation_does_not_depend_on_the_batch(tasks, auxiliary):
 
 
 def test_decoder_stays_close_in_bfloat16():
-    net = build({"semseg": 5, "depth": 1}, {})
+    net = build({"semseg": 5, "depth": 1}, {}, dropout=0.0)
+    open_closed_norms(net)
     image = torch.randn(2, 3, 64, 64)
     maps = net.backbone(image)
     net.backbone = Fixed(net.backbone.channels, maps)  # at initialisation a backbone's own rounding would drown it
@@ -116,7 +166,7 @@ def test_parameters_of_each_part(tasks, auxiliary, deep_supervision):
     project = count * context * channels + 2 * channels
     fuse = 2 * channels * channels + 2 * channels
     supervised = everything if deep_supervision else auxiliary
-    assert {name: parameters(part) for name, part in net.named_children() if name != "backbone"} == {
+    assert {name: parameters(part) for name, part in net.named_children() if name not in ("backbone", "dropout")} == {
         "features": count * (9 * width * channels + 2 * channels),
         "initial": sum(n * (channels + 1) for n in supervised.values()),
         "refine": len(tasks) * (count * pooling + project + fuse),
@@ -149,7 +199,7 @@ def test_context_pooling_is_the_explicit_attention(source_size):
 
 
 def test_refinement_written_out():
-    refine = Refinement(8, ("a", "b")).eval()
+    refine = Refinement(8, ("a", "b")).eval()  # its batch norms as torch starts them, with a scale of one
     x = {task: torch.randn(2, 8, 4, 5) for task in "ab"}
     with torch.no_grad():
         contexts = torch.cat([explicit_context(refine.pooling[source], x["b"], x[source]) for source in "ab"], 1)

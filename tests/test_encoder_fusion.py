@@ -1,4 +1,7 @@
-"""Cross-stitch and NDDR-CNN: backbones in stages, the units written out, the networks as a whole."""
+"""Cross-stitch and NDDR-CNN: backbones in stages, the units written out, the networks as a whole.
+
+The whole networks written out: `test_plain_networks`.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +47,21 @@ def backbones():
 # ---- backbones in stages -----------------------------------------------------------------------------------
 
 BRANCHES = [(16, 32), (16, 32, 64), (16, 32, 64, 128)]
-SPLITS = [
-    ("hrnet_w18_small", (75, 91), [(128,), *BRANCHES], [(64,), *BRANCHES]),
-    ("hrnet_w18_small_v2", (64, 64), None, None),  # several modules in a stage
-    ("resnet18", (75, 91), [(64,), (128,), (256,), (512,)], [(64,), (128,), (256,), (512,)]),
-    ("tf_efficientnet_lite0", (75, 91), [(24,), (40,), (112,), (320,)], [(24,), (40,), (112,), (192,)]),
-    ("convnext_atto", (75, 91), [(40,), (80,), (160,), (320,)], [(40,), (80,), (160,), (320,)]),
-    ("swin_tiny_patch4_window7_224", (224, 224), [(96,), (192,), (384,), (768,)], None),  # its maps are (B, H, W, C)
+SPLITS = [  # name, image, (channels, stride) after the stem, channels after each stage and before its last block
+    ("hrnet_w18_small", (75, 91), None, [(128,), *BRANCHES], [(64,), *BRANCHES]),
+    ("hrnet_w18_small_v2", (64, 64), None, None, None),  # several modules in a stage
+    ("resnet18", (75, 91), (64, 4), [(64,), (128,), (256,), (512,)], [(64,), (128,), (256,), (512,)]),
+    ("regnetx_002", (64, 64), (32, 2), [(24,), (56,), (152,), (368,)], None),
+    ("tf_efficientnet_lite0", (75, 91), (32, 2), [(24,), (40,), (112,), (320,)], [(24,), (40,), (112,), (192,)]),
+    ("convnext_atto", (75, 91), (40, 4), [(40,), (80,), (160,), (320,)], [(40,), (80,), (160,), (320,)]),
+    # Its maps are (B, H, W, C).
+    ("swin_tiny_patch4_window7_224", (224, 224), (96, 4), [(96,), (192,), (384,), (768,)], None),
+    ("vgg11", (64, 64), None, [(256,), (512,), (512,), (512,)], None),  # no stage of blocks: no stem before it
 ]
 
 
-@pytest.mark.parametrize(("name", "size", "outputs", "inner"), SPLITS)
-def test_stages_in_order_are_the_backbone(backbones, name, size, outputs, inner):
+@pytest.mark.parametrize(("name", "size", "stem", "outputs", "inner"), SPLITS)
+def test_stages_in_order_are_the_backbone(backbones, name, size, stem, outputs, inner):
     backbone = backbones(name)
     normal_statistics(backbone)
     stages = split(backbone.eval())
@@ -64,6 +70,11 @@ def test_stages_in_order_are_the_backbone(backbones, name, size, outputs, inner)
     with torch.no_grad():
         maps = stages.start(image)
         sides = maps[0].shape[-2:]
+        maps = stages.stem(backbone, maps)
+        described = stages.after_stem
+        assert (None if described is None else (*described.channels, *described.strides)) == stem
+        if stem:
+            assert tuple(maps[0].shape[1:]) == (stem[0], sides[0] // stem[1], sides[1] // stem[1])
         for stage, (before, after) in enumerate(zip(stages.inner, stages.outputs, strict=True)):
             for step, described in ((stages.trunk, before), (stages.last, after)):
                 maps = step(backbone, stage, maps)
@@ -95,6 +106,8 @@ def test_cross_stitch_written_out(stitch):
     unit = CrossStitchUnit(channels, tasks, stitch)
     assert unit.alpha.shape == (3, 3, channels if stitch == "channel" else 1)
     assert_close(unit.alpha[:, :, 0], torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]]))
+    five = CrossStitchUnit(channels, "abcde", stitch, own_share=0.8).alpha  # as published on PASCAL
+    assert_close(five[:, :, -1], 0.75 * torch.eye(5) + 0.05)
     torch.nn.init.normal_(unit.alpha)
     x = {task: torch.randn(2, channels, 3, 2) for task in tasks}
     expected = {task: torch.zeros(2, channels, 3, 2) for task in tasks}
@@ -134,7 +147,55 @@ def test_nddr_starts_as_a_weighted_sum(tasks):
         assert_close(y, 0.9 * x[task] + 0.1 / (len(tasks) - 1) * others, rtol=1e-4, atol=1e-5)
 
 
+def test_nddr_statistics_move_by_a_twentieth():
+    unit = NDDR(4, ("a", "b"))
+    x = {task: torch.randn(2, 4, 3, 2) for task in "ab"}
+    unit(x)
+    for conv, norm, _ in unit.reduce.values():
+        fused = conv(torch.cat([x["a"], x["b"]], 1)).detach()
+        assert_close(norm.running_mean, 0.05 * fused.mean((0, 2, 3)))
+        assert_close(norm.running_var, 0.95 + 0.05 * fused.var((0, 2, 3)))
+
+
 # ---- the whole networks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", CrossStitch.OPTIONS["own_share"])
+def test_every_stitch_starts_with_the_share(backbones, share):
+    net = CrossStitch(backbones("hrnet_w18_small"), THREE, {}, own_share=share)
+    alphas = [unit.alpha for units in net.fuse for unit in units]
+    assert len(alphas) == 1 + 2 + 3 + 4
+    rest = (1 - share) / 2
+    assert all(torch.allclose(a, ((share - rest) * torch.eye(3) + rest)[:, :, None].expand_as(a)) for a in alphas)
+
+
+RESNET18 = [(64, 16), (128, 8), (256, 4), (512, 2)]
+HRNET_SMALL = [(128, 16), (16, 16), (32, 8), (16, 16), (32, 8), (64, 4), (16, 16), (32, 8), (64, 4), (128, 2)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "fused"),
+    [
+        (NddrCnn, "resnet18", [(64, 16), *RESNET18]),  # as released: five times
+        (CrossStitch, "resnet18", RESNET18),
+        (NddrCnn, "tf_efficientnet_lite0", [(32, 32), (24, 16), (40, 8), (112, 4), (320, 2)]),
+        (NddrCnn, "hrnet_w18_small", HRNET_SMALL),
+    ],
+)
+def test_where_the_encoders_are_fused(backbones, kind, name, fused):
+    net = kind(backbones(name), TASKS, {}).eval()
+    given, image = [], torch.randn(1, 3, 64, 64)
+    for module in net.modules():
+        if isinstance(module, CrossStitchUnit | NDDR):
+            module.register_forward_pre_hook(lambda _, arguments: given.append(arguments[0]))
+    with torch.no_grad():
+        net(image)
+        assert [(x["depth"].shape[1], x["depth"].shape[2]) for x in given] == fused
+        if kind is NddrCnn and name == "resnet18":
+            for task, backbone in net.backbones.items():
+                r = backbone.net
+                assert_close(given[0][task], r.maxpool(r.act1(r.bn1(r.conv1(image)))))
+                assert_close(given[1][task], r.layer1(net.fuse_stem[0](given[0])[task]))
 
 
 @pytest.mark.parametrize(
@@ -156,38 +217,14 @@ def test_odd_sizes_and_gradients(backbones, kind, options, name, tasks, auxiliar
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("stitch", CrossStitch.OPTIONS["stitch"])
-def test_cross_stitch_network_written_out(backbones, stitch):
-    """ResNet-18 layer by layer: the mixed features are what the next stage and the head see."""
-    net = CrossStitch(backbones("resnet18"), TASKS, {}, stitch=stitch).eval()
-    for part in (*net.backbones.values(), *net.heads.values()):
-        normal_statistics(part)
-    for units in net.fuse:
-        torch.nn.init.normal_(units[0].alpha, mean=0.5, std=0.2)
-    image = torch.randn(1, 3, 64, 96)
-    seen = {task: [] for task in TASKS}
-    with torch.no_grad():
-        a, b = (net.backbones[task].net for task in TASKS)
-        x, y = (r.maxpool(r.act1(r.bn1(r.conv1(image)))) for r in (a, b))
-        for stage, (units,) in enumerate(net.fuse, 1):
-            x, y = getattr(a, f"layer{stage}")(x), getattr(b, f"layer{stage}")(y)
-            alpha = units.alpha[..., None, None]
-            x, y = alpha[0, 0] * x + alpha[0, 1] * y, alpha[1, 0] * x + alpha[1, 1] * y
-            seen["semseg"].append([x])
-            seen["depth"].append([y])
-        final = net(image).final
-        for task, head in net.heads.items():
-            expected = torch.nn.functional.interpolate(head(seen[task]), (64, 96), mode="bilinear")
-            assert_close(final[task], expected, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "resnet18"])
 def test_shortcut_written_out(backbones, name):
     net = NddrCnn(backbones(name), TASKS, {}, shortcut=True).eval()
     sides = [24, 12, 6, 3]
     if name == "resnet18":
-        found = [[torch.rand(1, c, side, side)] for c, side in zip([64, 128, 256, 512], sides, strict=True)]
-        reads = [[(0, 0), (1, 0), (2, 0), (3, 0)]]
+        channels, sides = [64, 64, 128, 256, 512], [24, *sides]  # the stem's map first
+        found = [[torch.rand(1, c, side, side)] for c, side in zip(channels, sides, strict=True)]
+        reads = [[(0, 0), (1, 0), (2, 0), (3, 0), (4, 0)]]
     else:
         widths = [[128], [16, 32], [16, 32, 64], [16, 32, 64, 128]]
         found = [[torch.rand(1, c, side, side) for c, side in zip(stage, sides, strict=False)] for stage in widths]
@@ -204,7 +241,7 @@ def test_shortcut_written_out(backbones, name):
             maps = [found[k][j] for k, j in sources]
             same = [torch.nn.functional.interpolate(x, (side, side), mode="bilinear") for x in maps]
             joined.append(net.shortcut["depth"][i](torch.cat(same, 1)))
-        expected = [x for (x,) in found[:-1]] + joined if name == "resnet18" else joined
+        expected = [x for (x,) in found[1:-1]] + joined if name == "resnet18" else joined
         assert_close(net.pyramid("depth", found), expected)
 
 
@@ -263,6 +300,7 @@ def test_parameters_of_each_part(backbones, kind, options, name, stages):
     counted = {part: parameters(module) for part, module in net.named_children()}
     count, outputs, width = 3, 7, sum(backbone.channels)
     maps = [c for stage in stages for c in stage]
+    stem = [64] if kind is NddrCnn and name == "resnet18" else []
     units = {
         "channel": sum(count * count * c for c in maps),
         "layer": count * count * len(maps),
@@ -270,11 +308,13 @@ def test_parameters_of_each_part(backbones, kind, options, name, stages):
     }
     expected = {
         "backbones": count * parameters(backbone),
+        "fuse_stem": sum(count * (count * c * c + 2 * c) for c in stem),
         "fuse": units[options.get("stitch", "channel") if kind is CrossStitch else "nddr"],
         "heads": count * (width * width + 3 * width) + outputs * (width + 1),
     }
     if kind is NddrCnn:
-        sources = [sum(stage[min(i, len(stage) - 1)] for stage in stages) for i in range(len(stages[-1]))]
+        levels = [stem, *stages] if stem else stages
+        sources = [sum(level[min(i, len(level) - 1)] for level in levels) for i in range(len(stages[-1]))]
         shortcut = sum(count * (n * c + 2 * c) for n, c in zip(sources, stages[-1], strict=True))
         expected["shortcut"] = shortcut if options else 0
     assert counted == expected
@@ -291,7 +331,7 @@ def test_one_task_is_refused(kind):
 
 def neutral(net):
     """Every unit passes each task's own features through."""
-    for units in net.fuse:
+    for units in (net.fuse_stem, *net.fuse):
         for unit in units:
             with torch.no_grad():
                 if isinstance(unit, CrossStitchUnit):

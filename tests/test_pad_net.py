@@ -43,13 +43,18 @@ def test_parameters_of_each_block(auxiliary, kind):
     counted = {name: parameters(part) for name, part in net.named_children() if name != "backbone"}
     count, outputs = len(tasks) + len(auxiliary), sum([*tasks.values(), *auxiliary.values()])
     pairs = len(tasks) * (count - 1)
-    bottleneck = 256 * 64 + 9 * 64 * 64 + 64 * 256 + 2 * (64 + 64 + 256)
-    head = 256 * (count if kind == "A" else 1)
+
+    def bottlenecks(width):
+        """From `width` channels to 256, and from 256 to 256, each with 64 inside; a projection where they differ."""
+        first = width * 64 + 9 * 64 * 64 + 64 * 256 + 2 * (64 + 64 + 256)
+        projection = width * 256 + 2 * 256 if width != 256 else 0
+        return first + projection + 256 * 64 + 9 * 64 * 64 + 64 * 256 + 2 * (64 + 64 + 256)
+
     assert counted == {
-        "aggregate": 270 * 256 + 2 * 256,
-        "initial": count * 2 * bottleneck + outputs * 257,
+        "aggregate": 270 * 270 + 270 + 2 * 270,
+        "initial": count * bottlenecks(270) + outputs * 257,
         "distil": 9 * 256 * 256 * {"C": 2 * pairs, "C_target_gate": pairs + len(tasks), "B": pairs, "A": 0}[kind],
-        "heads": 2 * (head * head + 3 * head) + 41 * (head + 1),
+        "decode": 2 * bottlenecks(256 * (count if kind == "A" else 1)) + 41 * 257,
     }
 
 
@@ -174,15 +179,19 @@ def test_distillation_written_out(kind):
 @pytest.mark.parametrize("sizes", [[(12, 16), (6, 8), (3, 4)], [(13, 9), (7, 5), (4, 3)]])
 def test_aggregation_is_the_plain_concatenation(sizes):
     channels = [4, 8, 16]
-    module = Aggregation(channels, 6)
+    module = Aggregation(channels)
+    assert module.out_channels == 28
     maps = [torch.randn(2, c, *size) for c, size in zip(channels, sizes, strict=True)]
     everything = torch.cat([resize(x, sizes[0]) for x in maps], 1)
-    mixed = F.conv2d(everything, torch.cat([mix.weight for mix in module.mix], 1))
-    assert_close(module(maps), module.norm(mixed).relu(), rtol=1e-4, atol=1e-5)
+    assert_close(module(maps), module.norm(module.mix(everything)).relu(), rtol=1e-4, atol=1e-5)
 
 
 def test_bottleneck_adds_what_it_got():
-    block = Bottleneck(8).eval()
-    torch.nn.init.zeros_(block.blocks[2][1].weight)
     x = torch.randn(2, 8, 5, 6)
-    assert_close(block(x), x.relu())
+    for out_channels in (8, 12):
+        block = Bottleneck(8, out_channels).eval()
+        torch.nn.init.zeros_(block.blocks[2][1].weight)
+        expected = x
+        if out_channels == 12:  # the shortcut's batch norm is at its start
+            expected = F.conv2d(x, block.shortcut[0].weight) / (1 + block.shortcut[1].eps) ** 0.5
+        assert_close(block(x), expected.relu())

@@ -1,4 +1,4 @@
-"""The DeepLabV3 prediction head: atrous spatial pyramid pooling on the deepest map."""
+"""The DeepLabV3 prediction head: atrous spatial pyramid pooling on the deepest map, as released with torchvision."""
 
 from __future__ import annotations
 
@@ -68,14 +68,18 @@ class ASPP(nn.Module):
 
 
 class ASPPHead(nn.Module):
-    """ASPP on the deepest scale, dropout, 1x1 convolution to the task's channels.
+    """ASPP on the deepest scale, dropout, a 3x3 conv + BN + ReLU, 1x1 convolution to the task's channels.
+
+    The 3x3 convolution is no part of the paper's text; the released heads (torchvision's, and those of the multi-task
+    codes) have it.
 
     It takes what `MultiScaleHead` takes, so that one may stand for the other, but reads the deepest scale alone
     and predicts there: nothing finer is looked at, which is why the backbone is normally a dilated one.
 
     channels: for every scale, fine to coarse, the channels of its maps.
     output_stride: image pixels per pixel of the deepest map, 8, 16 or 32; it fixes the rates.
-    dropout: probability of a channel value to be dropped in training, as in torchvision's head; the paper names none.
+    dropout: probability of a value of ASPP's result to be dropped in training, as in torchvision's head; the paper
+        names none.
     forward: [[(B, C, h, w), ...] of each scale] -> (B, out, h, w) at the size of the deepest scale.
 
     Raises ValueError for an output stride without rates.
@@ -94,8 +98,9 @@ class ASPPHead(nn.Module):
             raise ValueError(f"output_stride {output_stride!r} has no rates; allowed: {allowed}.")
         self.aspp = ASPP(sum(channels[-1]), RATES[output_stride])
         self.dropout = nn.Dropout(dropout)
-        self.predict = Prediction(self.aspp.out_channels, out_channels)
+        self.refine = ConvNorm(self.aspp.out_channels, WIDTH, 3)
+        self.predict = Prediction(self.refine.out_channels, out_channels)
         self.out_channels = out_channels
 
     def forward(self, scales: Sequence[Sequence[Tensor]]) -> Tensor:
-        return self.predict(self.dropout(self.aspp(torch.cat(list(scales[-1]), 1))))
+        return self.predict(self.refine(self.dropout(self.aspp(torch.cat(list(scales[-1]), 1)))))

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.bilinear import resize
-from pipeline.nets.attention import PositiveProjection, linear_attention
+from pipeline.nets.attention import PositiveProjection, linear_attention, xavier
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import ConvNorm, Prediction, init_weights
+from pipeline.nets.blocks import ConvNorm, Prediction
 from pipeline.nets.outputs import Outputs
 
 
@@ -23,7 +23,8 @@ class ContextPooling(nn.Module):
     """CP block with the global context of the paper's sec. 3.2: the target asks, all of the source answers.
 
     Softplus makes queries and keys positive, so that the attention is q . k / sum(q . k), linear in the pixels.
-    It is CAM's attention at another width: the context has `out_channels`, fewer than the features.
+    It is CAM's attention at another width: the context has `out_channels`, fewer than the features. It starts by
+    Xavier's rule, as CAM does.
 
     target (B, C, H, W), source (B, C, h, w) -> (B, out_channels, H, W).
     """
@@ -34,6 +35,7 @@ class ContextPooling(nn.Module):
         self.key = PositiveProjection(channels, out_channels)
         self.value = ConvNorm(channels, out_channels)
         self.out_channels = out_channels
+        xavier(self)
 
     def forward(self, target: Tensor, source: Tensor) -> Tensor:
         return linear_attention(self.query(target), self.key(source), self.value(source))
@@ -70,16 +72,16 @@ class ATRC(nn.Module):
     their own features for the loss; they are no targets.
     deep_supervision: False as in the paper, whose main tasks have further predictions only to form the label
         contexts, on detached features; True lets every task's unrefined features predict for the loss.
+    dropout: probability of a channel of the fused features to be dropped in training. 0.05 as in the released code;
+        the paper names none, for which 0.0 stands.
 
     Left out: the architecture search, so every pair of tasks has the global context; the local and label contexts
-    to choose from (the latter need depth and normals cut into classes, with losses of their own); the released
-    code's channel dropout of 0.05 after the fusion (checkpoints hold no random state of a net) and its zero as the
-    start of the projection's BN scale (all decoders here start alike).
+    to choose from (the latter need depth and normals cut into classes, with losses of their own).
 
     Raises ValueError for fewer than two tasks.
     """
 
-    OPTIONS: ClassVar[dict[str, tuple]] = {"deep_supervision": (False, True)}
+    OPTIONS: ClassVar[dict[str, tuple]] = {"deep_supervision": (False, True), "dropout": (0.05, 0.0)}
 
     def __init__(
         self,
@@ -88,6 +90,7 @@ class ATRC(nn.Module):
         auxiliary_tasks: Mapping[str, int],
         *,
         deep_supervision: bool = False,
+        dropout: float = 0.05,
     ):
         super().__init__()
         everything = {**tasks, **auxiliary_tasks}
@@ -103,10 +106,9 @@ class ATRC(nn.Module):
         supervised = everything if deep_supervision else auxiliary_tasks
         self.initial = nn.ModuleDict({task: Prediction(channels, n) for task, n in supervised.items()})
         self.refine = nn.ModuleDict({task: Refinement(channels, tuple(everything)) for task in tasks})
+        self.dropout = nn.Dropout2d(dropout)
         self.heads = nn.ModuleDict({task: Prediction(channels, n) for task, n in tasks.items()})
-        for name, part in self.named_children():
-            if name != "backbone":
-                init_weights(part)
+        self._start_without_contexts()
 
     def forward(self, image: Tensor) -> Outputs:
         maps = self.backbone(image)
@@ -114,5 +116,15 @@ class ATRC(nn.Module):
         features = {task: extract(x) for task, extract in self.features.items()}
         initial = {task: predict(features[task]) for task, predict in self.initial.items()}
         refined = {task: refine(features[task], features) for task, refine in self.refine.items()}
-        final = {task: resize(head(refined[task]), image.shape[-2:]) for task, head in self.heads.items()}
+        raw = {task: head(self.dropout(refined[task])) for task, head in self.heads.items()}
+        final = {task: resize(x, image.shape[-2:]) for task, x in raw.items()}
         return Outputs(final, [initial] if initial else [])
+
+    def _start_without_contexts(self) -> None:
+        """Zero the scale of every projection's batch norm, as in the released code.
+
+        The fusion then sees the task's own features alone; contexts come in as the scale is learned, and what lies
+        before it has no gradient in the first step.
+        """
+        for refine in self.refine.values():
+            nn.init.zeros_(refine.project[1].weight)

@@ -15,31 +15,31 @@ from torch import Tensor, nn
 
 from pipeline.bilinear import resize
 from pipeline.nets.backbones import Backbone
-from pipeline.nets.blocks import init_weights
 from pipeline.nets.heads import MultiScaleHead
 from pipeline.nets.outputs import Outputs
 from pipeline.nets.stages import split
 
-OWN = 0.9  # the share of a task's own features at the start; the other tasks have the rest in equal parts
 
+def initial_shares(count: int, own: float = 0.9) -> Tensor:
+    """(T, T), row: receiving task, column: giving task; every row sums to one.
 
-def initial_shares(count: int) -> Tensor:
-    """(T, T), row: receiving task, column: giving task; every row sums to one."""
-    return torch.full((count, count), (1 - OWN) / (count - 1)).fill_diagonal_(OWN)
+    own: the share of a task's own features; the other tasks have the rest in equal parts.
+    """
+    return torch.full((count, count), (1 - own) / (count - 1)).fill_diagonal_(own)
 
 
 class CrossStitchUnit(nn.Module):
     """x_t' = sum over tasks s of alpha[t, s] * x_s: {task: (B, C, H, W)} -> the same.
 
-    alpha is (T, T, C), or (T, T, 1) with stitch="layer". It is free: nothing keeps it positive or its rows at a sum
-    of one, with which they start.
+    alpha is (T, T, C), or (T, T, 1) with stitch="layer". It starts at `own_share` for the task itself and
+    (1 - own_share) / (T - 1) for each other one, and is free: nothing keeps it positive or its rows at a sum of one.
     """
 
-    def __init__(self, channels: int, tasks: Sequence[str], stitch: str = "channel"):
+    def __init__(self, channels: int, tasks: Sequence[str], stitch: str = "channel", own_share: float = 0.9):
         super().__init__()
         self.tasks = tuple(tasks)
         width = channels if stitch == "channel" else 1
-        self.alpha = nn.Parameter(initial_shares(len(self.tasks))[:, :, None].repeat(1, 1, width))
+        self.alpha = nn.Parameter(initial_shares(len(self.tasks), own_share)[:, :, None].repeat(1, 1, width))
 
     def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         sources = [maps[task] for task in self.tasks]
@@ -59,6 +59,7 @@ class EncoderFusion(nn.Module):
     several maps (HRNet, one per resolution), each is mixed for itself.
 
     name: of the architecture, for messages. unit: (channels, tasks) -> module {task: map} -> {task: map}.
+    after_stem: mix after the stem too, where the backbone has one apart from its first stage (see `Stages`).
     Raises ValueError for fewer than two tasks and for a backbone that cannot be run stage by stage.
     """
 
@@ -69,6 +70,7 @@ class EncoderFusion(nn.Module):
         tasks: Mapping[str, int],
         auxiliary_tasks: Mapping[str, int],
         unit: Callable[[int, Sequence[str]], nn.Module],
+        after_stem: bool = False,
     ):
         super().__init__()
         everything = {**tasks, **auxiliary_tasks}
@@ -80,6 +82,9 @@ class EncoderFusion(nn.Module):
         self.tasks, self.auxiliary_tasks = tuple(tasks), tuple(auxiliary_tasks)
         self.stages = split(backbone)
         self.backbones = nn.ModuleDict({task: copy.deepcopy(backbone) for task in everything})
+        stem = self.stages.after_stem if after_stem else None
+        stem_channels = stem.channels if stem else ()
+        self.fuse_stem = nn.ModuleList(unit(channels, tuple(everything)) for channels in stem_channels)
         self.fuse = nn.ModuleList(
             nn.ModuleList(unit(channels, tuple(everything)) for channels in maps.channels)
             for maps in self.stages.outputs
@@ -87,7 +92,6 @@ class EncoderFusion(nn.Module):
         self.heads = nn.ModuleDict(
             {t: MultiScaleHead([[c] for c in backbone.channels], n) for t, n in everything.items()}
         )
-        init_weights(self.heads)
 
     @property
     def backbone(self) -> Backbone:
@@ -96,20 +100,22 @@ class EncoderFusion(nn.Module):
 
     def forward(self, image: Tensor) -> Outputs:
         start = self.stages.start(image)
-        found = {task: [start] for task in self.backbones}
+        maps = {task: self.stages.stem(net, start) for task, net in self.backbones.items()}
+        if self.fuse_stem:
+            maps = _mix(self.fuse_stem, maps)
+        levels = {task: [own] if self.fuse_stem else [] for task, own in maps.items()}
         for stage, units in enumerate(self.fuse):
-            maps = {task: self.stages.run(net, stage, found[task][-1]) for task, net in self.backbones.items()}
-            fused = [unit({task: own[i] for task, own in maps.items()}) for i, unit in enumerate(units)]
-            for task, own in found.items():
-                own.append([mixed[task] for mixed in fused])
-        raw = {task: head([[x] for x in self.pyramid(task, found[task][1:])]) for task, head in self.heads.items()}
+            maps = _mix(units, {task: self.stages.run(net, stage, maps[task]) for task, net in self.backbones.items()})
+            for task, own in maps.items():
+                levels[task].append(own)
+        raw = {task: head([[x] for x in self.pyramid(task, levels[task])]) for task, head in self.heads.items()}
         final = {task: resize(raw[task], image.shape[-2:]) for task in self.tasks}
         auxiliary = {task: raw[task] for task in self.auxiliary_tasks}
         return Outputs(final, [auxiliary] if auxiliary else [])
 
-    def pyramid(self, task: str, found: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """The mixed maps of each stage -> what the task's head gets, fine to coarse."""
-        return self.stages.pyramid(found)
+    def pyramid(self, task: str, levels: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """The mixed maps of the stem, if it is mixed, and of each stage -> those that the head gets, fine to coarse."""
+        return self.stages.pyramid(levels[-len(self.fuse) :])
 
     def load_single_task(self, task: str, state_dict: Mapping[str, Tensor]) -> None:
         """Give a task's encoder and head the weights of a trained `SingleTask` network; nothing else changes.
@@ -138,6 +144,12 @@ class EncoderFusion(nn.Module):
         self.backbones[task].load_report = "a trained single-task network"
 
 
+def _mix(units: Sequence[nn.Module], maps: Mapping[str, Sequence[Tensor]]) -> dict[str, list[Tensor]]:
+    """{task: its maps}, through the unit of each map."""
+    mixed = [unit({task: own[i] for task, own in maps.items()}) for i, unit in enumerate(units)]
+    return {task: [each[task] for each in mixed] for task in maps}
+
+
 class CrossStitch(EncoderFusion):
     """Image (B, 3, H, W) -> Outputs. Every task, main or auxiliary, has an encoder and a head.
 
@@ -145,8 +157,10 @@ class CrossStitch(EncoderFusion):
     only the place of their prediction differs.
 
     Option stitch, for what one alpha stands: "channel", as the paper's networks have it, or "layer" for all of them.
+    Option own_share: alpha's start for the task's own features; the other tasks have the rest in equal parts. The
+    paper has two tasks, and the networks published on NYUD 0.9; those on PASCAL, with five, 0.8, so 0.05 for each other
+    task.
 
-    alpha starts at 0.9 for the task's own features and 0.1 / (T - 1) for each other task's; the paper has two tasks.
     The paper stitches AlexNets, after pooling and fully connected layers; here the units follow the four stages. It
     starts from trained single-task networks (`load_single_task`; otherwise all encoders start as the same copy), and
     gives alpha 100 to 1000 times the learning rate of the rest.
@@ -154,7 +168,7 @@ class CrossStitch(EncoderFusion):
     Raises ValueError for fewer than two tasks and for a backbone that cannot be run stage by stage.
     """
 
-    OPTIONS: ClassVar[dict[str, tuple]] = {"stitch": ("channel", "layer")}
+    OPTIONS: ClassVar[dict[str, tuple]] = {"stitch": ("channel", "layer"), "own_share": (0.9, 0.8)}
 
     def __init__(
         self,
@@ -163,11 +177,12 @@ class CrossStitch(EncoderFusion):
         auxiliary_tasks: Mapping[str, int],
         *,
         stitch: str = "channel",
+        own_share: float = 0.9,
     ):
         super().__init__(
             "cross_stitch",
             backbone,
             tasks,
             auxiliary_tasks,
-            lambda c, everything: CrossStitchUnit(c, everything, stitch),
+            lambda c, everything: CrossStitchUnit(c, everything, stitch, own_share),
         )

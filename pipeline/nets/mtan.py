@@ -99,7 +99,7 @@ class MTAN(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Outputs:
-        maps = self.stages.start(image)
+        maps = self.stages.stem(self.backbone, self.stages.start(image))
         attended: dict[str, list[list[Tensor]]] = {task: [] for task in self.heads}
         for stage, attention in enumerate(self.attention):
             inner = self.stages.trunk(self.backbone, stage, maps)

@@ -33,27 +33,31 @@ class Maps:
 
 
 class Stages(ABC):
-    """How a backbone is run in four stages, each in two steps, `trunk` (all but its last block) and `last`.
+    """How a backbone is run: a stem, then four stages, each in two steps, `trunk` (all but its last block) and `last`.
 
     It owns no module: the backbone is an argument, so that one object serves copies of a backbone, and nothing
-    appears twice in a network's state. Run in order, the stages give exactly what the backbone's forward gives:
+    appears twice in a network's state. Run in order, they give exactly what the backbone's forward gives:
 
-        maps = stages.start(image)
+        maps = stages.stem(backbone, stages.start(image))
         for k in range(len(stages.outputs)):
             maps = stages.run(backbone, k, maps)
             found.append(maps)
         stages.pyramid(found)  # equals backbone(image)
 
     Every map is (B, C, H, W). outputs, inner: for each stage, the maps that it ends with and those that its trunk
-    ends with.
+    ends with. after_stem: the maps that the stem ends with, or None where it is a part of the first stage.
     """
 
     def __init__(self, backbone: Backbone):
-        self.inner, self.outputs = self._measure(backbone)
+        self.after_stem, self.inner, self.outputs = self._measure(backbone)
 
     def start(self, image: Tensor) -> list[Tensor]:
-        """Image (B, 3, H, W) -> the input of the first stage, enlarged as `Backbone` does it."""
+        """Image (B, 3, H, W) -> the input of the stem, enlarged as `Backbone` does it."""
         return [resize(image, [math.ceil(side / STRIDES[-1]) * STRIDES[-1] for side in image.shape[-2:]])]
+
+    def stem(self, backbone: Backbone, maps: Sequence[Tensor]) -> list[Tensor]:
+        """What `start` gives -> the input of the first stage: the same list where the stem is a part of that stage."""
+        return list(maps)
 
     def run(self, backbone: Backbone, stage: int, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps of the stage before -> maps of this stage."""
@@ -71,40 +75,49 @@ class Stages(ABC):
     def pyramid(self, found: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """The maps of each stage -> those four that the backbone returns, fine to coarse."""
 
-    def _measure(self, backbone: Backbone) -> tuple[list[Maps], list[Maps]]:
+    def _measure(self, backbone: Backbone) -> tuple[Maps | None, list[Maps], list[Maps]]:
         """Run once on tensors without data, at a size that the model takes."""
         net = copy.deepcopy(backbone).to("meta").eval()
         image = torch.empty(1, *backbone.net.pretrained_cfg["input_size"], device="meta")
         inner, outputs, found = [], [], []
         with torch.no_grad():
-            maps = self.start(image)
-            height = maps[0].shape[2]
+            (image,) = self.start(image)
+
+            def describe(maps: Sequence[Tensor]) -> Maps:
+                return Maps(tuple(x.shape[1] for x in maps), tuple(image.shape[2] // x.shape[2] for x in maps))
+
+            maps = self.stem(net, [image])
+            after_stem = None if maps[0] is image else describe(maps)
             for stage in range(len(STRIDES)):
                 for step, sizes in ((self.trunk, inner), (self.last, outputs)):
                     maps = step(net, stage, maps)
-                    sizes.append(Maps(tuple(x.shape[1] for x in maps), tuple(height // x.shape[2] for x in maps)))
+                    sizes.append(describe(maps))
                 found.append(maps)
         assert [x.shape[1] for x in self.pyramid(found)] == backbone.channels
-        return inner, outputs
+        return after_stem, inner, outputs
 
 
 class ChainStages(Stages):
     """A model whose modules follow each other. A stage ends with a map that the backbone returns, so with one.
 
-    names: the modules in order, `taps` those whose results the backbone returns. The first stage has the stem.
+    names: the modules in order, `taps` those whose results the backbone returns; the first `stem` of them are the stem.
     Raises ValueError if something else than one map passes between the stages.
     """
 
-    def __init__(self, backbone: Backbone, names: Sequence[str], taps: Sequence[str]):
+    def __init__(self, backbone: Backbone, names: Sequence[str], taps: Sequence[str], stem: int):
         ends = [names.index(tap) + 1 for tap in taps]
-        stages = [names[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        self._stem = names[:stem]
+        stages = [names[start:end] for start, end in zip([stem, *ends[:-1]], ends, strict=True)]
         stages = [[*before, *_blocks(backbone.net, module)] for *before, module in stages]
         self._trunks, self._lasts = [names[:-1] for names in stages], [names[-1:] for names in stages]
         self._channels_last = str(getattr(backbone.net, "output_fmt", "NCHW")).endswith("NHWC")
         super().__init__(backbone)
 
+    def stem(self, backbone: Backbone, maps: Sequence[Tensor]) -> list[Tensor]:
+        return [self._apply(backbone.net, self._stem, *maps, is_image=True)] if self._stem else list(maps)
+
     def trunk(self, backbone: Backbone, stage: int, maps: Sequence[Tensor]) -> list[Tensor]:
-        return [self._apply(backbone.net, self._trunks[stage], *maps, is_image=stage == 0)]
+        return [self._apply(backbone.net, self._trunks[stage], *maps, is_image=stage == 0 and not self._stem)]
 
     def last(self, backbone: Backbone, stage: int, maps: Sequence[Tensor]) -> list[Tensor]:
         return [self._apply(backbone.net, self._lasts[stage], *maps)]
@@ -167,11 +180,14 @@ def split(backbone: Backbone) -> Stages:
     if isinstance(net, HighResolutionNetFeatures) and net.incre_modules is None:
         return HRNetStages(backbone)
     if isinstance(net, FeatureDictNet):
-        return ChainStages(backbone, list(net), list(net.return_layers))
+        names, taps = list(net), list(net.return_layers)
+        # A first stage of known blocks is one module, and what precedes it the stem. Of others that can't be said.
+        stem = names.index(taps[0]) if _blocks(net, taps[0]) != [taps[0]] else 0
+        return ChainStages(backbone, names, taps, stem)
     if isinstance(net, EfficientNetFeatures | MobileNetV3Features):
         stem = [name for name, _ in net.named_children() if name != "blocks"]
         blocks = [f"blocks.{i}" for i in range(len(net.blocks))]
-        return ChainStages(backbone, [*stem, *blocks], net.feature_info.module_name())
+        return ChainStages(backbone, [*stem, *blocks], net.feature_info.module_name(), len(stem))
     raise ValueError(_unsuitable(net, "timm does not run it module after module"))
 
 
