@@ -79,6 +79,7 @@ EXEMPT = {
         "launcher": "starts the processes; how many there are is recorded with the inputs",
         "outbox": "brings numbers to MLflow",
         "metrics": "scores by epoch, for the eye; where they choose weights, models/selection.json holds their digests",
+        "paint": "draws pictures, which training does not",
         "tracked": "looks into MLflow's store for runs to close",
         "workers": "how many threads decode images: the same bytes from any number",
     },

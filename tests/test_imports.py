@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "pipeline.launcher": ("pipeline.errors",),
     "pipeline.bilinear": (),
     "pipeline.losses": ("pipeline.bilinear", "pipeline.errors", "pipeline.distributed"),
-    "pipeline.tasks": ("pipeline.losses", "pipeline.metrics", "pipeline.errors", "pipeline.names"),
+    "pipeline.tasks": ("pipeline.losses", "pipeline.metrics", "pipeline.errors", "pipeline.names", "pipeline.paint"),
+    "pipeline.paint": ("pipeline.tasks",),  # its types
     "pipeline.nets": ("pipeline.bilinear", "pipeline.errors"),
     "pipeline.balancing": ("pipeline.errors", "pipeline.names"),
     "pipeline.datasets": (

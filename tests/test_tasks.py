@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.paint import INVALID, palette
 from pipeline.tasks import TASKS, TaskContext, get_task
-from pipeline.tasks.paint import INVALID, palette
 
 CONTEXT = TaskContext(classes=("background", "head", "torso", "arm"))
 EVERY = pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)

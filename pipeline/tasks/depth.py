@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pipeline import losses
+from pipeline.paint import paint_depth
 from pipeline.tasks import shared
-from pipeline.tasks.paint import paint_depth
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:

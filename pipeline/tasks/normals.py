@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import losses
+from pipeline.paint import paint_normals
 from pipeline.tasks import shared
-from pipeline.tasks.paint import paint_normals
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:

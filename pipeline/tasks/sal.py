@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline import losses
+from pipeline.paint import paint_grey
 from pipeline.tasks import shared
-from pipeline.tasks.paint import paint_grey
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.tasks.spec import TaskContext
+if TYPE_CHECKING:
+    from pipeline.tasks.spec import TaskContext
 
 INVALID = np.array([128, 128, 128], np.uint8)
 _HALF_DEPTH = 3.0  # metres: the depth drawn in the middle of the colormap

@@ -1,0 +1,353 @@
+"""What each kind of edit reruns, by the real DVC and the real graph: exactly what it must.
+
+A repository in which every out exists, empty, and is recorded (`dvc commit`): DVC then compares dependencies as it does
+after real work, and no network has to be trained to see which stages it would run. `selection` is run for real. What
+follows from the outs of a stage that reran is DVC's own work; test_pipeline.py shows it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+from dvc.utils.serialize import _yaml
+
+from tests.project import ROOT, Project
+
+SEEDS = [0]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
+    "seeds": SEEDS,
+    "runs": {
+        "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
+        "normals": {"architecture": "single_task", "tasks": ["normals"]},
+        "sca": {
+            "architecture": "sequential_attention", "tasks": ["semseg", "normals"],
+            "options": {"fpma_mask": "channels"}, "training": {"lr": 4.0e-3},
+        },
+    },
+    "runs_from_single_task": {"stitched": {"architecture": "cross_stitch", "tasks": ["semseg", "normals"]}},
+}  # fmt: skip
+
+
+def stages(work: str, *runs: str, seeds: list[int] = SEEDS) -> set[str]:
+    kind = "" if set(runs) <= set(PARAMS["runs"]) else "_from_single_task"
+    return {f"{work}{kind}@{run}-{seed}" for run in runs for seed in seeds}
+
+
+RUNS = tuple(PARAMS["runs"])
+TRAIN = stages("train", *RUNS) | stages("train", "stitched")
+EVALUATE = stages("evaluate", *RUNS) | stages("evaluate", "stitched")
+SOURCES = {f"single_task_weights@stitched-{seed}" for seed in SEEDS}
+TABLES = {"compare", "report"}
+
+
+def remembered(parse: Callable[..., object]) -> Callable[..., object]:
+    """DVC's reader of YAML, which reads the same text once: it would read params.yaml for each stage, for seconds."""
+    known: dict[tuple[str, ...], object] = {}
+
+    def call(text: str, path: str, typ: str = "safe") -> object:
+        if typ != "safe":
+            return parse(text, path, typ)
+        if text not in known:
+            known[text] = parse(text, path)
+        return copy.deepcopy(known[text])
+
+    return call
+
+
+class Graph:
+    """A project whose stages DVC finds unchanged, until something is edited."""
+
+    def __init__(self, root: Path):
+        self.project = Project(root, PARAMS)
+        self.root = root
+        self.repo = Repo(str(root))
+        self.record()
+
+    def record(self) -> None:
+        """Give every stage the outs that it lacks, and have DVC record it."""
+        self.project.stage("selection")
+        with self.repo.lock:
+            self.repo._reset()
+        for stage in self.repo.index.stages:
+            for out in stage.outs:
+                path = Path(out.fs_path)
+                if not path.exists():
+                    if path.suffix:
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_text("{}" if path.suffix == ".json" else "epoch,loss\n")
+                    else:
+                        path.mkdir(parents=True)
+        self.repo.commit(force=True)
+
+    def params(self) -> dict:
+        return yaml.safe_load((self.root / "params.yaml").read_text())
+
+    def write_params(self, params: dict) -> None:
+        (self.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def reruns(self) -> set[str]:
+        """The stages that `dvc repro` would run, for what they depend on themselves."""
+        self.repo._reset()
+        return set(self.repo.status())
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory) -> Iterator[Graph]:
+    with pytest.MonkeyPatch.context() as patch:
+        root = tmp_path_factory.mktemp("reruns")
+        patch.chdir(root)
+        patch.setattr(_yaml, "parse_yaml", remembered(_yaml.parse_yaml))
+        yield Graph(root)
+
+
+@pytest.fixture
+def edited(graph) -> Iterator[Graph]:
+    """The project, which is afterwards as it was."""
+    before = {path: path.read_bytes() for path in files()}
+    yield graph
+    for path in files():
+        if path not in before:
+            path.unlink()
+    for path, content in before.items():
+        if not path.exists() or path.read_bytes() != content:
+            path.unlink(missing_ok=True)  # DVC makes outs read-only, and may have linked them
+            path.write_bytes(content)
+
+
+def files() -> list[Path]:
+    """What a person or a stage may edit."""
+    places = [Path(name).rglob("*") for name in ("pipeline", "stages", "data", "models")]
+    found = [path for place in places for path in place if path.is_file() and path.suffix != ".pyc"]
+    return [*found, Path("params.yaml"), Path("dvc.lock")]
+
+
+# -- edits ---------------------------------------------------------------------------------------------------
+
+Edit = Callable[[Graph], None]
+
+
+def param(key: str, value: object) -> Edit:
+    """Set a value of params.yaml; ... removes the key."""
+
+    def edit(graph: Graph) -> None:
+        params = graph.params()
+        *parents, last = key.split(".")
+        tree = params
+        for parent in parents:
+            tree = tree.setdefault(parent, {})
+        if value is ...:
+            del tree[last]
+        else:
+            tree[last] = value
+        graph.write_params(params)
+
+    return edit
+
+
+def default(key: str, value: object) -> Edit:
+    def edit(graph: Graph) -> None:
+        path = Path("pipeline/defaults.yaml")
+        defaults = yaml.safe_load(path.read_text())
+        *parents, last = key.split(".")
+        tree = defaults
+        for parent in parents:
+            tree = tree[parent]
+        assert tree[last] != value
+        tree[last] = value
+        path.write_text(yaml.safe_dump(defaults))
+
+    return edit
+
+
+def code(name: str) -> Edit:
+    def edit(graph: Graph) -> None:
+        path = Path(name)
+        path.write_text(path.read_text() + "\n# another\n")
+
+    return edit
+
+
+def new(name: str, content: str = "another") -> Edit:
+    def edit(graph: Graph) -> None:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+
+    return edit
+
+
+def link(graph: Graph) -> None:
+    """A link to a file, whose content DVC hashes; those to folders are refused (test_unseen.py)."""
+    Path("data/own/images").mkdir(exist_ok=True)
+    Path("data/own/images/1.png").symlink_to((graph.root / "params.yaml").resolve())
+
+
+def renamed(graph: Graph) -> None:
+    params = graph.params()
+    params["runs"] = {"other" if name == "sca" else name: run for name, run in params["runs"].items()}
+    graph.write_params(params)
+
+
+def comment(graph: Graph) -> None:
+    path = Path("params.yaml")
+    path.write_text("# a comment\n" + path.read_text())
+
+
+ALL_RUNS = TRAIN | EVALUATE | SOURCES | TABLES
+PREPARE = {"prepare"}
+EDITS: dict[str, tuple[Edit, set[str]]] = {
+    # params
+    "a comment": (comment, set()),
+    "checkpoint_minutes": (param("checkpoint_minutes", 1.0), set()),
+    "experiment": (param("experiment", "other"), {"report"}),
+    "data.limit": (param("data.limit", 5), PREPARE),
+    "data.rooms.seed": (param("data.rooms.seed", 5), PREPARE),
+    "data.dataset": (param("data.dataset", "folder"), {"download", "prepare"}),
+    "training.lr": (param("training.lr", 1e-5), ALL_RUNS),
+    "training.augmentation.flip": (param("training.augmentation.flip", 0.0), ALL_RUNS),
+    "a run's lr": (
+        param("runs.sca.training.lr", 1e-5), stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+    ),
+    "a run's option": (
+        param("runs.sca.options.fpma_mask", "tasks"),
+        stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+    ),
+    "a run's auxiliary task": (
+        param("runs_from_single_task.stitched.auxiliary_tasks", []),
+        stages("train", "stitched") | stages("evaluate", "stitched") | SOURCES | TABLES,
+    ),
+    "evaluation.batch_size": (param("evaluation.batch_size", 3), EVALUATE),
+    "evaluation.edge_nms": (param("evaluation.edge_nms", True), EVALUATE),
+    "evaluation.panels": (param("evaluation.panels", 1), EVALUATE | {"report"}),
+    "evaluation.select_on": (param("evaluation.select_on", "train_holdout"), {"selection", "report"}),
+    "evaluation.allow_different": (param("evaluation.allow_different", ["epochs"]), {"compare"}),
+    "a seed more": (
+        param("seeds", [0, 2]),
+        {f"{work}@{run}-2" for run in RUNS for work in ("train", "evaluate")}
+        | {f"{work}_from_single_task@stitched-2" for work in ("train", "evaluate")}
+        | {"single_task_weights@stitched-2"} | TABLES,
+    ),
+    "another seed": (
+        param("seeds", [2]),
+        {f"{work}@{run}-2" for run in RUNS for work in ("train", "evaluate")}
+        | {f"{work}_from_single_task@stitched-2" for work in ("train", "evaluate")}
+        | {"single_task_weights@stitched-2"} | TABLES,
+    ),
+    "a run more": (
+        param("runs.deep", {"architecture": "multi_task", "tasks": ["semseg", "normals"]}),
+        {f"{work}@deep-{seed}" for work in ("train", "evaluate") for seed in SEEDS}
+        | SOURCES | TABLES,
+    ),
+    "a run renamed": (
+        renamed, {f"{work}@other-{seed}" for work in ("train", "evaluate") for seed in SEEDS} | SOURCES | TABLES,
+    ),
+    "a run removed": (param("runs.sca", ...), SOURCES | TABLES),
+    "a run's value removed": (
+        param("runs.sca.training", ...), stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+    ),
+    # defaults
+    "a default of data": (default("data.rooms.train", 5), PREPARE),
+    "the default archive": (default("data.archive", "x.tgz"), {"download", "prepare"}),
+    "a default of training": (default("training.precision", "float32"), ALL_RUNS),
+    "a default of augmentation": (default("training.augmentation.rotation", 5.0), ALL_RUNS),
+    "a new default of training": (lambda graph: new_default("training", "novel"), ALL_RUNS),
+    "a default of evaluation": (default("evaluation.edge_nms", True), EVALUATE),
+    "the default select_on": (default("evaluation.select_on", "train_holdout"), {"selection", "report"}),
+    "the default of what may differ": (default("evaluation.allow_different", ["epochs"]), {"compare"}),
+    # code
+    "sample.py": (code("pipeline/datasets/sample.py"), PREPARE | TRAIN | EVALUATE | {"report"}),
+    "store.py": (code("pipeline/datasets/store.py"), PREPARE | TRAIN | EVALUATE | {"report"}),
+    "loading.py": (code("pipeline/datasets/loading.py"), TRAIN | EVALUATE | {"report"}),
+    "what datasets declare": (code("pipeline/datasets/spec.py"), PREPARE),
+    "a reader": (code("pipeline/datasets/nyud.py"), {"download", "prepare"}),
+    "own data's reader": (code("pipeline/datasets/folder.py"), PREPARE),
+    "the generator": (code("pipeline/datasets/rooms/render.py"), PREPARE),
+    "augment.py": (code("pipeline/datasets/augment.py"), TRAIN),
+    "a network": (code("pipeline/nets/ctam.py"), TRAIN | EVALUATE),
+    "a new network": (new("pipeline/nets/novel.py", "x = 1\n"), TRAIN | EVALUATE),
+    "the loss": (code("pipeline/losses.py"), TRAIN),
+    "the step": (code("pipeline/step.py"), TRAIN),
+    "how epochs are chosen": (code("pipeline/selection.py"), TRAIN),
+    "a task": (code("pipeline/tasks/depth.py"), TRAIN | EVALUATE | {"report"}),
+    "painting": (code("pipeline/paint.py"), EVALUATE | {"report"}),
+    "a metric": (code("pipeline/metrics/depth.py"), {"selection", "report"} | EVALUATE),
+    "the thinning": (code("pipeline/metrics/boundaries.py"), PREPARE | {"selection", "report"} | EVALUATE),
+    "Δm": (code("pipeline/metrics/delta.py"), {"selection", "compare", "report"} | EVALUATE),
+    "the scoring": (code("pipeline/evaluation.py"), {"selection", "report"} | EVALUATE),
+    "the cost": (code("pipeline/cost.py"), EVALUATE),
+    "the comparison": (code("pipeline/comparison.py"), {"compare"}),
+    "the report": (code("pipeline/report.py"), {"report"}),
+    "published rows": (code("pipeline/published.py"), {"report"}),
+    "which networks runs start from": (code("pipeline/single_task_weights.py"), SOURCES),
+    "MLflow's side": (code("pipeline/tracking.py"), set()),
+    "messages": (code("pipeline/errors.py"), set()),
+    "the schema": (code("pipeline/params.py"), set()),
+    "the doctor": (code("pipeline/doctor.py"), set()),
+    "a stage's entry": (code("stages/train.py"), set()),
+    # data
+    "the raw data": (new("data/raw/source.json"), {"download", "prepare"}),
+    "own data": (new("data/own/images/1.png"), PREPARE),
+    "a link in own data": (link, PREPARE),
+    "another file in models": (new("models/notes.txt"), set()),
+}  # fmt: skip
+
+
+def new_default(section: str, key: str) -> None:
+    path = Path("pipeline/defaults.yaml")
+    defaults = yaml.safe_load(path.read_text())
+    defaults[section][key] = 1
+    path.write_text(yaml.safe_dump(defaults))
+
+
+def test_nothing_is_rerun_when_nothing_is_edited(graph):
+    assert graph.reruns() == set()
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edit_reruns_what_it_must_and_nothing_else(edited, kind):
+    edit, expected = EDITS[kind]
+    edit(edited)
+    assert edited.reruns() == expected
+
+
+def holdout(graph: Graph) -> None:
+    """Weights are chosen by scores from here on, and everything is trained so."""
+    param("evaluation.select_on", "train_holdout")(graph)
+    param("training.validate_every", 1)(graph)
+    graph.record()
+    assert graph.reruns() == set()
+
+
+METRIC = "pipeline/metrics/depth.py"
+
+
+@pytest.mark.parametrize(
+    ("chooses", "file"),
+    [(False, METRIC), (True, METRIC), (True, "pipeline/metrics/delta.py"), (True, "pipeline/evaluation.py")],
+)
+def test_what_scores_retrains_where_scores_choose_the_weights(edited, chooses, file):
+    if chooses:
+        holdout(edited)
+    code(file)(edited)
+    assert not edited.reruns() & TRAIN, "DVC looks at models/selection.json, which is as it was"
+    edited.project.stage("selection")
+    assert edited.reruns() & TRAIN == (TRAIN if chooses else set())
+
+
+def test_a_choice_that_is_asked_for_retrains(edited):
+    param("evaluation.select_on", "train_holdout")(edited)
+    param("training.validate_every", 1)(edited)
+    edited.project.stage("selection")
+    param("training.validate_every", PARAMS["training"]["validate_every"])(edited)
+    assert edited.reruns() & (TRAIN | EVALUATE) == TRAIN, "for the choice alone"
+
+
+def test_one_training_brings_what_it_depends_on(edited):
+    """`dvc repro train@<run>-<seed>` runs `selection` first."""
+    code(METRIC)(edited)
+    output = edited.project.dvc("repro", "--dry", "train@semseg-0")
+    assert "Running stage 'selection'" in output and "Stage 'train@semseg-0' didn't change" in output
