@@ -1,9 +1,10 @@
 """From metrics files to Δm: finds each run's single-task baselines and refuses unfair ones.
 
 A metrics file (`reports/metrics/<run>-<seed>.json`) says what was scored: run, seed, architecture, backbone,
-dataset, dataset_digest, split, schedule (the run's whole `training` section), parameters, macs, activation_bytes,
-starts_from {task: single-task run}, cpu_threads (of a training on a CPU; null on a GPU), tasks {task: {metric: value}}
-and headline {task: {metric, higher_is_better}}.
+dataset, dataset_digest, split, training_samples (images that it was trained on), labelled {split: {task: images with a
+label of it}}, schedule (the run's whole `training` section), parameters, macs, activation_bytes, starts_from {task:
+single-task run}, cpu_threads (of a training on a CPU; null on a GPU), tasks {task: {metric: value}} and headline {task:
+{metric, higher_is_better}}.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ Row = dict[str, Any]  # a line of delta.csv
 
 # What must be the same on both sides: other data or another backbone makes another experiment.
 SAME = ("backbone", "dataset", "dataset_digest", "split")
+
+# How many images taught a run, and how many have a label by split and task.
+SAMPLES = ("training_samples", "labelled")
 
 # What one image costs (pipeline/cost.py), told beside the scores.
 COST = ("parameters", "macs", "activation_bytes")
@@ -85,7 +89,7 @@ def _load(params: Params, run: str, seed: int) -> Result:
     except DataError as error:
         fault = str(error).partition(";")[0]  # "... is missing" or "... is damaged"
         raise ComparisonError(f"{fault}; {remedy} first") from error
-    needed = ("run", "seed", "architecture", *SAME, "schedule", "starts_from", "cpu_threads", *COST)
+    needed = ("run", "seed", "architecture", *SAME, *SAMPLES, "schedule", "starts_from", "cpu_threads", *COST)
     needed += ("tasks", "headline")
     lacks = [key for key in needed if key not in result]
     lacks += [f"schedule.{key}" for key in SAME_RECIPE if key not in result.get("schedule", {})]
@@ -96,6 +100,7 @@ def _load(params: Params, run: str, seed: int) -> Result:
         "seed": seed,
         "architecture": declared.architecture,
         "backbone": declared.training.backbone,
+        "split": params.evaluation.split,
         "tasks": list(declared.tasks),
     }.items():
         got = list(result[key]) if key == "tasks" else result[key]
@@ -217,6 +222,13 @@ def _rows(result: Result, results: Sequence[Result], allowed: Sequence[str], cav
         for field, (ours, theirs) in differences(result, baseline).items():
             pair = f"{result['run']} against {baseline['run']}"
             caveats[f"{pair}: {field} differs, {ours} against {theirs} (allowed in params.yaml)"] = None
+        ours, theirs = result["training_samples"], baseline["training_samples"]
+        if ours != theirs:
+            pair, labelled = f"{result['run']} against {baseline['run']}", result["labelled"]["train"][task]
+            caveats[
+                f"{pair}: trained on {ours} images ({labelled} of the training split have a label of {task}) against "
+                f"{theirs}, each seen once an epoch"
+            ] = None
         ours, theirs = result["cpu_threads"], baseline["cpu_threads"]
         if None not in (ours, theirs) and ours != theirs:  # None: a GPU
             pair = f"{result['run']} against {baseline['run']}"

@@ -24,7 +24,6 @@ from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
 
-SPLIT = "val"
 TRAINED_ON = ("git.commit", "git.dirty", "device", "processes", "host")  # of run.json: the tree and the machine
 TRAINED_BY = ("mlflow_run_id", "input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
 _PROTOCOL = (
@@ -36,14 +35,15 @@ _PROTOCOL = (
 
 
 def evaluate_run(params: Params, name: str, seed: int) -> None:
-    """Score run `name` with `seed` on the val split.
+    """Score run `name` with `seed` on the split that `evaluation.split` names.
 
     Writes reports/metrics/<run>-<seed>.json and, for `evaluation.panels` samples, predictions and a picture under
     reports/panels/<run>-<seed>/; adds both to the MLflow run that training began.
-    Raises TrainingError when an input was edited meanwhile.
+    Raises TrainingError when an input was edited meanwhile, DataError where the dataset has no such split.
     """
-    experiment = connect(params.experiment)  # first of all: a server that is away is told before an hour of scoring
-    run, info = params.run(name), read_info()
+    run, info, split = params.run(name), read_info(), params.evaluation.split
+    info.check_scored(split)
+    experiment = connect(params.experiment)  # a server that is away is told before an hour of scoring
     inputs = _inputs(params, name, seed, info)
     trained = paths.read_json(paths.run_file(name, seed))
     resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
@@ -52,7 +52,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     network = device.network(build_network(run, info))
     load_weights(network, paths.weights_file(name, seed))
 
-    store = Store(paths.PREPARED / SPLIT, run.tasks)
+    store = Store(paths.PREPARED / split, run.tasks)
     shown = set(panel_indices(len(store), params.evaluation.panels))
     scorer = Scorer(run.tasks, info, device.torch_device, params.evaluation.edge_nms)
     kept: list[tuple[Sample, dict[str, np.ndarray]]] = []
@@ -74,8 +74,13 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "backbone": run.training.backbone,
         "dataset": info.dataset,
         "dataset_digest": info.digest,
-        "split": SPLIT,
+        "split": split,
         "samples": len(store),
+        "training_samples": trained["training_samples"],
+        "labelled": {
+            "train": Store(paths.PREPARED / "train", run.all_tasks).label_counts(),
+            split: store.label_counts(),
+        },
         "skipped": {split: len(ids) for split, ids in info.skipped.items()},
         "published_split": info.published,
         "weights": trained["weights"],
@@ -95,11 +100,13 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     paths.write_json(paths.metrics_file(name, seed), metrics)
     picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
     with continued_run(experiment, trained["mlflow_run_id"], f"{name}-{seed}") as log:
-        flat = {f"{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
+        prefix = "" if split == "val" else f"{split}/"  # a run may be scored on both
+        flat = {f"{prefix}{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
         flat = {name: value for name, value in flat.items() if value is not None}
         log.params(cost)
+        log.tags({"scored_split": split})
         log.scores(flat, step=run.training.epochs)
-        log.dataset(f"{info.dataset} {SPLIT}", info.digest, "evaluation")
+        log.dataset(f"{info.dataset} {split}", info.digest, "evaluation")
         log.artifact(paths.metrics_file(name, seed))
         if picture is not None:
             log.artifact(picture, "panels")
@@ -119,7 +126,7 @@ def origin(trained: Mapping[str, Any]) -> dict[str, Any]:
 
 def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:
     """What decides the scores, as DVC will record it when the stage ends."""
-    scoring = params.evaluation.model_dump(include={"batch_size", "edge_nms", "panels"})
+    scoring = params.evaluation.model_dump(include={"batch_size", "edge_nms", "panels", "split"})
     values = params.run(name).model_dump() | {"evaluation": scoring}
     return provenance.collect_inputs("evaluate", values, info.digest, [paths.weights_file(name, seed)])
 

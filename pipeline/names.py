@@ -24,6 +24,7 @@ DATASET_TASKS = {
 }
 DATASETS = tuple(DATASET_TASKS)
 WITHOUT_ARCHIVE = ("rooms", "folder")
+WITH_TEST_SPLIT = ("folder",)  # where dataset.yaml lists one
 
 SINGLE_TASK = "single_task"
 

@@ -161,9 +161,10 @@ class Evaluation(Section):
 
     select_on: which weights are scored: null: the last; train_holdout: those of the epoch that did best on a tenth
     of the training split, kept out of training for that. edge_nms: non-maximum suppression of edge predictions
-    before they are thinned.
+    before they are thinned. split: which one is scored; training, and what chooses weights, never see test.
     """
 
+    split: Literal["val", "test"] = _evaluation["split"]
     batch_size: Count = _evaluation["batch_size"]
     panels: Natural = _evaluation["panels"]
     select_on: Literal["train_holdout"] | None = _evaluation["select_on"]

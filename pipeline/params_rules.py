@@ -22,6 +22,9 @@ def cross_problems(params: Params) -> list[Problem]:
     ]
     if params.data.archive is not None and params.data.dataset in names.WITHOUT_ARCHIVE:
         problems.append(Problem("data.archive", f"{params.data.dataset} comes from no archive; set it to null"))
+    if params.evaluation.split == "test" and params.data.dataset not in names.WITH_TEST_SPLIT:
+        text = f"got 'test'; {params.data.dataset} has no test split, only train and val: set it to val"
+        problems.append(Problem("evaluation.split", text))
     declared = {
         f"{family}.{name}": run for family in names.RUN_FAMILIES for name, run in getattr(params, family).items()
     }

@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline import figures, paths, published
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import use_cpu_threads
-from pipeline.evaluate_run import SPLIT, load_predictions, panel_indices
+from pipeline.evaluate_run import load_predictions, panel_indices
 from pipeline.evaluation import finite_or_none, score_trivial, task_context
 from pipeline.names import SINGLE_TASK
 from pipeline.params import Params
@@ -35,16 +35,18 @@ def write_report(params: Params) -> None:
     shutil.rmtree(paths.FIGURES, ignore_errors=True)
     paths.FIGURES.mkdir(parents=True)
     use_cpu_threads(params.training.cpu_threads)  # the trivial predictor's sums round as those of the networks' scores
-    train, val = (Store(paths.PREPARED / split, tasks) for split in ("train", SPLIT))
-    trivial, constants = score_trivial(train, val, tasks, info)
+    split = params.evaluation.split
+    info.check_scored(split)
+    train, scored = (Store(paths.PREPARED / name, tasks) for name in ("train", split))
+    trivial, constants = score_trivial(train, scored, tasks, info)
 
     sections = [
         f"# {params.experiment}: multi-task performance\n",
-        _introduction(params, info),
+        _introduction(params, info) + _label_counts({"train": train, split: scored}),
         "## Scores\n\n" + _score_table(params, tasks, delta, finite_or_none(trivial)),
         _gain_section(tasks, delta),
         _published_section(params, tasks, delta, info),
-        "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, val)),
+        "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, scored)),
         "## Training\n\n" + _curves(params, tasks),
         "## Every metric\n\n" + _all_metrics(params, tasks, trivial),
         "## The trivial predictor\n\n" + _trivial_notes(tasks, constants, info),
@@ -65,9 +67,20 @@ def _introduction(params: Params, info: DatasetInfo) -> str:
     return (
         f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
         f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
-        f"Scores are of {weights} on the {SPLIT} split at the labels' own resolution; "
+        f"Scores are of {weights} on the {params.evaluation.split} split at the labels' own resolution; "
         f"mean ± standard deviation over seeds.{skipped}"
     )
+
+
+def _label_counts(stores: dict[str, Store]) -> str:
+    """How many images of each split have a label of each task, where not all have one."""
+    counts = {split: store.label_counts() for split, store in stores.items()}
+    if all(count == len(stores[split]) for split, of in counts.items() for count in of.values()):
+        return ""
+    head = ["images with a label", *(f"{split} (of {len(store)})" for split, store in stores.items())]
+    tasks = next(iter(stores.values())).tasks
+    rows = [[get_task(task).title, *(str(of[task]) for of in counts.values())] for task in tasks]
+    return f"\n\n{_table(head, rows)}"
 
 
 def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict) -> str:
@@ -151,14 +164,14 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, 
     )
 
 
-def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, val: Store) -> Iterable[str]:
+def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, scored: Store) -> Iterable[str]:
     """One panel for each kept sample: the baselines share a column, each multi-task run has one; first seed."""
     seed = params.seeds[0]
     contexts: dict[str, TaskContext] = {task: task_context(info, task) for task in tasks}
     stored = {name: load_predictions(name, seed) for name in params.all_runs}
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
-    for i in panel_indices(len(val), params.evaluation.panels):
-        sample = val[i]
+    for i in panel_indices(len(scored), params.evaluation.panels):
+        sample = scored[i]
 
         def predictions(names: Iterable[str], sample_id: str = sample.id) -> dict[str, np.ndarray]:
             found = ((task, stored[name].get(f"{sample_id}/{task}")) for name in names for task in tasks)

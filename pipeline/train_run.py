@@ -40,12 +40,14 @@ def train_run(params: Params, name: str, seed: int) -> None:
     A run of `runs` also leaves models/digests/<run>-<seed>.json, for those of `runs_from_single_task`.
     Goes on where an earlier attempt at the same was killed, if there was one, in the same MLflow run.
     Raises TrainingError for a loss that is not finite, when an input was edited meanwhile and while another process is
-    at the same; TrackingError, before anything is computed, when MLflow's store can't be reached, and at the end, with
+    at the same; DataError for tasks without a label to learn from, and where there is no split that evaluation.split
+    names; TrackingError, before anything is computed, when MLflow's store can't be reached, and at the end, with
     everything kept for the next attempt, when it is away for long.
 
     Where torchrun started several processes, all call this and work together (pipeline/distributed.py).
     """
     run, info = params.run(name), read_info()
+    info.check_scored(params.evaluation.split)  # here too, or it would be told after the training
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     with distributed.joined(device.torch_device):
@@ -69,6 +71,10 @@ class _Teacher:
     @cached_property
     def start(self) -> dict[str, dict[str, str]]:
         return _start(self.run, self.seed)
+
+    @cached_property
+    def stores(self) -> tuple[Store, Store]:
+        return _stores(self.run, self.params.evaluation.select_on is not None)
 
     @cached_property
     def inputs(self) -> provenance.Inputs:
@@ -100,7 +106,7 @@ class _Teacher:
     ) -> list[EpochRecord]:
         """Train the network, from the last checkpoint on."""
         run, recipe, device = self.run, self.run.training, self.device
-        taught, watched = _stores(run, selection is not None)
+        taught, watched = self.stores
         share = Share(distributed.rank(), distributed.count(), recipe.accumulate)
         batches = training_batches(taught, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share)
         tell_batches(batches.description)
@@ -140,7 +146,7 @@ def _lead(teacher: _Teacher) -> None:
             teacher.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
             record = training_record(log.id, run, seed, inputs, history, device, attempt, started)
-            record |= {"weights": weights, "starts_from": teacher.start}
+            record |= {"weights": weights, "starts_from": teacher.start, "training_samples": len(teacher.stores[0])}
             write_outs(network, history, record)
             log.tags({"weights": weights})
             log.metrics({"cost/training_seconds": record["training_seconds"]}, run.training.epochs)
@@ -209,10 +215,15 @@ def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
     Images without a valid pixel for any of the run's tasks are left out: human parts alone are trained on images with
     people, since PASCAL-Context has no label where nobody is (the published rule). Where a dataset does say that
     nobody is there, a label of nothing but background, the image stays, though scoring skips it.
+
+    Raises DataError where a task has no label in what teaches, or a scored one in the tenth.
     """
     train_split = Store(paths.PREPARED / "train", run.all_tasks).labelled()
-    if not len(train_split):
-        raise DataError(f"run {run.name}: no training sample has a valid pixel for {', '.join(run.all_tasks)}")
+    if lacking := _unlabelled(train_split):
+        raise DataError(
+            f"run {run.name}: no training sample has a valid pixel for {', '.join(lacking)}; raise data.limit if that "
+            "cuts them off, or take the task out of the run"
+        )
     if not selects:
         return train_split, Store(paths.PREPARED / "val", run.tasks)
     kept_out = np.arange(len(train_split)) % HOLDOUT_EVERY == HOLDOUT_EVERY - 1
@@ -221,7 +232,19 @@ def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
             f"run {run.name}: evaluation.select_on needs {HOLDOUT_EVERY} training samples or more, "
             f"got {len(train_split)}; set it to null"
         )
-    return train_split.select(np.flatnonzero(~kept_out)), train_split.select(np.flatnonzero(kept_out))
+    taught, watched = train_split.select(np.flatnonzero(~kept_out)), train_split.select(np.flatnonzero(kept_out))
+    for part, what, tasks in ((watched, "kept out", run.tasks), (taught, "left to train on", run.all_tasks)):
+        if lacking := [task for task in _unlabelled(part) if task in tasks]:
+            raise DataError(
+                f"run {run.name}: evaluation.select_on keeps every {HOLDOUT_EVERY}th of {len(train_split)} samples out "
+                f"of training, and none of the {len(part)} {what} has a label of {', '.join(lacking)}; set it to null"
+            )
+    return taught, watched
+
+
+def _unlabelled(store: Store) -> list[str]:
+    """The tasks of which no sample has a label."""
+    return [task for task, count in store.label_counts().items() if not count]
 
 
 def _describe(

@@ -25,6 +25,10 @@ def main(params: Params, file: str) -> None:
         )
     if Path(file) == paths.PARAMS:  # what is trained here was trained from that file
         refuse_unseen(params)
+    if params.evaluation.split != "val":
+        from pipeline.datasets.folder import check_has_split  # imports much; no other dataset has more splits
+
+        check_has_split(Path(params.data.folder), params.evaluation.split)
     seeds = ", ".join(map(str, params.seeds))
     runs = [params.run(name) for name in params.all_runs]
     trainings = len(runs) * len(params.seeds)

@@ -41,6 +41,7 @@ PARAMS = {
     },
     "evaluation": {
         "batch_size": 4, "panels": 1, "select_on": "train_holdout", "edge_nms": False, "allow_different": [],
+        "split": "val",
     },
     "checkpoint_minutes": 0.005,  # every few steps
     "seeds": [0],

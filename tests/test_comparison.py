@@ -59,6 +59,8 @@ def result(params: Params, run: str, seed: int) -> dict:
         "dataset": "rooms",
         "dataset_digest": "d1",
         "split": "val",
+        "training_samples": 8,
+        "labelled": {"train": dict.fromkeys(declared.tasks, 8), "val": dict.fromkeys(declared.tasks, 4)},
         "schedule": declared.training.model_dump(mode="json"),
         "starts_from": {},
         "cpu_threads": 1,
@@ -150,6 +152,22 @@ def test_another_recipe_is_refused_unless_allowed(results, field):
     assert delta["delta_m"]["both"]["mean"] == pytest.approx(10.0)
     (caveat,) = delta["caveats"]
     assert caveat.startswith(f"both against depth: {field} differs")
+
+
+def test_another_number_of_training_images_is_said(results):
+    for one in results:
+        if one["run"] == "depth":
+            one["training_samples"] = 5
+            one["labelled"]["train"]["depth"] = 5
+        if one["run"] == "both":
+            one["labelled"]["train"]["depth"] = 5
+    delta = compare(results)
+    assert delta["delta_m"]["both"]["mean"] == pytest.approx(10.0)
+    (caveat,) = delta["caveats"]
+    assert caveat == (
+        "both against depth: trained on 8 images (5 of the training split have a label of depth) against 5, "
+        "each seen once an epoch"
+    )
 
 
 @pytest.mark.parametrize("field", TUNED)

@@ -37,7 +37,8 @@ def test_the_example_in_the_documentation(own: Path, root: Path) -> None:
     assert example.name == "kitchens" and example.depth_scale == 1000
     assert example.ignore == {"semseg": (255,), "depth": (65535, float("inf"))} and example.max_depth == 80
     assert example.sal_max == 255 and example.png_codes == {"semseg": "stored"}
-    assert example.normals_axes == ("x", "-y", "-z") and example.splits == folder.Lists()
+    assert example.normals_axes == ("x", "-y", "-z") and example.labels == "partial"
+    assert example.splits == folder.Lists(test="gt_sets/test.txt")
     assert example.edge_max_dist == folder.Description.model_fields["edge_max_dist"].default
 
 
@@ -45,7 +46,9 @@ GOOD = {"name": "kitchens", "tasks": ["semseg", "depth"], "classes": {"semseg": 
 
 PROBLEMS = {
     "unknown key": ({"clases": {}}, "clases: unknown key; did you mean classes?"),
-    "unknown split": ({"splits": {"test": "x"}}, "splits.test: unknown key; Known here: train, val"),
+    "unknown split": ({"splits": {"tests": "x"}}, "splits.tests: unknown key; did you mean splits.test"),
+    "split outside": ({"splits": {"test": "../test.txt"}}, "splits.test: got .*must be the path of a file in the"),
+    "labels": ({"labels": "some"}, "labels: got 'some'; must be 'complete' or 'partial'"),
     "unknown task": ({"tasks": ["semsek"]}, r"tasks\[0\]: unknown task 'semsek'; did you mean 'semseg'"),
     "no task": ({"tasks": []}, "tasks: "),
     "task of another layout": ({"tasks": ["depth", "disparity"]}, "disparity has no place in this layout; allowed: "),

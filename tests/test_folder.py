@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.datasets.preparation import prepare
 from pipeline.datasets.rooms.dataset import ROOMS, render_frame
 from pipeline.datasets.sample import Sample, decode_normals
 from pipeline.datasets.store import Store
+from pipeline.errors import DataError
 from pipeline.names import DATASET_TASKS
 from pipeline.params import Data
 from tests.layout_files import SIZE, codes, depth, edge, normals, photo, save, save_palette, write_lists
@@ -238,3 +240,112 @@ def test_photographs_may_be_png_but_not_turned_and_not_twice(own: Path) -> None:
 def test_a_missing_label_says_what_else_would_do(own: Path) -> None:
     refused(own, "depth", r"depth/a.npy is missing \(.png would do as well\)")
     refused(own, "sal", r"sal/a.png is missing \(.npy would do as well\)")
+
+
+# -- labels for some images only -----------------------------------------------------------------------------
+
+FILES = {
+    "semseg": (Path("segmentation/a.png"), codes(7)),
+    "human_parts": (Path("human_parts/a.png"), codes(7)),
+    "sal": (Path("sal/a.png"), codes(1)),
+    "depth": (Path("depth/a.npy"), depth()),
+    "normals": (Path("normals/a.npy"), normals()),
+    "edge": (Path("edge/a.npy"), edge()),
+}
+CLASSES = {"semseg": NAMES, "human_parts": NAMES}
+
+
+def of(task: str) -> dict[str, object]:
+    return {"classes": {task: NAMES}} if task in CLASSES else {}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_missing_file_is_a_label_without_valid_pixels_where_labels_are_partial(own: Path, task: str) -> None:
+    read = label(own, task, labels="partial", **of(task))
+    assert read.valid.shape == SIZE and not read.valid.any()
+    place, value = FILES[task]
+    save(own / place, value)
+    assert label(own, task, labels="partial", **of(task)).valid.any(), "a file that is there counts"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_missing_file_is_an_error_that_names_the_key_where_labels_are_complete(own: Path, task: str) -> None:
+    for more in ({}, {"labels": "complete"}):
+        told = f"{FILES[task][0].parent}/a.* is missing .*; if not every image .* dataset.yaml with labels: partial"
+        refused(own, task, told, **more, **of(task))
+
+
+def test_a_photograph_is_needed_in_any_case(own: Path) -> None:
+    save(own / "edge/a.npy", edge())
+    (own / "images/a.jpg").unlink()
+    refused(own, "edge", r"images/a.jpg is missing \(.jpeg, .png would do as well\)$", labels="partial")
+
+
+def test_a_broken_label_is_not_a_missing_one(own: Path) -> None:
+    save(own / "depth/a.npy", depth() * 1000)
+    refused(own, "depth", "depth/a.npy has a median depth of .* looks like millimetres", labels="partial")
+
+
+def test_a_task_without_any_file_is_refused_by_name(own: Path) -> None:
+    params = describe(own, ("depth", "edge"), labels="partial")
+    save(own / "depth/b.npy", depth())
+    save(own / "edges/a.npy", edge())
+    save(own / "edge/c.npy", edge())  # of no photograph that is listed
+    with pytest.raises(DataError, match=r"^edge: none of the 2 images has a label, as data/own/edge/<id>.npy \(.png"):
+        folder.splits(RAW, params)
+    assert folder.splits(RAW, Data(dataset="folder", tasks=("depth",))) == {"train": ["a"], "val": ["b"]}
+    describe(own, ("depth", "edge"))
+    folder.splits(RAW, params)  # complete: each missing file is named when it is read
+
+
+@pytest.mark.parametrize("codings", ["vectors", "codes", "both"])
+def test_missing_normals_go_with_either_coding(own: Path, codings: str) -> None:
+    """Images in the order missing, labelled, missing, labelled; the last in the other coding where there are both."""
+    ids = ["m0", "l0", "m1", "l1"]
+    write_lists(own, train=ids)
+    coded = np.rint((normals() + 1) * 127.5).astype(np.uint8)
+    for name in ids:
+        save(own / f"images/{name}.png", photo())
+    for name, as_codes in (("l0", codings == "codes"), ("l1", codings != "vectors")):
+        save(own / f"normals/{name}.{'png' if as_codes else 'npy'}", coded if as_codes else normals())
+    paths.write_json(Path("raw/source.json"), {"generated": True})
+    params = describe(own, ("normals",), labels="partial")
+    prepare(Path("raw"), Path("prepared"), params, workers=1)
+    store = Store(Path("prepared/train"), ("normals",))
+    assert store.label_counts() == {"normals": 2} and store.labelled().ids == ["l0", "l1"]
+    assert Store(Path("prepared/val"), ("normals",)).label_counts() == {"normals": 0}
+    stored = paths.read_json(Path("prepared/train/index.json"))["fields"]["normals"]["dtype"]
+    assert stored == ("|u1" if codings == "codes" else "<f4")
+    for i, name in enumerate(ids):
+        read = store.label("normals", i)
+        assert read.value.shape == (*SIZE, 3) and np.isfinite(read.value).all()
+        np.testing.assert_array_equal(read.valid, normals().any(axis=-1) & name.startswith("l"))
+        np.testing.assert_allclose(read.value[read.valid], normals()[read.valid], atol=0.02)
+
+
+def test_many_missing_labels_are_looked_for_in_one_look_at_the_folder(own: Path, monkeypatch) -> None:
+    """And a label that comes later is found."""
+    save(own / "edge/b.npy", edge())
+    os.utime(own / "edge", (0, 0))  # a folder that nobody touches any more
+    params = describe(own, ("edge",), labels="partial")
+    looks: list[Path] = []
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: looks.append(self) or iterdir(self))
+    for _ in range(5):
+        assert not folder.read(RAW, "train", "a", params).labels["edge"].valid.any()
+    assert len(looks) == 1
+    save(own / "edge/a.npy", edge()).rename(own / "edge/a.nPy")
+    assert folder.read(RAW, "train", "a", params).labels["edge"].valid.all()
+
+
+def test_a_test_split_is_packed_where_it_is_listed(own: Path) -> None:
+    write_lists(own, test=["c"])
+    save(own / "images/c.jpg", photo())
+    params = describe(own, ("edge",), splits={"test": "gt_sets/test.txt"})
+    assert folder.splits(RAW, params) == {"train": ["a"], "val": ["b"], "test": ["c"]}
+    for name in "abc":
+        save(own / f"edge/{name}.npy", edge())
+    paths.write_json(Path("raw/source.json"), {"generated": True})
+    info = prepare(Path("raw"), Path("prepared"), params, workers=1)
+    assert info.splits == {"train": 1, "val": 1, "test": 1}
+    assert Store(Path("prepared/test"), ("edge",)).ids == ["c"]

@@ -251,6 +251,12 @@ def has(tree: object, key: str) -> bool:
     return True
 
 
+def test_another_split_to_score_prepares_and_trains_nothing():
+    asks = {stage for stage, content in GRAPH.items() if "evaluation.split" in content["params"]}
+    assert asks == {"evaluate", "evaluate_from_single_task", "compare", "report"}
+    assert not any("evaluation" in content["params"] for content in GRAPH.values())
+
+
 # -- the choice of weights -----------------------------------------------------------------------------------
 
 

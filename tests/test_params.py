@@ -299,7 +299,7 @@ def test_check_sums_up_valid_params(tmp_path, raw):
     raw |= {"experiment": "mine", "runs_from_single_task": {}}
     raw["data"] |= {"archive": None, "folder": "data/own"}
     raw["evaluation"] = {
-        "batch_size": 4, "panels": 1, "select_on": None, "edge_nms": False, "allow_different": []
+        "batch_size": 4, "panels": 1, "select_on": None, "edge_nms": False, "split": "val", "allow_different": []
     }  # fmt: skip
     path.write_text(yaml.safe_dump(raw))
     done = check("--params", str(path))
@@ -316,6 +316,36 @@ def test_check_refuses_with_one_message(tmp_path, raw):
     done = check("--params", str(path))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"{path}: training.lrr: unknown key; did you mean training.lr?\n"
+
+
+def test_check_refuses_a_test_split_that_dataset_yaml_does_not_list(tmp_path, raw):
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["data"] |= {"dataset": "folder", "folder": str(tmp_path / "own")}
+    put(raw, "evaluation.split", "test")
+    (tmp_path / "own").mkdir()
+    described = {"name": "mine", "tasks": ["semseg", "normals"], "classes": {"semseg": ["a", "b"]}}
+    (tmp_path / "own/dataset.yaml").write_text(yaml.safe_dump(described))
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    done = check("--params", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"evaluation.split is test, but {tmp_path}/own/dataset.yaml lists no such split, only train, val: "
+        "name the file of its ids there, as splits.test, or set evaluation.split to val\n"
+    )
+    described["splits"] = {"test": "gt_sets/test.txt"}
+    (tmp_path / "own/dataset.yaml").write_text(yaml.safe_dump(described))
+    assert check("--params", str(path)).returncode == 0
+
+
+@pytest.mark.parametrize("dataset", [name for name in names.DATASETS if name != "folder"])
+def test_a_dataset_without_a_test_split_is_not_scored_on_one(raw, dataset):
+    put(raw, "data", {"dataset": dataset, "tasks": list(names.DATASET_TASKS[dataset])})
+    put(raw, "evaluation.split", "test")
+    told = f"evaluation.split: got 'test'; {dataset} has no test split, only train and val: set it to val"
+    assert told in message(raw)
+    put(raw, "evaluation.split", "train")
+    assert "evaluation.split: got 'train'; must be 'val' or 'test'" in message(raw)
 
 
 def test_check_names_the_keys_without_which_dvc_does_not_start(tmp_path):

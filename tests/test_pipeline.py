@@ -31,7 +31,7 @@ PARAMS = {
         "augmentation": {"flip": 0.5, "scale": [1.0, 1.2], "scale_mode": "choice", "rotation": 0.0},
     },
     "evaluation": {
-        "batch_size": 4, "panels": 2, "allow_different": [], "select_on": None, "edge_nms": False,
+        "batch_size": 4, "panels": 2, "allow_different": [], "select_on": None, "edge_nms": False, "split": "val",
     },
     "seeds": [0],
     "runs": {

@@ -123,6 +123,17 @@ def test_a_limit_takes_the_first_and_is_no_published_split(run):
 def test_splits_must_not_overlap(run):
     with pytest.raises(DataError, match="2 ids are in both train and val"):
         run(splits=lambda raw, params: {"train": ids("train") + ids("val")[:2], "val": ids("val")})
+    for other in ("train", "val"):
+        test = ["test-0", ids(other)[1]]
+        with pytest.raises(DataError, match=f"1 ids are in both {other} and test, the first: {other}-1"):
+            run(splits=lambda raw, params, test=test: {split: ids(split) for split in COUNTS} | {"test": test})
+
+
+def test_a_limit_holds_for_a_test_split_too(run):
+    test = {"test": [f"test-{i}" for i in range(4)]}
+    info = run(splits=lambda raw, params: {split: ids(split) for split in COUNTS} | test, limit=2)
+    assert info.splits == {"train": 2, "val": 2, "test": 2}
+    assert Store(run.target / "test", ["semseg"]).ids == test["test"][:2]
 
 
 def test_leftovers_of_a_killed_call_are_removed_and_old_data_replaced(run):

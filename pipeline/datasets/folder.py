@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError
 
 from pipeline import names
-from pipeline.datasets.layout import AXES, LISTS, Layout, read_sample, read_splits
+from pipeline.datasets.layout import AXES, LISTS, Layout, check_labelled, read_sample, read_splits
 from pipeline.datasets.png_codes import READINGS
 from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
@@ -83,17 +84,19 @@ Level = Annotated[int, NoBool, Field(ge=1, le=255)]
 
 
 class Lists(Section):
-    """The file of each split that lists its ids, from the dataset's folder."""
+    """The file of each split that lists its ids, from the dataset's folder; None: there is no such split."""
 
     train: ListFile = LISTS["train"]
     val: ListFile = LISTS["val"]
+    test: ListFile | None = None
 
 
 class Description(Section):
     """What dataset.yaml holds.
 
     tasks: those that there are labels for. classes: names in index order. edge_max_dist: tolerance of the edge match,
-    as a share of the image diagonal; that of BSDS unless given. All others: see `Layout`.
+    as a share of the image diagonal; that of BSDS unless given. labels: whether every image has a label of every task.
+    All others: see `Layout`.
     """
 
     name: Annotated[str, Field(min_length=1), AfterValidator(_own_name)]
@@ -101,6 +104,7 @@ class Description(Section):
     classes: dict[ClassTask, ClassNames] = {}
     ignore: dict[TaskName, Codes] = {}
     splits: Lists = Lists()
+    labels: Literal["complete", "partial"] = "complete"
     edge_max_dist: Annotated[Positive, Field(lt=1)] = 0.0075
     depth_scale: Positive | None = None
     max_depth: Positive | None = None
@@ -112,12 +116,13 @@ class Description(Section):
         return Layout(
             classes=self.classes,
             ignore=self.ignore,
-            lists=self.splits.model_dump(),
+            lists=self.splits.model_dump(exclude_none=True),
             depth_scale=self.depth_scale,
             normals_axes=self.normals_axes,
             max_depth=self.max_depth,
             sal_max=self.sal_max,
             png_codes=self.png_codes,
+            partial=self.labels == "partial",
         )
 
 
@@ -194,9 +199,25 @@ def resolve(raw: Path, params: Data) -> Dataset:
 
 
 def splits(raw: Path, params: Data) -> dict[str, Sequence[str]]:
-    """The ids that the folder's lists name; `raw` is not used. Raises DataError."""
+    """The ids that the folder's lists name; `raw` is not used.
+
+    Raises DataError, also where labels are partial and a task has none.
+    """
     folder = Path(params.folder)
-    return read_splits(read_description(folder).layout(), folder)
+    layout = read_description(folder).layout()
+    ids = read_splits(layout, folder)
+    check_labelled(layout, folder, chain.from_iterable(ids.values()), params.tasks)
+    return ids
+
+
+def check_has_split(folder: Path, split: str) -> None:
+    """Raise DataError where dataset.yaml in `folder` lists no such split."""
+    lists = read_description(folder).splits.model_dump(exclude_none=True)
+    if split not in lists:
+        raise DataError(
+            f"evaluation.split is {split}, but {folder / DESCRIPTION} lists no such split, only {', '.join(lists)}: "
+            f"name the file of its ids there, as splits.{split}, or set evaluation.split to val"
+        )
 
 
 def read(raw: Path, split: str, sample_id: str, params: Data) -> Sample:

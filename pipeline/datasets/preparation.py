@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -100,9 +101,9 @@ def _scratch(target: Path) -> Iterator[Path]:
 def _splits(dataset: Dataset, source: Path, params: Data, original: bool) -> dict[str, list[str]]:
     """The ids of each split, limited as params say. Raises DataError unless they are disjoint and as published."""
     splits = {split: list(ids) for split, ids in dataset.splits(source, params).items()}
-    overlap = set(splits["train"]) & set(splits["val"])
-    if overlap:
-        raise DataError(f"{len(overlap)} ids are in both train and val, the first: {min(overlap)}")
+    for one, other in combinations(splits, 2):
+        if overlap := set(splits[one]) & set(splits[other]):
+            raise DataError(f"{len(overlap)} ids are in both {one} and {other}, the first: {min(overlap)}")
     counts = {split: len(ids) for split, ids in splits.items()}
     if original and dataset.published not in (None, counts):
         told = ", ".join(f"{counts[split]} {split} (published: {n})" for split, n in dataset.published.items())

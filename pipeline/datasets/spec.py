@@ -19,7 +19,7 @@ class Dataset:
     tasks: the tasks it has labels for.
     edge_max_dist: tolerance of the edge match (odsF), as a share of the image diagonal.
     archive: what `download` fetches; None for a dataset that is generated.
-    splits: (raw folder, params) -> {"train": ids, "val": ids}.
+    splits: (raw folder, params) -> {"train": ids, "val": ids}; "test" too where there is a test split.
     read: (raw folder, split, id, params) -> Sample. A top-level function, deterministic: it runs in worker processes.
         Opens only the files that the tasks of `params.tasks` need. Raises DataError, naming the id and the file, for
         a sample that is broken.

@@ -49,6 +49,15 @@ class DatasetInfo:
     skipped: dict[str, tuple[str, ...]] = field(default_factory=dict)
     published: bool = False
 
+    def check_scored(self, split: str) -> None:
+        """Raise DataError unless there is the split that evaluation.split names."""
+        if split not in self.splits:
+            raise DataError(
+                f"evaluation.split is {split}, but the prepared data of {self.dataset} has no such split, only "
+                f"{', '.join(self.splits)}: name the file of its ids in dataset.yaml, as splits.{split}, and prepare "
+                "again, or set evaluation.split to val"
+            )
+
     def channels(self, task: str, fixed: int | None) -> int:
         """Channels of a task's prediction: the task's own number, or the dataset's count of classes."""
         return fixed if fixed is not None else len(self.classes[task])
@@ -284,3 +293,7 @@ class Store:
         """The samples that have a valid pixel for at least one of the store's tasks: the others teach nothing."""
         pixels = sum(self._valid_pixels[task][self._rows] for task in self.tasks)
         return self.select(np.flatnonzero(pixels))
+
+    def label_counts(self) -> dict[str, int]:
+        """{task: number of samples that have a valid pixel for it}."""
+        return {task: int(np.count_nonzero(self._valid_pixels[task][self._rows])) for task in self.tasks}
