@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import tarfile
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets.transfer import BLOCK, SourceError, byte_progress
+from pipeline.datasets.tar_stream import GzipStream, Member, TarDamaged, TarReader, TarRefused, shown
+from pipeline.datasets.transfer import SourceError, byte_progress
 
 
 def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, str], ...] = ()) -> dict:
@@ -22,12 +21,13 @@ def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, st
     patterns = {pattern: PurePosixPath(pattern).parts for pattern in (*markers, *(pattern for pattern, _ in namesakes))}
     above: dict[str, set[str]] = {pattern: set() for pattern in patterns}
     tops, unpacked = set(), 0
-    for _, member in _members(path, "check"):
-        parts = PurePosixPath(member.name).parts
-        tops.add("/".join(parts[:2]))
-        unpacked += member.size
-        for pattern, wanted in patterns.items():
-            above[pattern].update(_above(parts, wanted))
+    with _as_source_errors():
+        for _, member in _members(path, "check"):
+            parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+            tops.add("/".join(parts[:2]))
+            unpacked += member.size
+            for pattern, wanted in patterns.items():
+                above[pattern].update(_above(parts, wanted))
     roots = set.intersection(*(above[marker] for marker in markers))
     if roots:
         return {"root": min(roots, key=lambda root: (len(root), root)), "unpacked_size": unpacked}
@@ -36,42 +36,50 @@ def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, st
     for pattern, what in namesakes:
         if above[pattern]:
             raise SourceError(f"it is another archive: {what} (it holds {pattern}; {lacks})")
-    raise SourceError(f"it is another archive: {lacks}, but {', '.join(sorted(tops)[:5]) or 'nothing'}")
+    raise SourceError(f"it is another archive: {lacks}, but {_some(tops) or 'nothing'}")
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Write the archive's files below `folder`. Raises SourceError if it is damaged or unsafe; OSError, TarError."""
-    for tar, member in _members(path, "unpack"):
-        tar.extract(member, folder, filter="data")
+    """Write the archive's files below `folder`, which is empty. Raises SourceError if it is damaged or unsafe; OSError.
+
+    Modes and times are those of new files: what an archive says of them may be absurd, and nothing here reads them.
+    """
+    made = {folder}
+    with _as_source_errors():
+        for tar, member in _members(path, "unpack"):
+            target = folder / member.name
+            above = target if member.is_folder else target.parent
+            if above not in made:
+                above.mkdir(parents=True, exist_ok=True)
+                made.add(above)
+            if not member.is_folder:
+                with target.open("wb") as file:
+                    file.writelines(tar.copy())
 
 
-def _members(path: Path, doing: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The members in order, each checked before it is handed out; SourceError if the archive is damaged."""
+def _members(path: Path, doing: str) -> Iterator[tuple[TarReader, Member]]:
+    """The members in order, each checked before it is handed out. Raises TarDamaged, TarRefused, OSError."""
+    size = path.stat().st_size
+    with path.open("rb") as file, byte_progress(f"{doing} {path.name}", size) as progress:
+        tar = TarReader(GzipStream(file, size), size)
+        for member in tar:
+            yield tar, member
+            progress.update(file.tell() - progress.n)
+
+
+@contextmanager
+def _as_source_errors() -> Iterator[None]:
     try:
-        # tarfile's own decompression neither notices a cut end nor compares the checksum; gzip does both.
-        with (
-            path.open("rb") as file,
-            gzip.open(file) as stream,
-            byte_progress(f"{doing} {path.name}", path.stat().st_size) as progress,
-        ):
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for member in tar:
-                    _refuse_unsafe(member)
-                    yield tar, member
-                    progress.update(file.tell() - progress.n)
-            while stream.read(BLOCK):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error, tarfile.TarError) as error:
+        yield
+    except TarDamaged as error:
         raise SourceError(f"it is not a whole tar.gz archive ({error})") from error
+    except TarRefused as error:
+        raise SourceError(str(error)) from error
 
 
-def _refuse_unsafe(member: tarfile.TarInfo) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise SourceError(f"unsafe archive: member {member.name!r} would be written outside its folder")
-    if not (member.isfile() or member.isdir()):
-        kind = "link" if member.issym() or member.islnk() else "device or other special file"
-        raise SourceError(f"unsafe archive: member {member.name!r} is a {kind}, not a plain file or folder")
+def _some(tops: set[str]) -> str:
+    """The first of them, as they are; what can't be printed is quoted."""
+    return ", ".join(shown(top) if not top.isprintable() else top for top in sorted(tops)[:5])
 
 
 def _above(parts: tuple[str, ...], wanted: tuple[str, ...]) -> Iterator[str]:
