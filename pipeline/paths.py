@@ -24,6 +24,7 @@ PREPARED = Path("data/prepared")
 MODELS = Path("models")
 DIGESTS = MODELS / "digests"
 STARTS = MODELS / "start"
+WEIGHTS, RUN_RECORD = "weights.safetensors", "run.json"  # in a model's folder
 
 REPORTS = Path("reports")
 METRICS = REPORTS / "metrics"
@@ -41,12 +42,12 @@ def model_dir(run: str, seed: int) -> Path:
 
 
 def weights_file(run: str, seed: int) -> Path:
-    return model_dir(run, seed) / "weights.safetensors"
+    return model_dir(run, seed) / WEIGHTS
 
 
 def run_file(run: str, seed: int) -> Path:
     """Who trained it: MLflow run id, input fingerprint, git commit, duration, hardware."""
-    return model_dir(run, seed) / "run.json"
+    return model_dir(run, seed) / RUN_RECORD
 
 
 def digest_file(run: str, seed: int) -> Path:
