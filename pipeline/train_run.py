@@ -18,6 +18,7 @@ from pipeline.datasets.loading import Share
 from pipeline.datasets.resident import training_batches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
+from pipeline.dry_run import check_batch_norm
 from pipeline.errors import DataError
 from pipeline.evaluation import score
 from pipeline.network import build_network
@@ -39,14 +40,18 @@ def train_run(params: Params, name: str, seed: int) -> None:
 
     A run of `runs` also leaves models/digests/<run>-<seed>.json, for those of `runs_from_single_task`.
     Goes on where an earlier attempt at the same was killed, if there was one, in the same MLflow run.
-    Raises TrainingError for a loss that is not finite, when an input was edited meanwhile and while another process is
-    at the same; TrackingError, before anything is computed, when MLflow's store can't be reached, and at the end, with
-    everything kept for the next attempt, when it is away for long.
+    Raises, before anything is computed, DataError for a task that no sample has a label of, ParamsError where batch
+    norm would get a single value, and TrackingError when MLflow's store can't be reached. Later TrainingError for a
+    loss that is not finite, when an input was edited meanwhile and while another process is at the same; TrackingError
+    at the end, with everything kept for the next attempt, when the store is away for long.
 
     Where torchrun started several processes, all call this and work together (pipeline/distributed.py).
     """
     run, info = params.run(name), read_info()
     recipe = run.training
+    train_store, val_store = _stores(run, params.evaluation.select_on is not None)
+    _check_labels(run, train_store, val_store)
+    check_batch_norm(run, info, max(1, min(recipe.batch_size, len(train_store)) // recipe.accumulate))
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic)
     with distributed.joined(device.torch_device):
         teacher = _Teacher(params, run, seed, info, device)
@@ -138,7 +143,7 @@ def _lead(teacher: _Teacher) -> None:
             )
             teacher.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-            record = training_record(log.id, run, seed, inputs, history, device, attempt, started)
+            record = training_record(log.id, run, seed, teacher.info, inputs, history, device, attempt, started)
             record |= {"weights": weights, "starts_from": teacher.start}
             write_outs(network, history, record)
             log.tags({"weights": weights})
@@ -202,6 +207,17 @@ def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
             f"got {len(train_split)}; set it to null"
         )
     return train_split.select(np.flatnonzero(~kept_out)), train_split.select(np.flatnonzero(kept_out))
+
+
+def _check_labels(run: ResolvedRun, train_store: Store, val_store: Store) -> None:
+    """Raise DataError for a task that could not be trained, or scored, for want of a single labelled pixel."""
+    for store, tasks, split in ((train_store, run.all_tasks, "training"), (val_store, run.tasks, "validation")):
+        for task in tasks:
+            if not store.valid_pixels(task):
+                raise DataError(
+                    f"run {run.name}: no {split} sample has a valid pixel for {task}; look at its labels (a code that "
+                    "is ignored everywhere, say), or take it out of the run's tasks"
+                )
 
 
 def _describe(

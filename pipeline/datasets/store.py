@@ -260,6 +260,10 @@ class Store:
         chosen.ids = [self.ids[i] for i in which]
         return chosen
 
+    def valid_pixels(self, task: str) -> int:
+        """Valid pixels of the task's labels in all of its samples."""
+        return int(self._valid_pixels[task][self._rows].sum())
+
     def labelled(self) -> Self:
         """The samples that have a valid pixel for at least one of the store's tasks: the others teach nothing."""
         pixels = sum(self._valid_pixels[task][self._rows] for task in self.tasks)
