@@ -8,10 +8,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline import paths
 from pipeline.errors import DataError
+
+_SHOWN = 3  # differences that a message names
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -28,13 +30,31 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
-    """Load weights that `save_weights` wrote into the same architecture. Raises DataError when they do not fit."""
+    """Load weights that `save_weights` wrote into the same architecture.
+
+    Raises DataError, in one line, where there are none, and with the first differences where they do not fit.
+    """
     try:
-        network.load_state_dict(load_file(path))
+        tensors = load_file(path)
     except FileNotFoundError:
         raise DataError(f"no weights in {path}; run `dvc repro` (or `dvc pull`) to get them") from None
-    except (SafetensorError, RuntimeError) as error:
-        raise DataError(f"{path} does not fit the network that params.yaml describes: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} can't be read: {error}") from None
+    if differences := _differences(network.state_dict(), tensors):
+        more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise DataError(f"{path} holds the weights of another network: {'; '.join(differences[:_SHOWN])}{more}")
+    network.load_state_dict(tensors)
+
+
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps the tensors `given` from being those of a network whose own are `own`; shapes first."""
+    shapes = [
+        f"{name} is {list(given[name].shape)}, not {list(own[name].shape)}"
+        for name in own.keys() & given.keys()
+        if given[name].shape != own[name].shape
+    ]
+    lacking = [f"it lacks {name}" for name in own.keys() - given.keys()]
+    return [*sorted(shapes), *sorted(lacking), *sorted(f"it has {name}" for name in given.keys() - own.keys())]
 
 
 def weights_digest(path: Path) -> str:

@@ -53,7 +53,7 @@ def measure(network: nn.Module, input_size: Sequence[int]) -> Cost:
     kept: set[torch.UntypedStorage] = set()
     products = _Products()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
-        twin = _without_data(network).train()
+        twin = without_data(network).train()
         own = {tensor.untyped_storage() for tensor in _tensors(twin)}
         image = torch.empty(1, 3, *input_size, device="cpu")
 
@@ -88,7 +88,7 @@ class _Products(TorchDispatchMode):
         return result
 
 
-def _without_data(network: nn.Module) -> nn.Module:
+def without_data(network: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers have a size and no content. To be called in a FakeTensorMode."""
     empty: dict[int, Tensor] = {}
     for tensor in _tensors(network):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 
 from pipeline import names
 from pipeline.errors import ParamsError
+from pipeline.loss_weights import loss_weights
 from pipeline.params_problems import Problem, problems_of, read_otherwise, read_yaml, tell
 from pipeline.params_rules import cross_problems, source_problems, split_problems
 from pipeline.params_types import (
@@ -200,14 +201,8 @@ class ResolvedRun(Section):
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """{task: weight of its loss} of all tasks. One alone has weight 1, whatever `training.task_weights` says.
-
-        The weights of a multi-task recipe balance losses against each other; a single task has none to balance, and
-        with SGD its weight would be a factor of the learning rate. The published single-task recipes have none.
-        """
-        if len(self.all_tasks) == 1:
-            return dict.fromkeys(self.all_tasks, 1.0)
-        return {task: self.training.task_weights[task] for task in self.all_tasks}
+        """{task: weight of its loss} of all tasks."""
+        return loss_weights(self.all_tasks, self.training.task_weights)
 
     @property
     def key(self) -> str:

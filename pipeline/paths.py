@@ -26,6 +26,7 @@ MODELS = Path("models")
 DIGESTS = MODELS / "digests"
 STARTS = MODELS / "start"
 SELECTION = MODELS / "selection.json"  # the code that chooses weights, where evaluation.select_on asks for a choice
+WEIGHTS, RUN_RECORD = "weights.safetensors", "run.json"  # in a model's folder
 
 REPORTS = Path("reports")
 METRICS = REPORTS / "metrics"
@@ -43,12 +44,12 @@ def model_dir(run: str, seed: int) -> Path:
 
 
 def weights_file(run: str, seed: int) -> Path:
-    return model_dir(run, seed) / "weights.safetensors"
+    return model_dir(run, seed) / WEIGHTS
 
 
 def run_file(run: str, seed: int) -> Path:
     """Who trained it: MLflow run id, input fingerprint, git commit, duration, hardware."""
-    return model_dir(run, seed) / "run.json"
+    return model_dir(run, seed) / RUN_RECORD
 
 
 def digest_file(run: str, seed: int) -> Path:

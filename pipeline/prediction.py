@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pipeline import paths
 from pipeline.checkpoint import load_weights
 from pipeline.datasets.files import read_photo_as_seen
 from pipeline.datasets.loading import image_tensor, resize_image
-from pipeline.datasets.store import read_info
 from pipeline.device import choose_device
+from pipeline.errors import DataError
 from pipeline.evaluation import as_map, predict_batch, task_context
 from pipeline.network import build_network
-from pipeline.params import Params
+from pipeline.notices import warn
+from pipeline.saved_model import read_saved_model
 from pipeline.tasks import get_task
+
+_SHOWN = 3  # photographs that a message names
 
 
 class Predictor:
-    """The trained network of run `name` with `seed`: a photograph in, one map a task out.
+    """The trained network of a model's folder: a photograph in, one map a task out.
 
-    Raises DataError without its weights or without data/prepared/dataset.json, which says what its channels mean.
+    Needs nothing but the folder. Raises DataError as `read_saved_model` does.
     """
 
-    def __init__(self, params: Params, name: str, seed: int):
-        self.run, self.info = params.run(name), read_info()
+    def __init__(self, folder: Path):
+        model = read_saved_model(folder)
+        self.run, self.info = model.run, model.info
         recipe = self.run.training
         self._device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
         self._network = self._device.network(build_network(self.run, self.info)).eval()
-        load_weights(self._network, paths.weights_file(name, seed))
+        load_weights(self._network, model.weights)
 
     def __call__(self, photo: np.ndarray) -> dict[str, np.ndarray]:
         """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals, at the photograph's size.
@@ -52,13 +55,61 @@ class Predictor:
         }
 
 
-def predict_photos(predictor: Predictor, photos: Iterable[Path], out: Path) -> Iterator[Path]:
-    """Write <out>/<photograph's name>/<task>.npy and <task>.png of each; yields the folders as they are written."""
-    for photo in photos:
-        predictions = predictor(read_photo_as_seen(photo))
-        folder = out / photo.name
-        folder.mkdir(parents=True, exist_ok=True)
-        for task, picture in predictor.paint(predictions).items():
-            np.save(folder / f"{task}.npy", predictions[task])
-            cv2.imwrite(str(folder / f"{task}.png"), picture[..., ::-1])
+def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
+    """{photograph: the folder below `out` for what is predicted of it}; nothing is written yet.
+
+    That is the photograph's name, with as many of the folders above it as tell it from others of that name. Raises
+    DataError for photographs that are missing and for an `out` where files are in the way, its own ones for example.
+    """
+    photos = list({photo.absolute(): photo for photo in photos}.values())
+    if missing := [photo for photo in photos if not photo.is_file()]:
+        named = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
+        folders = " (a folder: name the photographs in it)" if missing[0].is_dir() else ""
+        raise DataError(f"{len(missing)} of {len(photos)} photographs are no files: {named}{folders}; nothing was done")
+    found = {photo: out / _tail(photo, photos) for photo in photos}
+    for photo, folder in found.items():
+        if in_the_way := next((each for each in (folder, *folder.parents) if each.is_file()), None):
+            raise DataError(
+                f"--out {out}: {in_the_way} is a file where the folder of results of {photo} should be; give a folder "
+                "of its own"
+            )
+    return found
+
+
+def _tail(photo: Path, photos: list[Path]) -> Path:
+    """The last parts of a path that no other has. Case does not tell names apart on every disk."""
+
+    def last(path: Path, count: int) -> tuple[str, ...]:
+        return tuple(part.casefold() for part in path.absolute().parts[1:][-count:])
+
+    parts = photo.absolute().parts[1:]
+    for count in range(1, len(parts)):
+        if sum(last(photo, count) == last(other, count) for other in photos) == 1:
+            return Path(*parts[-count:])
+    return Path(*parts)
+
+
+def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterator[Path]:
+    """Write <task>.npy and <task>.png of each photograph into its folder; yields the folders as they are written.
+
+    A photograph that can't be read is told on stderr and left out; DataError says so after the last.
+    """
+    broken = []
+    for photo, folder in targets.items():
+        try:
+            image = read_photo_as_seen(photo)
+        except DataError as error:
+            warn(str(error))
+            broken.append(photo)
+            continue
+        predictions = predictor(image)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for task, picture in predictor.paint(predictions).items():
+                np.save(folder / f"{task}.npy", predictions[task])
+                cv2.imwrite(str(folder / f"{task}.png"), picture[..., ::-1])
+        except OSError as error:
+            raise DataError(f"{folder} can't be written: {error}") from None
         yield folder
+    if broken:
+        raise DataError(f"{len(broken)} of {len(targets)} photographs could not be read and were left out")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -181,7 +183,13 @@ def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, scored:
         columns |= {name: predictions([name]) for name in params.all_runs if name not in single}
         file = paths.FIGURES / f"panel-{sample.id}.png"
         figures.save(figures.panel(sample, columns, tasks, contexts), file)
-        yield f"![Sample {sample.id}](figures/{file.name})\n"
+        yield _picture(f"Sample {sample.id}", f"figures/{file.name}")
+
+
+def _picture(text: str, target: str) -> str:
+    """A picture in Markdown, whatever the ids of samples hold: blanks and brackets would end the link or its text."""
+    escaped = re.sub(r"([\\\[\]<>&`])", r"\\\1", text)
+    return f"![{escaped}]({quote(target, safe='/')})\n"
 
 
 def _curves(params: Params, tasks: tuple[str, ...]) -> str:
@@ -217,7 +225,9 @@ def _metric_table(columns: dict[str, list[dict[str, float | None]]], metrics: li
     for metric in metrics:
         values = [[seed.get(metric) for seed in seeds] for seeds in columns.values()]
         show = _count if metric in ("images", "valid_pixels") else _number
-        rows.append([metric, *(show(None if None in each else float(np.mean(each))) for each in values)])
+        rows.append(
+            [metric.replace("|", r"\|"), *(show(None if None in each else float(np.mean(each))) for each in values)]
+        )
     return _table(["metric", *columns], rows)
 
 

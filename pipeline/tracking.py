@@ -6,9 +6,12 @@ MLFLOW_TRACKING_URI sends everything to a server instead.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +40,7 @@ from pipeline.provenance import this_process  # noqa: E402
 
 _REACH_SECONDS = 5
 _PARAMS_A_BATCH = 100
+_METRIC_NAME = 250  # characters
 _SYSTEM_SECONDS = 5
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -52,7 +56,8 @@ def tracking_uri() -> str:
 def connect(experiment: str) -> str:
     """Reach the store and return the id of `experiment`, which is created when it does not exist.
 
-    Raises TrackingError when the server does not answer: stages call this before they compute anything.
+    Raises TrackingError when the server does not answer or a database has no driver here: stages call this before they
+    compute anything.
     """
     uri = tracking_uri()
     remote = uri.startswith(("http://", "https://"))
@@ -69,6 +74,8 @@ def connect(experiment: str) -> str:
             if (file := database()) and not file.exists():
                 _create(file)
             return _experiment(experiment, (project_root() / "mlruns").as_uri())
+    except ImportError as error:
+        raise _no_driver(error) from None
     except MlflowException as error:
         raise TrackingError(f"MLflow's store {uri} can't be used: {error.message}") from None
     except SQLAlchemyError as error:
@@ -76,6 +83,16 @@ def connect(experiment: str) -> str:
             f"MLflow's store {uri} can't be used: {str(error).splitlines()[0]}. Where MLflow was ended while it made "
             "or upgraded the database, move the file away, or put back a copy."
         ) from None
+
+
+def _no_driver(error: ImportError) -> TrackingError:
+    """SQLAlchemy imports the driver that the address names, or its own choice, when it first needs it."""
+    kind = tracking_uri().partition(":")[0]
+    return TrackingError(
+        f"MLFLOW_TRACKING_URI names a database of the kind {kind}, whose driver is not installed ({error}). Install it "
+        "(PostgreSQL: pip install psycopg2-binary; MySQL: pip install PyMySQL), name another with +, such as "
+        "postgresql+psycopg2://..., or unset the variable to record in mlflow.db here. Nothing was started."
+    )
 
 
 def _create(file: Path) -> None:
@@ -110,9 +127,16 @@ def reader() -> Iterator[mlflow.MlflowClient | None]:
         _require_reachable(uri)
     try:
         with _told_plainly():
-            yield mlflow.MlflowClient(uri)
+            yield _client(uri)
     except StoreAway as away:
         raise TrackingError(f"{away}; try again later") from None
+
+
+def _client(uri: str) -> mlflow.MlflowClient:
+    try:
+        return mlflow.MlflowClient(uri)
+    except ImportError as error:
+        raise _no_driver(error) from None
 
 
 def _require_reachable(uri: str) -> None:
@@ -165,6 +189,26 @@ def _told_plainly() -> Iterator[None]:
     raise TrackingError(f"MLflow's store {tracking_uri()} refuses: {reason}")
 
 
+def metric_names(names: Iterable[str]) -> dict[str, str]:
+    """{name: what MLflow calls it}: letters, digits and `_-. :/` in parts that could be folders, 250 at most.
+
+    Names of classes may hold anything. Another character becomes `_`; where that makes two names one, or a name too
+    long, a digest of the true name tells them apart. Files and reports keep the true names.
+    """
+    safe = {name: "/".join(_metric_part(part) for part in name.split("/")) for name in names}
+    counts = Counter(safe.values())
+    for name, short in safe.items():
+        if len(short) > _METRIC_NAME or (counts[short] > 1 and name != short):
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            safe[name] = f"{short[: _METRIC_NAME - 9]}-{digest}"
+    return safe
+
+
+def _metric_part(part: str) -> str:
+    safe = re.sub(r"[^\w.\- :]", "_", part)
+    return "_" * len(safe) or "_" if safe in ("", ".", "..") else safe
+
+
 class RunLog:
     """One MLflow run that is being written.
 
@@ -197,12 +241,15 @@ class RunLog:
         return self._outbox.points
 
     def metrics(self, values: dict[str, float], step: int) -> None:
-        self._outbox.add(values, step)
+        """Log values under names that MLflow takes (`metric_names`)."""
+        names = metric_names(values)
+        self._outbox.add({names[name]: value for name, value in values.items()}, step)
 
     def scores(self, values: dict[str, float], step: int) -> None:
         """Metrics of a stage that may have been killed after it had logged them: what the run says already is left."""
         said = self._patiently(lambda: self._client.get_run(self.id).data.metrics)
-        self.metrics({name: value for name, value in values.items() if said.get(name) != value}, step)
+        names = metric_names(values)
+        self.metrics({name: value for name, value in values.items() if said.get(names[name]) != value}, step)
 
     def params(self, values: dict[str, object]) -> None:
         """Params that the run does not have yet: they can't change."""

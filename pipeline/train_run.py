@@ -18,6 +18,7 @@ from pipeline.datasets.loading import Share
 from pipeline.datasets.resident import training_batches
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import Device, choose_device
+from pipeline.dry_run import check_batch_norm
 from pipeline.errors import DataError
 from pipeline.evaluation import score
 from pipeline.network import build_network
@@ -39,10 +40,11 @@ def train_run(params: Params, name: str, seed: int) -> None:
 
     A run of `runs` also leaves models/digests/<run>-<seed>.json, for those of `runs_from_single_task`.
     Goes on where an earlier attempt at the same was killed, if there was one, in the same MLflow run.
-    Raises TrainingError for a loss that is not finite, when an input was edited meanwhile and while another process is
-    at the same; DataError for tasks without a label to learn from, and where there is no split that evaluation.split
-    names; TrackingError, before anything is computed, when MLflow's store can't be reached, and at the end, with
-    everything kept for the next attempt, when it is away for long.
+    Raises, before anything is computed, DataError for tasks without a label to learn from or to score, and where there
+    is no split that evaluation.split names, ParamsError where batch norm would get a single value, and TrackingError
+    when MLflow's store can't be reached. Later TrainingError for a loss that is not finite, when an input was edited
+    meanwhile and while another process is at the same; TrackingError at the end, with everything kept for the next
+    attempt, when the store is away for long.
 
     Where torchrun started several processes, all call this and work together (pipeline/distributed.py).
     """
@@ -50,8 +52,11 @@ def train_run(params: Params, name: str, seed: int) -> None:
     info.check_scored(params.evaluation.split)  # here too, or it would be told after the training
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
+    teacher = _Teacher(params, run, seed, info, device)
+    train_store, watched = teacher.stores
+    _check_scored(run, watched)
+    check_batch_norm(run, info, max(1, min(recipe.batch_size, len(train_store)) // recipe.accumulate))
     with distributed.joined(device.torch_device):
-        teacher = _Teacher(params, run, seed, info, device)
         if distributed.is_first():
             _lead(teacher)
         else:
@@ -145,7 +150,7 @@ def _lead(teacher: _Teacher) -> None:
             )
             teacher.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-            record = training_record(log.id, run, seed, inputs, history, device, attempt, started)
+            record = training_record(log.id, run, seed, teacher.info, inputs, history, device, attempt, started)
             record |= {"weights": weights, "starts_from": teacher.start, "training_samples": len(teacher.stores[0])}
             write_outs(network, history, record)
             log.tags({"weights": weights})
@@ -245,6 +250,15 @@ def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
 def _unlabelled(store: Store) -> list[str]:
     """The tasks of which no sample has a label."""
     return [task for task, count in store.label_counts().items() if not count]
+
+
+def _check_scored(run: ResolvedRun, store: Store) -> None:
+    """Raise DataError for a task that could not be scored for want of a single labelled pixel."""
+    if lacking := [task for task in _unlabelled(store) if task in run.tasks]:
+        raise DataError(
+            f"run {run.name}: no validation sample has a valid pixel for {', '.join(lacking)}; look at its labels (a "
+            "code that is ignored everywhere, say), or take it out of the run's tasks"
+        )
 
 
 def _describe(

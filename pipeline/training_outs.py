@@ -8,12 +8,14 @@ import resource
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 from pipeline import distributed, paths, provenance, resume
 from pipeline.checkpoint import save_weights, weights_digest
+from pipeline.datasets.store import DatasetInfo
 from pipeline.device import Device
 from pipeline.errors import TrainingError
 from pipeline.evaluation import finite_or_none
@@ -26,6 +28,7 @@ def training_record(
     run_id: str,
     run: ResolvedRun,
     seed: int,
+    info: DatasetInfo,
     inputs: provenance.Inputs,
     history: list[EpochRecord],
     device: Device,
@@ -42,6 +45,7 @@ def training_record(
         "mlflow_run_id": run_id,
         "input_fingerprint": inputs.fingerprint,
         "inputs": inputs.values,
+        "dataset": described(info, run),
         "training_key": attempt.key,
         "started": datetime.fromtimestamp(attempt.began, UTC).isoformat(timespec="seconds"),
         "resumed": attempt.number - 1,
@@ -56,6 +60,12 @@ def training_record(
         **provenance.dvc_tags(),
         "last_validation": finite_or_none(history[-1].scores or {}),
     }
+
+
+def described(info: DatasetInfo, run: ResolvedRun) -> dict[str, Any]:
+    """What `saved_model` needs of the dataset to build the network of `run` and to name its classes."""
+    classes = {task: list(names) for task, names in info.classes.items() if task in run.all_tasks}
+    return {"name": info.dataset, "classes": classes, "edge_max_dist": info.edge_max_dist}
 
 
 def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict) -> None:

@@ -24,6 +24,7 @@ def run_stage(
     main: Callable[..., int | None],
     *,
     run_and_seed: bool = False,
+    needs_params: bool = True,
     parser: argparse.ArgumentParser | None = None,
     argv: Sequence[str] | None = None,
     grace_seconds: float = interruption.GRACE_SECONDS,
@@ -31,6 +32,7 @@ def run_stage(
     """Check params.yaml, call `main(params, **arguments)` and exit: 0 or what it returns; 2 after a PipelineError.
 
     run_and_seed: the stage works on one run; `--run` and `--seed` become the arguments `name` and `seed`.
+    needs_params: whether there is to be a params.yaml, which `main` then gets as its first argument.
     parser: further arguments; one called `file` is read instead of params.yaml.
     A stage that is told to end, or whose DVC is gone, exits with 130 (pipeline/interruption.py).
     Any other exception is our own bug and keeps its traceback.
@@ -47,7 +49,8 @@ def run_stage(
     arguments = vars(parser.parse_args(argv))
     try:
         with interruption.watched(grace_seconds):
-            code = main(load_params(arguments.get("file", paths.PARAMS)), **arguments) or 0
+            params = [load_params(arguments.get("file", paths.PARAMS))] if needs_params else []
+            code = main(*params, **arguments) or 0
             sys.stdout.flush()
     except PipelineError as error:
         warn(str(error))

@@ -75,6 +75,7 @@ EXEMPT = {
     "train": {
         **READERS,
         **BOOKS,
+        "dry_run": "refuses a network that could not be trained; changes none",
         "evaluation": "scores by epoch, for the eye; where they choose weights, models/selection.json holds its digest",
         "launcher": "starts the processes; how many there are is recorded with the inputs",
         "outbox": "brings numbers to MLflow",

@@ -16,16 +16,21 @@ MAY_IMPORT = {
     "pipeline.errors": (),
     "pipeline.names": (),
     "pipeline.paths": ("pipeline.errors",),
+    "pipeline.loss_weights": (),
     "pipeline.params": (
         "pipeline.errors",
+        "pipeline.loss_weights",
         "pipeline.names",
+        "pipeline.params_limits",
         "pipeline.params_problems",
         "pipeline.params_rules",
         "pipeline.params_types",
     ),
     "pipeline.params_rules": ("pipeline.names", "pipeline.params", "pipeline.params_problems"),  # params: its types
+    "pipeline.params_limits": ("pipeline.params", "pipeline.params_problems", "pipeline.paths"),  # params: its types
     "pipeline.params_types": ("pipeline.names",),
-    "pipeline.params_problems": ("pipeline.errors", "pipeline.names"),
+    "pipeline.timm_names": ("pipeline.names",),
+    "pipeline.params_problems": ("pipeline.errors", "pipeline.names", "pipeline.params_types"),
     "pipeline.notices": (),
     "pipeline.interruption": ("pipeline.notices",),
     "pipeline.outbox": ("pipeline.errors", "pipeline.notices"),
@@ -69,13 +74,16 @@ THIRD_PARTY = {
     "pipeline.interruption": ("psutil",),
     "pipeline.outbox": (),
     "pipeline.params": ("pydantic",),
+    "pipeline.params_limits": ("psutil",),
     "pipeline.params_rules": (),
     "pipeline.params_types": ("pydantic",),
+    "pipeline.timm_names": (),
     "pipeline.params_problems": ("pydantic", "ruamel", "yaml"),  # ruamel: DVC's reader
     "pipeline.metrics.delta": (),
     "pipeline.comparison": (),
     "pipeline.delta_tables": (),
     "pipeline.nets": ("torch", "timm", "safetensors"),  # the last: the format of timm's weights files
+    "pipeline.nets.weights": ("torch", "timm", "safetensors", "numpy", "huggingface_hub"),  # others' files, timm's hub
 }
 
 # Packages that only one module may import, or none.

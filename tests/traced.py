@@ -73,7 +73,7 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
     with resume.attempt(training_key(inputs, info)) as attempt:
         tags = {"run": name, "seed": str(seed), **git_state()}
         with tracking.training_run(experiment, f"{name}-{seed}", attempt.training_id, tags) as log:
-            record = training_record(log.id, run, seed, inputs, history, device, attempt, time.time())
+            record = training_record(log.id, run, seed, info, inputs, history, device, attempt, time.time())
             write_outs(nn.Linear(2, 2), history, record | {"weights": "last epoch", "starts_from": {}})
             log.artifact(paths.run_file(name, seed))
     record = paths.read_json(paths.run_file(name, seed))

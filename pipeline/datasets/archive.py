@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -128,7 +127,7 @@ def extracted(raw: Path, scratch: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="extracted-", dir=scratch) as folder:
         try:
             unpack(path, Path(folder))
-        except (SourceError, tarfile.TarError, OSError) as error:
+        except (SourceError, OSError) as error:
             raise DataError(f"{path} could not be unpacked: {error}") from error
         yield Path(folder) / record["root"]
 

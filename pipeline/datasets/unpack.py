@@ -5,12 +5,13 @@ pipeline/datasets/containers.py opens it: a tar, plain or compressed, a zip, or 
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from pipeline.datasets.containers import DAMAGE, Container, opened
+from pipeline.datasets.containers import Container, opened
+from pipeline.datasets.tar_stream import Member, TarDamaged, TarRefused, shown
 from pipeline.datasets.transfer import SourceError, byte_progress
 from pipeline.datasets.unpacked import walk
 
@@ -25,12 +26,13 @@ def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, st
     patterns = {pattern: PurePosixPath(pattern).parts for pattern in (*markers, *(pattern for pattern, _ in namesakes))}
     above: dict[str, set[str]] = {pattern: set() for pattern in patterns}
     tops, unpacked = set(), 0
-    for member in walk(path) if path.is_dir() else (member for _, member in _members(path, "check")):
-        parts = PurePosixPath(member.name).parts
-        tops.add("/".join(parts[:2]))
-        unpacked += member.size
-        for pattern, wanted in patterns.items():
-            above[pattern].update(_above(parts, wanted))
+    with nullcontext((None, walk(path))) if path.is_dir() else _reading(path, "check") as (_, members):
+        for member in members:
+            parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
+            tops.add("/".join(parts[:2]))
+            unpacked += member.size
+            for pattern, wanted in patterns.items():
+                above[pattern].update(_above(parts, wanted))
     roots = set.intersection(*(above[marker] for marker in markers))
     if roots:
         return {"root": min(roots, key=lambda root: (len(root), root)), "unpacked_size": unpacked}
@@ -39,39 +41,50 @@ def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, st
     for pattern, what in namesakes:
         if above[pattern]:
             raise SourceError(f"it is another archive: {what} (it holds {pattern}; {lacks})")
-    raise SourceError(f"it is another archive: {lacks}, but {', '.join(sorted(tops)[:5]) or 'nothing'}")
+    raise SourceError(f"it is another archive: {lacks}, but {_some(tops) or 'nothing'}")
 
 
 def unpack(path: Path, folder: Path) -> None:
-    """Write the archive's files below `folder`. Raises SourceError if it is damaged or unsafe; OSError, TarError."""
-    for container, member in _members(path, "unpack"):
-        try:
-            container.extract(member, folder)
-        except DAMAGE as error:
-            raise SourceError(f"{member.name} in it is damaged ({error})") from error
+    """Write the archive's files below `folder`, which is empty. Raises SourceError if it is damaged or unsafe; OSError.
+
+    Modes and times are those of new files: what an archive says of them may be absurd, and nothing here reads them.
+    """
+    made = {folder}
+    with _reading(path, "unpack") as (container, members):
+        for member in members:
+            target = folder / member.name
+            above = target if member.is_folder else target.parent
+            if above not in made:
+                above.mkdir(parents=True, exist_ok=True)
+                made.add(above)
+            if not member.is_folder:
+                with target.open("wb") as file:
+                    file.writelines(container.copy())
 
 
-def _members(path: Path, doing: str) -> Iterator[tuple[Container, tarfile.TarInfo]]:
-    """The members in order, each checked before it is handed out; SourceError if the archive is damaged."""
-    with path.open("rb") as file, byte_progress(f"{doing} {path.name}", path.stat().st_size) as progress:
-        kind, container = opened(file)
+@contextmanager
+def _reading(path: Path, doing: str) -> Iterator[tuple[Container, Iterator[Member]]]:
+    """The archive, and its members in order, each checked before it is handed out. Raises SourceError."""
+    size = path.stat().st_size
+    with path.open("rb") as file, byte_progress(f"{doing} {path.name}", size) as progress:
+        kind, container = opened(file, size)
+
+        def members() -> Iterator[Member]:
+            for member in container:
+                yield member
+                progress.update(max(0, file.tell() - progress.n))
+
         try:
-            with container:
-                for member in container:
-                    _refuse_unsafe(member)
-                    yield container, member
-                    progress.update(file.tell() - progress.n)
-        except DAMAGE as error:
+            yield container, members()
+        except TarDamaged as error:
             raise SourceError(f"it is not a whole {kind} archive ({error})") from error
+        except TarRefused as error:
+            raise SourceError(str(error)) from error
 
 
-def _refuse_unsafe(member: tarfile.TarInfo) -> None:
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts:
-        raise SourceError(f"unsafe archive: member {member.name!r} would be written outside its folder")
-    if not (member.isfile() or member.isdir()):
-        kind = "link" if member.issym() or member.islnk() else "device or other special file"
-        raise SourceError(f"unsafe archive: member {member.name!r} is a {kind}, not a plain file or folder")
+def _some(tops: set[str]) -> str:
+    """The first of them, as they are; what can't be printed is quoted."""
+    return ", ".join(shown(top) if not top.isprintable() else top for top in sorted(tops)[:5])
 
 
 def _above(parts: tuple[str, ...], wanted: tuple[str, ...]) -> Iterator[str]:

@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.datasets.tar_stream import Member
 from pipeline.datasets.transfer import BLOCK, SourceError, byte_progress
 
 
-def walk(folder: Path) -> Iterator[tarfile.TarInfo]:
+def walk(folder: Path) -> Iterator[Member]:
     """Every file below `folder` as a member of an archive, by name; links are followed.
 
     Raises SourceError for what is neither file nor folder, can't be read, or is a link back to a folder above it.
     """
     for name, status in _files(folder):
-        member = tarfile.TarInfo(name)
-        member.size = status.st_size
-        yield member
+        yield Member(name, status.st_size, is_folder=False)
 
 
 def digest(folder: Path) -> str:

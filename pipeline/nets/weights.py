@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _codecs
 import argparse
 import inspect
 import os
@@ -9,16 +10,32 @@ import pickle
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub.constants
+import numpy as np
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub.utils import get_session
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
+
+# What many checkpoints hold beside tensors: a record of options, and NumPy's numbers, such as the best score so far.
+# NumPy 2 moved the function that makes one; files name either place.
+_NUMBERS = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDU"]
+_HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    *_NUMBERS,
+    *((np.float64(0).__reduce__()[0], f"numpy.{place}.multiarray.scalar") for place in ("_core", "core")),
+    _codecs.encode,  # how pickle's second protocol writes bytes
+]
+_REACH_SECONDS = 5
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
 
@@ -98,7 +115,8 @@ def _from_hub(name: str, options: Mapping[str, object]) -> dict[str, Tensor]:
         )
     # The classification model is loaded strictly by timm, a feature extractor is not.
     try:
-        return timm.create_model(name, pretrained=True, **options).state_dict()
+        with _asked_once():
+            return timm.create_model(name, pretrained=True, **options).state_dict()
     except Exception as error:  # hub clients raise errors of their own, of many unrelated types
         file, cache = _hub_file(name)
         raise TrainingError(
@@ -106,6 +124,21 @@ def _from_hub(name: str, options: Mapping[str, object]) -> dict[str, Tensor]:
             f"Remedy: bring {file} to this machine and set pretrained to its path (timm itself looks for it in "
             f"{cache}), or set pretrained: false."
         ) from error
+
+
+@contextmanager
+def _asked_once() -> Iterator[None]:
+    """Where the hub can't be reached, its client looks into its cache alone: by itself it asks twelve times in 47 s."""
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_REACH_SECONDS)  # any answer is one
+    except Exception:  # the client's own errors, which are others in each of its versions
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _hub_file(name: str) -> tuple[str, str]:
@@ -125,7 +158,7 @@ def _read(path: Path) -> dict:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # a plain record of options in many checkpoints
+        with torch.serialization.safe_globals(_HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TrainingError(f"pretrained: {path} cannot be read: {_pickle_reason(path, error)}") from error

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from pipeline import losses
-from pipeline.tasks.paint import paint_disparity
+from pipeline.paint import paint_disparity
 from pipeline.tasks.shared import Labels, require_pixels
 from pipeline.tasks.spec import Task, TaskContext
 
