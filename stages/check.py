@@ -33,7 +33,8 @@ def main(params: Params, file: str) -> None:
     runs = [params.run(name) for name in params.all_runs]
     trainings = len(runs) * len(params.seeds)
     print(f"{file} is valid: {params.data.dataset}, tasks {', '.join(params.data.tasks)}")
-    print(f"{len(runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings")
+    threads = " or ".join(dict.fromkeys(_or_null(run.training.cpu_threads) for run in runs))
+    print(f"{len(runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings; cpu_threads {threads}")
     width = max(len(run.name) for run in runs)
     for run in runs:
         extra = f" + {', '.join(run.auxiliary_tasks)}" if run.auxiliary_tasks else ""

@@ -122,6 +122,6 @@ def test_an_edit_while_it_is_prepared_is_told(stage, in_tmp, monkeypatch):
     codes, printed = stage(nyud_files())
     assert codes == [0, 2]
     assert printed.err.splitlines()[1:] == [
-        "  param skip_broken",
+        "  param data.skip_broken",
         "undo the edit, or run `dvc repro` again for a result of the new state",
     ]

@@ -123,6 +123,14 @@ def test_one_seed_has_no_deviation(results):
     assert delta["delta_m"]["both"] == pytest.approx({"mean": 25.0, "std": None, "n": 1})
 
 
+@pytest.mark.parametrize(("ours", "theirs", "told"), [(2, 1, True), (1, 1, False), (None, 1, False)])
+def test_other_numbers_of_cpu_threads_are_fair_and_said(results, ours, theirs, told):
+    """None: a GPU, where they are no matter."""
+    pick(results, "both")["cpu_threads"], pick(results, "depth")["cpu_threads"] = ours, theirs
+    caveat = f"both against depth: cpu_threads differ, {ours} against {theirs}: sums round otherwise, as by seed"
+    assert (caveat in compare(results)["caveats"]) == told
+
+
 # -- fairness ----------------------------------------------------------------------------------------------
 
 

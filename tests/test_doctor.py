@@ -179,7 +179,7 @@ def begin(key: str) -> Path:
     return attempt.folder
 
 
-CPU = choose_device("float32", True)
+CPU = choose_device("float32", True, cpu_threads=1)
 
 
 def key_of(name: str, processes: int = 1, device: Device = CPU) -> str:
@@ -212,6 +212,17 @@ def test_a_checkpoint_of_several_processes_is_taken_up_by_as_many(project, monke
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_a_checkpoint_of_another_machines_device_is_kept(project, dtype):
     begin(key_of("depth", device=Device(torch.device("cuda"), dtype, True)))
+    assert found() == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_with_null_a_checkpoint_of_any_number_of_threads_is_kept(project, monkeypatch, threads):
+    raw = yaml.safe_load(paths.PARAMS.read_text())
+    raw["training"]["cpu_threads"] = None
+    paths.PARAMS.write_text(yaml.safe_dump(raw))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        begin(key_of("depth", device=Device(torch.device("cpu"), torch.float32, True, cpu_threads=threads)))
     assert found() == []
 
 

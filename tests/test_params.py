@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipeline import names
 from pipeline.errors import ParamsError
 from pipeline.params import Params, Training, load_params, parse_params
+from stages.check import warnings
 from tests.params_tree import message, put, some_params
 
 ROOT = Path(__file__).parents[1]
@@ -129,6 +130,8 @@ def test_batches_are_split_in_equal_parts(raw):
         ("training.compile", "auto", "training.compile: got 'auto'; must be true or false"),
         ("training.accumulate", 0, "training.accumulate: got 0; must be greater than or equal to 1"),
         ("training.clip_norm", 0, "training.clip_norm: got 0; must be greater than 0"),
+        ("training.cpu_threads", 0, "training.cpu_threads: got 0; "),
+        ("training.cpu_threads", True, "training.cpu_threads: got true; must be a number, not true or false"),
         ("training.deterministic", "yes", "training.deterministic: got 'yes'; must be true or false"),
         ("data.epochs", 1, "data.epochs: unknown key; did you mean training.epochs?"),
         ("data.rooms.sede", 1, "data.rooms.sede: unknown key; did you mean data.rooms.seed?"),
@@ -307,6 +310,15 @@ def test_check_sums_up_valid_params(tmp_path, raw):
     assert "2 runs x 2 seeds (0, 1) = 4 trainings" in done.stdout
     assert "warning: runs.both: no single-task run of semseg, so no multi-task performance" in done.stdout
     assert "warning: runs.both: compare will refuse every depth baseline: depth: " in done.stdout
+
+
+def test_check_tells_where_a_run_and_its_baseline_use_other_numbers_of_threads(raw):
+    run = {"architecture": "multi_task", "tasks": ["semseg", "depth"], "training": {"cpu_threads": None}}
+    raw["runs"] = {"depth": {"architecture": "single_task", "tasks": ["depth"]}, "both": run}
+    told = "runs.both: cpu_threads null against 1 in depth: on a CPU sums round otherwise, and scores differ as by seed"
+    assert told in list(warnings(parse_params(raw)))
+    run["training"] = {}
+    assert not any("cpu_threads" in warning for warning in warnings(parse_params(raw)))
 
 
 def test_check_refuses_with_one_message(tmp_path, raw):

@@ -12,8 +12,8 @@ from tests.project import ROOT, Project
 RUNS = ("semseg", "depth")
 PARAMS = soak.PARAMS | {
     "data": soak.PARAMS["data"] | {"tasks": ["semseg", "depth"]},
-    "training": soak.PARAMS["training"] | {"validate_every": 0, "cpu_threads": 1},
-    "evaluation": soak.PARAMS["evaluation"] | {"select_on": None},
+    "training": soak.PARAMS["training"] | {"epochs": 2, "validate_every": 0, "cpu_threads": 1},
+    "evaluation": soak.PARAMS["evaluation"] | {"select_on": None, "panels": 0},
     "runs": {task: {"architecture": "single_task", "tasks": [task]} for task in RUNS},
 }
 
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def fresh(prepared, tmp_path):
-    """Makes projects in which nothing is trained yet."""
+    """Makes projects in which nothing is trained yet, by their names."""
     return lambda name: prepared.copy(tmp_path / name)
 
 
@@ -35,34 +35,46 @@ def weights(project: Project, run: str = "semseg") -> bytes:
     return (project.root / "models" / f"{run}-0" / "weights.safetensors").read_bytes()
 
 
-def test_the_same_weights_with_any_number_of_threads_around(fresh, monkeypatch):
-    """OMP_NUM_THREADS 1, 2 and 4, alone, side by side, and after a kill and another of them."""
-    alone = {}
-    for count in ("1", "2", "4"):
-        monkeypatch.setenv("OMP_NUM_THREADS", count)
-        alone[count] = fresh(count)
-        alone[count].stage("train", "--run", "semseg", "--seed", "0")
-        record = alone[count].json("models/semseg-0/run.json")
-        assert (record["device"], record["inputs"]["param cpu_threads"]) == ("CPU, 1 thread", "1")
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    pair = fresh("pair")
-    pair.stage("parallel", "--jobs", "2")
+def train(project: Project, threads: str) -> bytes:
+    """The weights that `train` leaves with OMP_NUM_THREADS."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", threads)
+        project.stage("train", "--run", "semseg", "--seed", "0")
+    return weights(project)
 
-    killed = fresh("killed")
+
+@pytest.fixture(scope="module")
+def expected(prepared, tmp_path_factory):
+    """The weights of a training alone with OMP_NUM_THREADS=1."""
+    return train(prepared.copy(tmp_path_factory.mktemp("alone") / "1"), "1")
+
+
+@pytest.mark.parametrize("threads", ["2", "4"])
+def test_the_same_weights_whatever_the_environment_says(fresh, expected, threads):
+    project = fresh(threads)
+    assert train(project, threads) == expected
+    record = project.json("models/semseg-0/run.json")
+    assert (record["device"], record["inputs"]["param cpu_threads"]) == ("CPU, 1 thread", "1")
+
+
+def test_the_same_weights_side_by_side(fresh, expected, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    project = fresh("pair")
+    project.stage("parallel", "--jobs", "2")
+    assert weights(project) == expected
+    assert project.json("reports/metrics/semseg-0.json")["cpu_threads"] == 1
+    assert "Running stage" not in project.dvc("repro"), "what ran side by side is done for `dvc repro` too"
+
+
+def test_the_same_weights_after_a_kill_and_with_more_threads_around(fresh, expected, monkeypatch):
+    project = fresh("killed")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    training = soak.Repro(killed, "stages.train", "--run", "semseg", "--seed", "0")
+    training = soak.Repro(project, "stages.train", "--run", "semseg", "--seed", "0")
     training.wait_for_a_checkpoint()
     training.kill_stage(signal.SIGKILL)
     training.end()
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    killed.stage("train", "--run", "semseg", "--seed", "0")
-    assert killed.json("models/semseg-0/run.json")["resumed"] == 1
-
-    expected = weights(alone["1"])
-    for name, project in (alone | {"pair": pair, "killed": killed}).items():
-        assert weights(project) == expected, name
-    assert pair.json("reports/metrics/semseg-0.json")["cpu_threads"] == 1
-    assert "Running stage" not in pair.dvc("repro"), "what ran side by side is done for `dvc repro` too"
+    assert train(project, "4") == expected
+    assert project.json("models/semseg-0/run.json")["resumed"] == 1
 
 
 @pytest.mark.parametrize(("count", "omp"), [(1, "4"), (2, "1"), (3, "2")])
