@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 
 from pipeline import names
 from pipeline.errors import ParamsError
+from pipeline.params_limits import folder_problems, size_problems
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
 from pipeline.params_rules import cross_problems, source_problems, split_problems
 from pipeline.params_types import (
@@ -24,6 +25,7 @@ from pipeline.params_types import (
     BatchNormMomentum,
     Count,
     Momentum,
+    Name,
     Natural,
     NonNegative,
     OutputStride,
@@ -35,6 +37,7 @@ from pipeline.params_types import (
     Size,
     TaskName,
     TaskNames,
+    Text,
     Unique,
     one_of,
 )
@@ -67,8 +70,8 @@ class Data(Section):
     dataset: Annotated[str, one_of("dataset", names.DATASETS)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
     limit: Count | None = None
-    archive: Annotated[str, Field(min_length=1)] | None = None
-    folder: Annotated[str, Field(min_length=1)] = "data/own"
+    archive: Text | None = None
+    folder: Text = "data/own"
     skip_broken: StrictBool = False
     rooms: Rooms = Rooms()
 
@@ -99,7 +102,7 @@ class Training(Section):
     hrnet_upsampling, initialization, batch_norm_momentum: see pipeline.nets.build; "released" is None there.
     """
 
-    backbone: Annotated[str, Field(min_length=1)]
+    backbone: Text
     pretrained: Pretrained = False
     output_stride: OutputStride = 32
     hrnet_upsampling: Literal["bilinear", "nearest"] = "bilinear"
@@ -154,7 +157,7 @@ class Evaluation(Section):
     """
 
     batch_size: Count = 16
-    panels: Natural = 4
+    panels: Annotated[Natural, Field(le=1000)] = 4
     select_on: Literal["train_holdout"] | None = None
     edge_nms: StrictBool = False
     allow_different: Annotated[tuple[RecipeValue, ...], Unique] = ()
@@ -199,7 +202,7 @@ class ResolvedRun(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    experiment: Annotated[str, Field(min_length=1)] = "multi-task"  # MLflow's name for this profile
+    experiment: Name = "multi-task"  # MLflow's name for this profile
     data: Data
     training: Training
     evaluation: Evaluation = Evaluation()
@@ -274,9 +277,9 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
         problems += problems_of(error, Params)
     problems += _override_problems(raw)
     if params is not None:
-        problems += cross_problems(params)
+        problems += [*cross_problems(params), *folder_problems(params)]
         if not problems:
-            problems += [*split_problems(params), *source_problems(params)]
+            problems += [*split_problems(params), *source_problems(params), *size_problems(params)]
     if problems or params is None:
         raise ParamsError(tell(origin, problems))
     return params

@@ -19,7 +19,7 @@ from pipeline.datasets.spec import Dataset
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Data, Section
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
-from pipeline.params_types import NoBool, Positive, TaskNames, Unique, one_of
+from pipeline.params_types import Name, NoBool, Positive, TaskNames, Text, Unique, one_of
 
 DESCRIPTION = "dataset.yaml"
 _SEE = "docs/datasets.md shows the layout and an example"
@@ -41,15 +41,15 @@ def _three_axes(axes: tuple[str, ...]) -> tuple[str, ...]:
 
 ClassTask = Annotated[str, one_of("task with classes", _WITH_CLASSES)]
 # 255 at most, so that 0 or 255 is left to be ignored.
-ClassNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Unique, Field(min_length=2, max_length=255)]
+ClassNames = Annotated[tuple[Name, ...], Unique, Field(min_length=2, max_length=255)]
 Code = Annotated[int, NoBool, Field(ge=0, le=255)]
 
 
 class Lists(Section):
     """The file of each split that lists its ids, from the dataset's folder."""
 
-    train: str = LISTS["train"]
-    val: str = LISTS["val"]
+    train: Text = LISTS["train"]
+    val: Text = LISTS["val"]
 
 
 class Description(Section):
@@ -60,7 +60,7 @@ class Description(Section):
     depth_scale: units a metre of 16-bit PNG depth. normals_axes: our x, y and z in terms of the stored ones.
     """
 
-    name: Annotated[str, Field(min_length=1), AfterValidator(_own_name)]
+    name: Annotated[Name, AfterValidator(_own_name)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
     classes: dict[ClassTask, ClassNames] = {}
     ignore: dict[ClassTask, Code] = {}
