@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 from pipeline import names
 from pipeline.errors import ParamsError
 from pipeline.loss_weights import loss_weights
+from pipeline.params_limits import folder_problems, size_problems
 from pipeline.params_problems import Problem, problems_of, read_otherwise, read_yaml, tell
 from pipeline.params_rules import cross_problems, source_problems, split_problems
 from pipeline.params_types import (
@@ -24,6 +25,7 @@ from pipeline.params_types import (
     BatchNormMomentum,
     Count,
     Momentum,
+    Name,
     Natural,
     NonNegative,
     OutputStride,
@@ -36,6 +38,7 @@ from pipeline.params_types import (
     StepFactor,
     TaskName,
     TaskNames,
+    Text,
     Unique,
     one_of,
 )
@@ -74,8 +77,8 @@ class Data(Section):
     dataset: Annotated[str, one_of("dataset", names.DATASETS)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
     limit: Count | None = _data["limit"]
-    archive: Annotated[str, Field(min_length=1)] | None = _data["archive"]
-    folder: Annotated[str, Field(min_length=1)] = _data["folder"]
+    archive: Text | None = _data["archive"]
+    folder: Text = _data["folder"]
     skip_broken: StrictBool = _data["skip_broken"]
     rooms: Rooms = Rooms()
 
@@ -108,7 +111,7 @@ class Training(Section):
     Threads share out sums, so another number rounds otherwise. No matter on a GPU.
     """
 
-    backbone: Annotated[str, Field(min_length=1)]
+    backbone: Text
     pretrained: Pretrained = _training["pretrained"]
     output_stride: OutputStride = _training["output_stride"]
     hrnet_upsampling: Literal["bilinear", "nearest"] = _training["hrnet_upsampling"]
@@ -167,7 +170,7 @@ class Evaluation(Section):
 
     split: Literal["val", "test"] = _evaluation["split"]
     batch_size: Count = _evaluation["batch_size"]
-    panels: Natural = _evaluation["panels"]
+    panels: Annotated[Natural, Field(le=1000)] = _evaluation["panels"]
     select_on: Literal["train_holdout"] | None = _evaluation["select_on"]
     edge_nms: StrictBool = _evaluation["edge_nms"]
     allow_different: Annotated[tuple[RecipeValue, ...], Unique] = _evaluation["allow_different"]
@@ -217,7 +220,7 @@ class ResolvedRun(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    experiment: Annotated[str, Field(min_length=1)] = DEFAULTS["experiment"]  # MLflow's name for this profile
+    experiment: Name = DEFAULTS["experiment"]  # MLflow's name for this profile
     data: Data
     training: Training
     evaluation: Evaluation = Evaluation()
@@ -295,9 +298,9 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
         problems += problems_of(error, Params)
     problems += _override_problems(raw)
     if params is not None:
-        problems += cross_problems(params)
+        problems += [*cross_problems(params), *folder_problems(params)]
         if not problems:
-            problems += [*split_problems(params), *source_problems(params)]
+            problems += [*split_problems(params), *source_problems(params), *size_problems(params)]
     if problems or params is None:
         raise ParamsError(tell(origin, problems))
     return params

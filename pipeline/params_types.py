@@ -16,6 +16,9 @@ from pipeline import names
 
 RELEASED = "released"
 
+# What breaks lines, rings, hides or turns text round: names and paths end up in files, tables and messages.
+UNFIT = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ufeff\\ud800-\\udfff]")
+
 
 def _no_bool(value: object) -> object:
     """Python counts True as the number 1; in a params file it is a slip."""
@@ -33,7 +36,7 @@ def _plain_int(value: object) -> object:
 
 def _pretrained(value: object) -> bool | str:
     if isinstance(value, bool) or (isinstance(value, str) and value.strip()):
-        return value
+        return _text(value) if isinstance(value, str) else value
     raise ValueError("must be false, true (timm's weights) or the path of a weights file")
 
 
@@ -52,6 +55,14 @@ def one_of(kind: str, known: Sequence[str | int]) -> AfterValidator:
         return name
 
     return AfterValidator(check)
+
+
+def _text(value: str) -> str:
+    if not value.strip() or value != value.strip():
+        raise ValueError("must be text without blanks at its ends, and not empty")
+    if found := UNFIT.search(value):
+        raise ValueError(f"must not hold the control character U+{ord(found[0]):04X}")
+    return value
 
 
 def _unique(values: tuple) -> tuple:
@@ -78,6 +89,8 @@ def _batch_norm_momentum(value: object) -> float | str:
     raise ValueError(f"must be {RELEASED}, or a number above 0 and at most 1")
 
 
+Text = Annotated[str, Field(max_length=1000), AfterValidator(_text)]
+Name = Annotated[str, Field(max_length=200), AfterValidator(_text)]  # what MLflow takes
 Unique = AfterValidator(_unique)
 NoBool = BeforeValidator(_no_bool)
 Positive = Annotated[float, NoBool, Field(gt=0, allow_inf_nan=False)]

@@ -111,6 +111,7 @@ _ADAM = {"optimizer": "adam", "lr": 1e-4, "batch_size": 8, "epochs": 100}
 _COMMON = {
     **{"output_stride": 32, "weight_decay": 1e-4, "schedule": "poly", "power": 0.9, "normalization": "imagenet"},
     **{"deep_supervision": True, "accumulate": 1, "clip_norm": None},
+    **{"hrnet_upsampling": "bilinear", "initialization": "released", "batch_norm_momentum": "released"},
 }
 _LIGHT = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 

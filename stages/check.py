@@ -1,4 +1,8 @@
-"""Validate params.yaml, in under a second, and sum it up: python -m stages.check [--params FILE]."""
+"""Validate params.yaml, in about a second, and sum it up: python -m stages.check [--params FILE].
+
+What a table of names can't tell is tried: a network with a backbone or an output stride that is none of the usual ones
+is built without data, which takes some seconds, since it imports torch.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from pipeline.changed_sources import refuse_unseen
 from pipeline.comparison import recipe_differences
 from pipeline.errors import ParamsError
 from pipeline.params import Params, ResolvedRun
+from pipeline.params_problems import Problem, read_yaml, tell
+from pipeline.timm_names import backbone_problem
 from stages._entry import run_stage
 
 
@@ -29,6 +35,13 @@ def main(params: Params, file: str) -> None:
         from pipeline.datasets.folder import check_has_split  # imports much; no other dataset has more splits
 
         check_has_split(Path(params.data.folder), params.evaluation.split)
+    if described := own_description(params):
+        read_own_dataset(params)
+    problems = list(backbone_problems(params))
+    if not problems and described is not False:
+        problems = list(network_problems(params))
+    if problems:
+        raise ParamsError(tell(file, problems))
     seeds = ", ".join(map(str, params.seeds))
     runs = [params.run(name) for name in params.all_runs]
     trainings = len(runs) * len(params.seeds)
@@ -45,6 +58,54 @@ def main(params: Params, file: str) -> None:
         print(f"warning: {warning}")
 
 
+def own_description(params: Params) -> bool | None:
+    """Whether data.folder holds a dataset.yaml; None where it needs none."""
+    return (Path(params.data.folder) / "dataset.yaml").is_file() if params.data.dataset == "folder" else None
+
+
+def read_own_dataset(params: Params) -> None:
+    """Raise DataError for a dataset.yaml that is wrong, or lacks a task that is asked for."""
+    from pipeline.datasets.folder import resolve  # imports SciPy and Pillow
+
+    resolve(paths.RAW, params.data)
+
+
+# Backbones that every architecture takes with its usual output stride: the tests build them all.
+USUAL_BACKBONES = ("hrnet_w18_small", "hrnet_w18_small_v2", "resnet18", "tf_efficientnet_lite0")
+USUAL_STRIDE = 32
+
+
+def backbone_problems(params: Params) -> Iterator[Problem]:
+    """Backbones that timm does not know."""
+    for run in map(params.run, params.all_runs):
+        if text := backbone_problem(run.training.backbone):
+            own = "backbone" in params.all_runs[run.name].training
+            yield Problem(f"{run.key}.training.backbone" if own else "training.backbone", text)
+
+
+def network_problems(params: Params) -> Iterator[Problem]:
+    """Networks that can't be built, or trained on the part of a batch that a step is given."""
+    unusual = [run for run in map(params.run, params.all_runs) if not is_usual(run)]
+    if not unusual:
+        return
+    from pipeline.cost import dataset_info  # imports torch
+    from pipeline.dry_run import check_network
+
+    info = dataset_info(params.data)
+    for run in unusual:
+        try:
+            check_network(run, info)
+        except ParamsError as error:
+            yield Problem(run.key, str(error).removeprefix(f"run {run.name}: "))
+
+
+def is_usual(run: ResolvedRun) -> bool:
+    """Whether nothing about the run's network needs to be tried."""
+    recipe = run.training
+    usual = recipe.backbone in USUAL_BACKBONES and recipe.output_stride == USUAL_STRIDE
+    return usual and recipe.batch_size > recipe.accumulate
+
+
 def missing_keys(file: Path, graph: Path) -> list[str]:
     """What the graph names and the file lacks. The stages have defaults for some of it; DVC refuses to start."""
     if not graph.exists():
@@ -53,7 +114,7 @@ def missing_keys(file: Path, graph: Path) -> list[str]:
     named = set(re.findall(r"\$\{([\w.]+)\}", text))
     for stage in yaml.safe_load(text)["stages"].values():
         named |= {each for each in stage.get("params", ()) if isinstance(each, str) and "$" not in each}
-    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    tree = read_yaml(file)
     return sorted(name for name in named if not name.startswith("item.") and not _has(tree, name.split(".")))
 
 
@@ -73,6 +134,8 @@ def warnings(params: Params) -> Iterator[str]:
             yield f"{run.key}: backbones work at multiples of 32, so input_size {list(size)} is enlarged first"
         if isinstance(weights, str) and not Path(weights).is_file():
             yield f"{run.key}: pretrained {weights} is not there yet"
+    if own_description(params) is False:
+        yield f"data.folder: {params.data.folder} holds no dataset.yaml yet, so it was not checked"
     for task in params.data.tasks:
         if not any(task in run.all_tasks for run in runs):
             yield f"data.tasks: no run uses {task}"
@@ -99,7 +162,11 @@ def _or_null(value: int | None) -> str:
     return "null" if value is None else str(value)
 
 
-if __name__ == "__main__":
-    command = argparse.ArgumentParser(description=__doc__)
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--params", dest="file", default=str(paths.PARAMS), metavar="FILE")
-    run_stage(main, parser=command)
+    return command
+
+
+if __name__ == "__main__":
+    run_stage(main, parser=parser())

@@ -18,7 +18,8 @@ from tests.test_graph import leaves
 ROOT = Path(__file__).parents[1]
 BOTH_ALIKE = ["3", "-3", "0x10", "true", "True", "false", "null", "~", "0.5", "1.0e-3", "word", "'010'", "'on'", "[1]"]
 NUMBERS_AS_TEXT = ["1e-5", "1e+05", "1.5e3", "1e1"]  # what `dvc exp run -S` writes; a number once it is one of params
-OTHERWISE = ["010", "0o10", "on", "off", "yes", "No", "1:30", "1:30.5", ".nan"]
+OTHERWISE = ["0o10", "on", "off", "yes", "No", ".nan"]
+OTHER_BASES = ["010", "1:30", "1:30.5"]  # refused as they are read
 
 
 def problems(tmp_path: Path, scalar: str) -> list:
@@ -27,7 +28,7 @@ def problems(tmp_path: Path, scalar: str) -> list:
     return read_otherwise(path)
 
 
-@pytest.mark.parametrize("scalar", BOTH_ALIKE + NUMBERS_AS_TEXT + OTHERWISE)
+@pytest.mark.parametrize("scalar", BOTH_ALIKE + NUMBERS_AS_TEXT + OTHERWISE + OTHER_BASES)
 def test_what_dvc_reads_otherwise_is_found(tmp_path, scalar):
     """By DVC's own reader; nan differs from itself, so that DVC would never find it unchanged."""
     ours, theirs = yaml.safe_load(f"key: {scalar}")["key"], parse_yaml(f"key: {scalar}", "mine.yaml")["key"]
@@ -35,6 +36,10 @@ def test_what_dvc_reads_otherwise_is_found(tmp_path, scalar):
     assert same == (scalar in BOTH_ALIKE)
     if scalar in NUMBERS_AS_TEXT:
         assert float(ours) == theirs
+    if scalar in OTHER_BASES:
+        with pytest.raises(ParamsError, match=f"line 2: '{scalar}' is a number in base (8|60) in YAML"):
+            problems(tmp_path, scalar)
+        return
     found = problems(tmp_path, scalar)
     assert [problem.path for problem in found] == (["key.list[0]"] if scalar in OTHERWISE else [])
 
@@ -43,8 +48,8 @@ def test_what_dvc_reads_otherwise_is_found(tmp_path, scalar):
 def test_a_key_that_is_no_text_for_both_is_found(tmp_path, key):
     path = tmp_path / "mine.yaml"
     path.write_text(f"runs: {{{key}: 1}}\n")
-    if key == "2024-01-01":
-        with pytest.raises(ParamsError, match="a key must be a plain name"):
+    if key in ("010", "2024-01-01"):
+        with pytest.raises(ParamsError, match="base 8|a key must be a plain name|date"):
             read_yaml(path)
     else:
         assert len(read_otherwise(path)) == 1
@@ -53,11 +58,12 @@ def test_a_key_that_is_no_text_for_both_is_found(tmp_path, key):
 @pytest.mark.parametrize(
     ("path", "text", "told"),
     [
-        ("training.epochs", "010", "training.epochs: reads as 8 here and 10 in DVC; write true or false, a plain"),
+        ("training.epochs", "010", "'010' is a number in base 8 in YAML"),
         ("training.deterministic", "on", "training.deterministic: reads as true here and 'on' in DVC"),
-        ("data.limit", "1:30", "data.limit: reads as 90 here and '1:30' in DVC"),
+        ("data.limit", "1:30", "'1:30' is a number in base 60 in YAML"),
         ("training.lr", ".nan", "training.lr: reads as not a number, which DVC takes for changed each time"),
-        ("seeds", "[010]", "seeds[0]: reads as 8 here and 10 in DVC"),
+        ("seeds", "[010]", "'010' is a number in base 8 in YAML"),
+        ("seeds", "[0o10]", "seeds[0]: "),
     ],
 )
 def test_a_params_file_that_dvc_reads_otherwise_is_refused(tmp_path, path, text, told):

@@ -21,7 +21,7 @@ from pipeline.datasets.spec import Dataset
 from pipeline.errors import DataError, ParamsError
 from pipeline.params import Data, Section
 from pipeline.params_problems import Problem, problems_of, read_yaml, tell
-from pipeline.params_types import NoBool, Positive, TaskName, TaskNames, Unique, one_of
+from pipeline.params_types import Name, NoBool, Positive, TaskName, TaskNames, Text, Unique, one_of
 from pipeline.unhashed import check_hashed
 
 DESCRIPTION = "dataset.yaml"
@@ -73,10 +73,10 @@ def _codes(value: object) -> tuple[float, ...]:
     return codes
 
 
-ListFile = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
+ListFile = Annotated[Text, AfterValidator(_inside)]
 ClassTask = Annotated[str, one_of("task with classes", _WITH_CLASSES)]
 # 255 at most, so that 0 or 255 is left to be ignored.
-ClassNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Unique, Field(min_length=2, max_length=255)]
+ClassNames = Annotated[tuple[Name, ...], Unique, Field(min_length=2, max_length=255)]
 CodesTask = Annotated[str, one_of("task with PNGs of codes", _OF_CODES)]
 Reading = Annotated[str, one_of("reading", READINGS)]
 Codes = Annotated[tuple[float, ...], PlainValidator(_codes)]
@@ -99,7 +99,7 @@ class Description(Section):
     All others: see `Layout`.
     """
 
-    name: Annotated[str, Field(min_length=1), AfterValidator(_own_name)]
+    name: Annotated[Name, AfterValidator(_own_name)]
     tasks: Annotated[TaskNames, Field(min_length=1), AfterValidator(_in_the_layout)]
     classes: dict[ClassTask, ClassNames] = {}
     ignore: dict[TaskName, Codes] = {}
