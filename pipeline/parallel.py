@@ -36,7 +36,7 @@ _LOOK_SECONDS = 0.1
 _END_SECONDS = 12.0  # for stages to end in: longer than they may take (pipeline/interruption.py)
 GRACE_SECONDS = _END_SECONDS + 2.0
 
-JOB_BYTES = 1_500_000_000  # of memory for one job on a CPU, so that many small ones don't fill it
+JOB_BYTES = 2_000_000_000  # of memory for one job on a CPU: the largest of the default peaks at 1.64 GB, and needs DVC
 
 
 def repro(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
