@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -102,7 +102,22 @@ def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], 
         cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
         gain = _spread(delta["delta_m"][name], sign=True) if name in delta["delta_m"] else ""
         rows.append([f"`{name}`", *cells, gain, *_cost(delta["runs"][name]), f"{_training_seconds(params, name):.0f}"])
-    return f"{_table(head, rows)}\n\n{_COST}"
+    below = "".join(f"\n- {sentence}" for sentence in _below_trivial(params, tasks, delta, trivial))
+    return f"{_table(head, rows)}\n\n{_COST}" + (f"\n{below}" if below else "")
+
+
+def _below_trivial(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict) -> Iterator[str]:
+    """A sentence for each score that is no better than that of a constant: nothing was learned, whatever Δm says."""
+    for name in params.all_runs:
+        for task in tasks:
+            spec, entry = get_task(task), delta["scores"][name].get(task, {})
+            score, constant = entry.get("mean"), trivial[task][get_task(task).headline]
+            if None in (score, constant) or (score > constant if spec.higher_is_better else score < constant):
+                continue
+            yield (
+                f"**`{name}` has learned nothing of {spec.title.lower()}**: {spec.headline} {_number(score)} is no "
+                f"better than {_number(constant)} of the {TRIVIAL}. A gain of it, or over it, means nothing."
+            )
 
 
 def _cost(facts: dict[str, Any]) -> tuple[str, str, str]:

@@ -109,15 +109,22 @@ def test_other_families_can_be_dilated(name):
 # ---- transformers against timm's own models for one size ---------------------------------------------------
 
 
-def test_swin_is_timms_model_for_that_size():
-    name = "swin_tiny_patch4_window7_224"
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("swin_tiny_patch4_window7_224", [224, 448, 224]),  # its last map is one window, then four, then one
+        ("swinv2_tiny_window8_256", [256, 512]),
+    ],
+)
+def test_swin_is_timms_standard_model_for_each_size(name, sides):
     backbone = Backbone(name).eval()
-    fixed = timm.create_model(name, features_only=True, img_size=(64, 128), always_partition=True).eval()
-    fixed.load_state_dict(backbone.net.state_dict())
-    image = torch.randn(1, 3, 64, 128)
-    with torch.no_grad():
-        for ours, theirs in zip(backbone(image), fixed(image), strict=True):
-            assert_close(ours, theirs.permute(0, 3, 1, 2))
+    for side in sides:
+        fixed = timm.create_model(name, features_only=True, img_size=side).eval()
+        fixed.load_state_dict(backbone.net.state_dict())
+        image = torch.randn(1, 3, side, side)
+        with torch.no_grad():
+            for ours, theirs in zip(backbone(image), fixed(image), strict=True):
+                assert_close(ours, theirs.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ HRNET_MOMENTUM = 0.01  # of HRNet's batch norms in its authors' code and in all 
 SUITABLE = "hrnet_w18_small_v2, resnet50, convnext_tiny, swin_tiny_patch4_window7_224, vit_small_patch14_dinov2"
 
 # What makes a model that expects one image size take any: the first of these that its constructor knows. Swin: masks
-# for the size at hand, and shifted windows at the coarsest scale too, which on a 224x224 image is but one window.
+# for the size at hand, and windows of full size at the coarsest scale too; `_fit_shift` shifts them where there is more
+# than one, which on the 224x224 of its training there is not.
 # Plain ViT: position embeddings resampled in every forward pass.
 ANY_SIZE = ({"strict_img_size": False, "always_partition": True}, {"dynamic_img_size": True}, {})
 # What timm raises for an option or an image that a model does not take. It has no error of its own, and every family
@@ -79,6 +80,9 @@ class Backbone(nn.Module):
             self.net = source.extractor(output_stride)
             self.channels: list[int] = self.net.feature_info.channels()
             self.pyramid = None
+            for block in self.net.modules():
+                if hasattr(block, "target_shift_size"):
+                    block.register_forward_pre_hook(_fit_shift)
             if isinstance(self.net, HighResolutionNetFeatures):
                 set_momentum(self.net, HRNET_MOMENTUM)
                 if hrnet_upsampling == "bilinear":
@@ -120,6 +124,16 @@ class Backbone(nn.Module):
                 f"Backbone {name!r} gives maps of {found} for an image of {height}x{width}, not {wanted}. "
                 f"Choose for example one of {SUITABLE}."
             )
+
+
+def _fit_shift(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Shift the windows of a Swin block (B, H, W, C) but along sides that fit in one window, as timm does for one size.
+
+    timm decides that once, for the size that a model is made for; the same weights take any size here.
+    """
+    sides = inputs[0].shape[1:3]
+    each = zip(sides, block.window_size, block.target_shift_size, strict=True)
+    block.shift_size = tuple(shift if side > window else 0 for side, window, shift in each)
 
 
 class BilinearUpsample(nn.Module):

@@ -105,7 +105,8 @@ class JointAttention(nn.Module):
         scores = scores.unflatten(2, query.shape[1:4])
         if self.mix is not None:
             scores = self._receive(scores, message)
-        weights = scores.flatten(2, 4).softmax(-1)  # autocast takes a softmax in float32
+        wide = torch.promote_types(scores.dtype, torch.float32)  # on a CPU autocast leaves a softmax in bfloat16
+        weights = scores.flatten(2, 4).softmax(-1, dtype=wide)
         out = (weights @ value).transpose(1, 2).flatten(2)
         return self.project(out).unflatten(1, query.shape[1:4]), scores
 
