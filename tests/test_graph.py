@@ -99,7 +99,6 @@ EXEMPT = {
         **BOOKS,
         "checkpoint": "reads weights; the report reads predictions",
         "cost": "counted by evaluate",
-        "device": "where networks run; the report runs none",
         "distributed": "the report is one process",
         "losses": "nothing is trained",
         "network": "the report runs no network",
