@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import parse_yaml
 
 from pipeline.errors import ParamsError
@@ -125,3 +127,17 @@ def test_no_key_takes_a_number_and_a_flag(key):
         if number == flag:
             assert not (takes(number) and takes(flag)), (number, flag)
     assert not takes(float("nan"))
+
+
+@pytest.mark.parametrize("file", [*sorted((ROOT / "profiles").glob("*.yaml"))], ids=lambda file: file.stem)
+def test_what_dvc_writes_still_reads_rightly(tmp_path, file):
+    """`dvc exp run -S` writes the file anew: lists a line an item, nulls blank. No comment may come between them."""
+    copy = tmp_path / "params.yaml"
+    copy.write_text(file.read_text())
+    run = next(iter(load_params(file).runs))
+    apply_overrides(copy, ["seeds=[0,3]", f"runs.{run}.tasks=[semseg]", "training.epochs=3"])
+    text = copy.read_text()
+    assert parse_yaml(text, str(copy))["seeds"] == [0, 3]
+    assert re.search(r"^seeds:.*\n\n?- 0\n- 3\n\n?runs:  ", text, re.MULTILINE), "a comment of runs stands under seeds"
+    assert re.search(r"^runs:.*\n(  #.*\n)+  \w+:$", text, re.MULTILINE)
+    assert re.search(r"^runs_from_single_task:.*#", text, re.MULTILINE) or "\nruns_from_single_task:\n  #" in text
