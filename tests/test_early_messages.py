@@ -14,9 +14,9 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import torch
-from markdown_it import MarkdownIt  # comes with DVC
+from markdown_it import MarkdownIt
 
-from pipeline import train_run
+from pipeline import paths, train_run
 from pipeline.cost import dataset_info
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import Store, write_split
@@ -136,13 +136,20 @@ def store(folder: Path, unlabelled: tuple[str, ...]) -> Store:
         ((), ("semseg",), "run both: no validation sample has a valid pixel for semseg"),
     ],
 )
-def test_a_task_without_one_labelled_pixel(tmp_path: Path, train, val, told: str | None) -> None:
-    stores = store(tmp_path / "train", train), store(tmp_path / "val", val)
+def test_a_task_without_one_labelled_pixel(in_tmp: Path, train, val, told: str | None) -> None:
+    for split, unlabelled in (("train", train), ("val", val)):
+        store(paths.PREPARED / split, unlabelled)
     run = one_run().run("both")
+
+    def check() -> None:
+        _, scored = train_run._stores(run, selects=False)
+        train_run._check_scored(run, scored)
+
     if told is None:
-        return train_run._check_labels(run, *stores)
+        check()
+        return
     with pytest.raises(DataError, match=told):
-        train_run._check_labels(run, *stores)
+        check()
 
 
 TRIED = [

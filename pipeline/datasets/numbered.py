@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets import files
+from pipeline.datasets import checks, files
 from pipeline.datasets.files import Size
 from pipeline.datasets.layout import Layout, read_normals
 from pipeline.datasets.sample import Label, Sample
@@ -108,13 +108,13 @@ def _classes(layout: Numbered, path: Path) -> Label:
             raise DataError(f"{files.shown(path)} holds {told}, expected whole numbers, {UNLABELLED} for unlabelled")
     codes = codes.astype(np.int64)
     valid = codes != UNLABELLED
-    files.check_classes(codes, valid, len(layout.classes), path)
+    checks.check_classes(codes, valid, len(layout.classes), path)
     return Label(np.where(valid, codes, 0).astype(np.uint8), valid)
 
 
 def _depth(layout: Numbered, path: Path) -> Label:
     depth, valid = _floats(layout, path, "metres")
-    files.check_depth(depth, valid, path)
+    checks.check_depth(depth, valid, path)
     return Label(depth, valid)
 
 
