@@ -349,7 +349,7 @@ class PlainEncoderFusion(nn.Module):
                 )
 
     def unit(self, c: int, **options: str | bool | float) -> nn.Module:
-        raise NotImplementedError
+        raise NotImplementedError  # what mixes the encoders is each network's own
 
     def forward(self, image: Tensor) -> Outputs:
         enlarged = upsample(image, [math.ceil(side / 32) * 32 for side in image.shape[-2:]])
