@@ -23,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import mlflow
 import torch
 import yaml
 
@@ -76,12 +77,15 @@ def main() -> None:
         whole = time.perf_counter() - start
         blocks.append(block(project, arguments.steps))
         record = project.json(f"models/{RUN}-0/run.json")
+        store = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+        (run,) = store.search_runs([store.get_experiment_by_name(params["experiment"]).experiment_id])
+        training = run.data.metrics["cost/training_seconds"]
         own = float((project.root / "step_seconds").read_text())
     steps = arguments.epochs * (params["data"]["rooms"]["train"] // params["training"]["batch_size"])
     bare = steps * sum(blocks) / (2 * arguments.steps)
     print(f"{describe('torch')}; {record['device']}")
     print(
-        f"{RUN}, {steps} steps: stage {whole:.1f} s, of it training {record['training_seconds']:.1f} s, "
+        f"{RUN}, {steps} steps: stage {whole:.1f} s, of it training {training:.1f} s, "
         f"steps {own:.1f} s; ratio of the stage to its steps {whole / own:.3f}"
     )
     print(f"as many bare steps: {bare:.1f} s (blocks of {arguments.steps}: {blocks[0]:.1f} and {blocks[1]:.1f} s)")

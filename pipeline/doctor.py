@@ -149,7 +149,7 @@ def _training_keys(params: Params, counts: set[int], threads: set[int]) -> dict[
                 for (kind, used), dtype, processes in product(kinds, (torch.float32, torch.bfloat16), counts):
                     device = Device(torch.device(kind), dtype, run.training.channels_last, cpu_threads=used)
                     inputs = training_inputs(params, name, seed, info, device, processes)
-                    keys[training_key(inputs, info)] = (name, seed)
+                    keys[training_key(inputs, info, name)] = (name, seed)
     return keys
 
 
@@ -159,7 +159,7 @@ def _is_scored(run: str, seed: int, key: str) -> bool:
     if not (trained.exists() and scored.exists()):
         return False
     record = paths.read_json(trained)
-    return record["training_key"] == key and paths.read_json(scored).get("mlflow_run_id") == record["mlflow_run_id"]
+    return record["training_key"] == key and paths.read_json(scored).get("weights_sha256") == record["weights_sha256"]
 
 
 def moved_artifacts() -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import choose_device
 from pipeline.evaluation import Scorer, as_map, finite_or_none, predict, task_context
 from pipeline.network import build_network
+from pipeline.paint import with_middle
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
+from pipeline.tasks.spec import TaskContext
 from pipeline.tracking import connect, continued_run
 
-TRAINED_ON = ("git.commit", "git.dirty", "device", "processes", "host")  # of run.json: the tree and the machine
-TRAINED_BY = ("mlflow_run_id", "input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
+TRAINED_ON = ("device", "processes")  # of run.json
+TRAINED_BY = ("input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
 _PROTOCOL = (
     "The image is resized to the input size, aspect not kept (area average along a side that shrinks, cubic where it "
     "grows); the decoded prediction is resized to its label (class maps by the pixel that a centre falls on, others "
@@ -88,7 +90,6 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "protocol": {"all": _PROTOCOL, **scorer.protocol},
         "schedule": run.training.model_dump(mode="json") | {"task_weights": run.loss_weights},
         **cost,
-        "training_seconds": trained["training_seconds"],
         **origin(trained),
         "headline": {
             task: {"metric": get_task(task).headline, "higher_is_better": get_task(task).higher_is_better}
@@ -99,7 +100,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
     paths.write_json(paths.metrics_file(name, seed), metrics)
     picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
-    with continued_run(experiment, trained["mlflow_run_id"], f"{name}-{seed}") as log:
+    with continued_run(experiment, name, seed, trained["weights_sha256"]) as log:
         prefix = "" if split == "val" else f"{split}/"  # a run may be scored on both
         flat = {f"{prefix}{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
         flat = {name: value for name, value in flat.items() if value is not None}
@@ -136,6 +137,16 @@ def panel_indices(count: int, panels: int) -> list[int]:
     return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels else []
 
 
+def painting_contexts(info: DatasetInfo, tasks: Iterable[str], shown: Sequence[Sample]) -> dict[str, TaskContext]:
+    """{task: context} for the pictures of these samples: what is measured has one scale in all of them."""
+    contexts = {task: task_context(info, task) for task in tasks}
+    for task in contexts:
+        if get_task(task).measured:
+            labels = [sample.labels[task] for sample in shown]
+            contexts[task] = with_middle(contexts[task], [label.value[label.valid] for label in labels])
+    return contexts
+
+
 def _write_panels(
     folder: Path, kept: list[tuple[Sample, dict[str, np.ndarray]]], run: ResolvedRun, info: DatasetInfo
 ) -> Path | None:
@@ -146,7 +157,8 @@ def _write_panels(
     np.savez_compressed(folder / "predictions.npz", **arrays)
     if not kept:
         return None
-    rows = [np.concatenate(list(_row(sample, predictions, run, info)), axis=1) for sample, predictions in kept]
+    contexts = painting_contexts(info, run.tasks, [sample for sample, _ in kept])
+    rows = [np.concatenate(list(_row(sample, predictions, contexts)), axis=1) for sample, predictions in kept]
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = folder / f"{run.name}.png"
@@ -154,14 +166,11 @@ def _write_panels(
     return picture
 
 
-def _row(
-    sample: Sample, predictions: dict[str, np.ndarray], run: ResolvedRun, info: DatasetInfo
-) -> Iterator[np.ndarray]:
+def _row(sample: Sample, predictions: dict[str, np.ndarray], contexts: dict[str, TaskContext]) -> Iterator[np.ndarray]:
     """Image, then label and prediction of each task, painted at the image's size."""
     height, width = sample.image.shape[:2]
     yield sample.image
-    for task in run.tasks:
-        context = task_context(info, task)
+    for task, context in contexts.items():
         label = sample.labels[task]
         everywhere = np.ones_like(label.valid)
         for painted in (

@@ -60,10 +60,19 @@ def panel(
             axis.set_frame_on(cell is not None)
             if cell is not None:
                 axis.imshow(cell, interpolation="nearest", aspect="auto")
-        row[0].set_ylabel(get_task(task).title, fontsize=9)
+        row[0].set_ylabel(_row_title(task, contexts[task]), fontsize=9)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     return figure
+
+
+def _row_title(task: str, context: TaskContext) -> str:
+    spec = get_task(task)
+    return (
+        spec.title
+        if context.middle is None
+        else f"{spec.title} (green: {context.middle:.3g} {spec.unit}".rstrip() + ")"
+    )
 
 
 def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,6 @@ if TYPE_CHECKING:
     from pipeline.tasks.spec import TaskContext
 
 INVALID = np.array([128, 128, 128], np.uint8)
-_HALF_DEPTH = 3.0  # metres: the depth drawn in the middle of the colormap
-_HALF_DISPARITY = 0.05  # likewise, of Cityscapes' disparity
 
 
 def paint_classes(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
@@ -27,20 +27,45 @@ def paint_grey(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np
 
 
 def paint_depth(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
-    """Metres -> turbo colormap, near is warm, on the fixed scale d / (d + 3 m): pictures can be compared."""
-    from matplotlib import colormaps  # slow to import, and only pictures need it
-
-    depth = np.nan_to_num(np.asarray(value, np.float32)).clip(min=0)
-    nearness = _HALF_DEPTH / (depth + _HALF_DEPTH)
-    return _finish(colormaps["turbo"](nearness, bytes=True)[..., :3], valid)
+    """Metres -> turbo colormap, near is warm: m / (d + m), where the depth m gets the middle colour."""
+    depth = _positive(value)
+    middle = _middle(depth, valid, context)
+    return _turbo(middle / (depth + middle), valid)
 
 
 def paint_disparity(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
-    """Disparity -> the colours of depth, near is warm, on the fixed scale d / (d + 0.05)."""
-    from matplotlib import colormaps
+    """Disparity -> the colours of depth, near is warm: d / (d + m)."""
+    disparity = _positive(value)
+    return _turbo(disparity / (disparity + _middle(disparity, valid, context)), valid)
 
-    disparity = np.nan_to_num(np.asarray(value, np.float32)).clip(min=0)
-    return _finish(colormaps["turbo"](disparity / (disparity + _HALF_DISPARITY), bytes=True)[..., :3], valid)
+
+def with_middle(context: TaskContext, values: Sequence[np.ndarray]) -> TaskContext:
+    """`context` with one scale for all pictures of labels and their predictions, so that they can be compared.
+
+    values: the valid ones of each label. Their median gets the middle colour: rooms and streets both use all colours.
+    """
+    found = np.concatenate(values) if values else np.empty(0)
+    return replace(context, middle=float(np.median(found))) if found.size else context
+
+
+def _positive(value: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(np.asarray(value, np.float32)).clip(min=0)
+
+
+def _middle(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> float:
+    """The value of the middle colour: the context's, else the median of what is painted."""
+    if context.middle is None:
+        shown = value[valid]
+        middle = float(np.median(shown)) if shown.size else 0.0
+    else:
+        middle = context.middle
+    return middle if middle > 0 else 1.0
+
+
+def _turbo(level: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    from matplotlib import colormaps  # slow to import, and only pictures need it
+
+    return _finish(colormaps["turbo"](level, bytes=True)[..., :3], valid)
 
 
 def paint_normals(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:

@@ -20,6 +20,7 @@ PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
 
 RAW = Path("data/raw")
+CHECKED = Path("data/checked.json")  # params were valid; the same whatever they say, so that nothing reruns for it
 PREPARED = Path("data/prepared")
 PACKED_FROM = Path("data/packed_from.json")  # apart: data that comes out the same from other code is the same data
 MODELS = Path("models")

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -31,7 +30,6 @@ _PACKING_VERSIONS = ("numpy", "opencv-python-headless", "scipy")  # the last rea
 _BLOCK = 1 << 22
 ABSENT = "absent"
 _SAME_START_SECONDS = 2.0  # psutil derives it from the boot time, which moves when the clock is set
-_WRITTEN_BY_DVC = {"params.yaml", "dvc.lock"}
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def stage_code(stage: str, dvc_yaml: Path = paths.GRAPH) -> list[Path]:
     """The Python files among the dependencies of a stage in dvc.yaml, folders walked, sorted."""
     definition = yaml.safe_load(dvc_yaml.read_text())["stages"][stage]
     files: set[Path] = set()
-    for name in definition["deps"]:
+    for name in definition.get("deps", ()):
         path = Path(name)
         if path.suffix == ".py":
             files.add(path)
@@ -154,41 +152,6 @@ def stage_code(stage: str, dvc_yaml: Path = paths.GRAPH) -> list[Path]:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ABSENT
-
-
-def git_state() -> dict[str, str]:
-    """Commit and whether the tree differs from it. What DVC itself rewrites does not make it dirty."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return {"git.commit": "none", "git.dirty": "unknown"}
-    lines = (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines()
-    dirty = [line for line in lines if line[3:] not in _WRITTEN_BY_DVC and not line[3:].startswith("reports/")]
-    dirty += (_git("ls-files", "--others", "--exclude-standard", "pipeline", "stages") or "").splitlines()
-    return {"git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
-
-
-def committed_in(path: Path) -> str | None:
-    """The commit that brought a file to what it is; None outside git, and for a file that is not as committed."""
-    if _git("status", "--porcelain", "--ignored", "--", str(path)) != "":
-        return None
-    return _git("log", "-1", "--format=%H", "--", str(path)) or None
-
-
-def has_commit(commit: str) -> bool:
-    return _git("cat-file", "-e", f"{commit}^{{commit}}") is not None
-
-
-def is_shallow() -> bool:
-    """Whether this is a clone without its history."""
-    return _git("rev-parse", "--is-shallow-repository") == "true"
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.rstrip("\n")
 
 
 def dvc_tags() -> dict[str, str]:

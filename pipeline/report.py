@@ -14,18 +14,17 @@ import pandas as pd
 from pipeline import figures, paths, published
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import use_cpu_threads
-from pipeline.evaluate_run import load_predictions, panel_indices
-from pipeline.evaluation import finite_or_none, score_trivial, task_context
+from pipeline.evaluate_run import load_predictions, painting_contexts, panel_indices
+from pipeline.evaluation import finite_or_none, score_trivial
 from pipeline.names import SINGLE_TASK
 from pipeline.params import Params
 from pipeline.tasks import get_task
-from pipeline.tasks.spec import TaskContext
 
 TRIVIAL = "trivial predictor"
 _MISSING = "–"
 _COST = (
     "GMAC (billion multiply-accumulates of a forward pass) and activations: one image at the input size; activations: "
-    "float32, kept for the backward pass. Training: mean over seeds."
+    "float32, kept for the backward pass. How long a training took is a metric in MLflow: cost/training_seconds."
 )
 
 
@@ -93,15 +92,14 @@ def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], 
         "parameters [M]",
         "GMAC",
         "activations [MiB]",
-        "training [s]",
     ]
-    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).headline]) for task in tasks), *[""] * 5]]
+    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).headline]) for task in tasks), *[""] * 4]]
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     for name in sorted(params.all_runs, key=lambda name: name not in single):  # baselines first, else params' order
         scores = delta["scores"][name]
         cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
         gain = _spread(delta["delta_m"][name], sign=True) if name in delta["delta_m"] else ""
-        rows.append([f"`{name}`", *cells, gain, *_cost(delta["runs"][name]), f"{_training_seconds(params, name):.0f}"])
+        rows.append([f"`{name}`", *cells, gain, *_cost(delta["runs"][name])])
     below = "".join(f"\n- {sentence}" for sentence in _below_trivial(params, tasks, delta, trivial))
     return f"{_table(head, rows)}\n\n{_COST}" + (f"\n{below}" if below else "")
 
@@ -130,10 +128,6 @@ def _column(task: str) -> str:
     spec = get_task(task)
     unit = f" [{spec.unit}]" if spec.unit else ""
     return f"{spec.title} {spec.headline}{unit} {'↑' if spec.higher_is_better else '↓'}"
-
-
-def _training_seconds(params: Params, run: str) -> float:
-    return float(np.mean([paths.read_json(paths.metrics_file(run, seed))["training_seconds"] for seed in params.seeds]))
 
 
 def _gain_section(tasks: tuple[str, ...], delta: dict[str, Any]) -> str:
@@ -184,11 +178,11 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, 
 def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, scored: Store) -> Iterable[str]:
     """One panel for each kept sample: the baselines share a column, each multi-task run has one; first seed."""
     seed = params.seeds[0]
-    contexts: dict[str, TaskContext] = {task: task_context(info, task) for task in tasks}
+    shown = [scored[i] for i in panel_indices(len(scored), params.evaluation.panels)]
+    contexts = painting_contexts(info, tasks, shown)
     stored = {name: load_predictions(name, seed) for name in params.all_runs}
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
-    for i in panel_indices(len(scored), params.evaluation.panels):
-        sample = scored[i]
+    for sample in shown:
 
         def predictions(names: Iterable[str], sample_id: str = sample.id) -> dict[str, np.ndarray]:
             found = ((task, stored[name].get(f"{sample_id}/{task}")) for name in names for task in tasks)

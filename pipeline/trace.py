@@ -25,20 +25,22 @@ from pipeline.datasets.store import DatasetInfo, read_info
 from pipeline.device import choose_device
 from pipeline.errors import DataError
 from pipeline.evaluate_run import TRAINED_BY, TRAINED_ON
+from pipeline.git import commit_with, committed_in, is_shallow
 from pipeline.params import Params
 from pipeline.params_problems import read_yaml
-from pipeline.provenance import ABSENT, Inputs, committed_in, has_commit, is_shallow, packing_inputs
-from pipeline.tracked import TrackedRun, find_run, run_record
+from pipeline.provenance import ABSENT, Inputs, packing_inputs
+from pipeline.tracked import TrackedRun, execution_record, find_result, find_run, run_record
 from pipeline.train_run import training_inputs
 
 ACCEPTED = (
     "a metrics file (reports/metrics/<run>-<seed>.json), a model's folder (models/<run>-<seed>) "
     "or the id of an MLflow run (32 hexadecimal digits)"
 )
-_RECORDED = (
+_EXECUTED = (
     "git.commit", "git.dirty", "dvc.stage", "dvc.experiment", "started", "seconds", "training_seconds", "resumed",
-    "device", "host",
+    "host",
 )  # fmt: skip
+_CODE = "file pipeline/"
 _START = "param start."
 
 
@@ -47,16 +49,17 @@ class Trace:
     """One trained network, wherever it left something.
 
     metrics_file, model: paths, None where they are missing or belong to another training. mlflow: id, name, experiment,
-    status and restored_from. recorded: git commit (`committed in`: the one that brought the metrics file), DVC stage
-    and experiment, durations, hardware. mismatches: what does not belong together. differences: inputs that are
-    others now, {name: (recorded, now)}. notes: what else to know.
+    status and restored. recorded: hardware; from MLflow git commit, DVC stage and experiment, durations; of a metrics
+    file `committed in`, the commit that brought it, and without a run in MLflow `code as in`, the commit that brought
+    the code that trained. mismatches: what does not belong together. differences: inputs that are others now,
+    {name: (recorded, now)}. notes: what else to know.
     """
 
     run: str
     seed: int
     metrics_file: str | None = None
     model: str | None = None
-    mlflow: dict[str, str | None] | None = None
+    mlflow: dict[str, str | bool] | None = None
     recorded: dict[str, Any] = field(default_factory=dict)
     mismatches: list[str] = field(default_factory=list)
     differences: dict[str, tuple[str | None, str | None]] = field(default_factory=dict)
@@ -85,11 +88,11 @@ def trace(params: Params, what: str) -> Trace:
 
 
 def _of_model(params: Params, folder: Path, scored: dict[str, Any] | None = None) -> Trace:
-    record = _complete(folder / "run.json", "inputs", "weights_sha256")
+    record = _complete(folder / "run.json", *TRAINED_BY, *TRAINED_ON, "inputs")
     found = Trace(record["run"], record["seed"])
     _add_model(found, folder, record)
     _add_metrics(found, record)
-    _add_mlflow(found, find_run(record["mlflow_run_id"]), record["mlflow_run_id"])
+    _add_mlflow(found, find_result(record["run"], record["seed"], record["weights_sha256"]))
     _compare(found, params, record, scored)
     return found
 
@@ -98,51 +101,46 @@ def _of_metrics(params: Params, path: Path) -> Trace:
     scored = _complete(path, *TRAINED_BY, *TRAINED_ON, "inputs", "packed_from")
     scored |= {key: Inputs.parse(scored[key]).values for key in ("inputs", "packed_from")}
     found = _of_scored(params, path, scored)
-    _add_commits(found, path, scored["git.commit"])
+    _add_commits(found, path, scored["inputs"])
     return found
 
 
 def _of_scored(params: Params, path: Path, scored: dict[str, Any]) -> Trace:
     folder = paths.model_dir(scored["run"], scored["seed"])
-    record = _complete(folder / "run.json", "inputs", "weights_sha256") if (folder / "run.json").exists() else None
-    if record and not _same_training(scored, record):
-        found = _of_mlflow(params, scored["mlflow_run_id"], Trace(scored["run"], scored["seed"], str(path)), scored)
-        found.mismatches.append(f"{path} was made from other weights than those in {folder}")
+    file = folder / paths.RUN_RECORD
+    record = _complete(file, *TRAINED_BY, *TRAINED_ON, "inputs") if file.exists() else None
+    if record and _same_training(scored, record):
+        found = _of_model(params, folder, scored)
+        found.metrics_file = str(path)
         return found
-    if record is None:
-        found = Trace(scored["run"], scored["seed"], str(path))
+    found = Trace(scored["run"], scored["seed"], str(path))
+    if record:
+        found.mismatches.append(f"{path} was made from other weights than those in {folder}")
+    else:
         found.notes.append(f"{folder} is missing: `dvc pull` or `dvc repro` brings it")
-        return _of_mlflow(params, scored["mlflow_run_id"], found, scored)
-    found = _of_model(params, folder, scored)
-    found.metrics_file = str(path)
+    _add_mlflow(found, find_result(found.run, found.seed, scored["weights_sha256"]))
+    _compare(found, params, scored, scored)
     return found
 
 
-def _of_mlflow(params: Params, run_id: str, found: Trace | None = None, scored: dict[str, Any] | None = None) -> Trace:
-    """Begin at a run of MLflow; `found` and `scored`: of a metrics file, without the model that it scored."""
+def _of_mlflow(params: Params, run_id: str) -> Trace:
     tracked = find_run(run_id)
-    ids = {run_id, tracked.restored_from if tracked else None}
-    if found is None:
-        for file in sorted(paths.MODELS.glob("*/run.json")):
-            if paths.read_json(file)["mlflow_run_id"] in ids:
-                return _of_model(params, file.parent)
-    if tracked is None and found is None:
-        raise DataError(
-            f"no MLflow run {run_id} in this store, nor a model of it in {paths.MODELS}; allowed: {ACCEPTED}"
-        )
-    found = found or _named(tracked)
-    _add_mlflow(found, tracked, run_id)
+    if tracked is None:
+        raise DataError(f"MLflow's store has no run {run_id}; allowed: {ACCEPTED}")
+    found = _named(tracked)
     folder = paths.model_dir(found.run, found.seed)
-    if folder.exists() and not found.metrics_file:
+    if (folder / paths.RUN_RECORD).exists():
+        if paths.read_json(folder / paths.RUN_RECORD).get("weights_sha256") == tracked.tags.get("weights_sha256"):
+            model = _of_model(params, folder)
+            _add_mlflow(model, tracked)  # of several that gave the same weights, the one that was asked for
+            return model
         found.notes.append(f"{folder} is of another training than this MLflow run")
-    record = (run_record(tracked) if tracked else None) or scored
+    _add_mlflow(found, tracked)
+    record = run_record(tracked)
     if record is None:
-        found.mismatches.append("what it was made from is not known: neither its model nor its run.json is to be had")
-        if tracked:
-            found.recorded = {key: tracked.tags[key] for key in _RECORDED if key in tracked.tags}
+        found.mismatches.append("what it was made from is unknown: its model is not here, and MLflow has no run.json")
     else:
-        found.recorded = {key: record[key] for key in _RECORDED if key in record}
-        _compare(found, params, record, scored)
+        _compare(found, params, record, None)
     return found
 
 
@@ -158,7 +156,7 @@ def _named(tracked: TrackedRun) -> Trace:
 def _complete(path: Path, *keys: str) -> dict[str, Any]:
     """A file that a stage wrote, with these keys. Raises DataError for one of before there were such."""
     content = paths.read_json(path)
-    missing = [key for key in ("run", "seed", "mlflow_run_id", *keys) if key not in content]
+    missing = [key for key in ("run", "seed", *keys) if key not in content]
     if missing:
         raise DataError(
             f"{path} does not hold {', '.join(missing)}: no stage of this version wrote it; run `dvc repro`"
@@ -172,7 +170,6 @@ def _same_training(scored: dict[str, Any], record: dict[str, Any]) -> bool:
 
 def _add_model(found: Trace, folder: Path, record: dict[str, Any]) -> None:
     found.model = str(folder)
-    found.recorded = {key: record[key] for key in _RECORDED if key in record}
     weights = folder / paths.weights_file(found.run, found.seed).name
     if not weights.exists():
         found.mismatches.append(f"{weights} is missing: `dvc checkout` or `dvc repro` brings it")
@@ -190,25 +187,39 @@ def _add_metrics(found: Trace, record: dict[str, Any]) -> None:
         found.mismatches.append(f"{path} was made from other weights than those in {found.model}; run `dvc repro`")
 
 
-def _add_mlflow(found: Trace, tracked: TrackedRun | None, run_id: str) -> None:
+def _add_mlflow(found: Trace, tracked: TrackedRun | None) -> None:
     if tracked is None:
-        found.notes.append(f"MLflow's store lacks the run {run_id}, and none was restored from it")
+        found.notes.append("MLflow's store has no run of these weights, so when and where it was trained is unknown")
         return
-    found.mlflow = {key: getattr(tracked, key) for key in ("id", "name", "experiment", "status", "restored_from")}
+    found.mlflow = {key: getattr(tracked, key) for key in ("id", "name", "experiment", "status", "restored")}
+    execution = execution_record(tracked)
+    found.recorded |= {key: execution[key] for key in _EXECUTED if key in execution}
 
 
-def _add_commits(found: Trace, path: Path, trained_at: str) -> None:
-    """The commit that brought the metrics file here, and what keeps it or that of the tree that trained from view."""
-    if commit := committed_in(path):
+def _add_commits(found: Trace, path: Path, inputs: dict[str, str]) -> None:
+    """The commit that brought the metrics file and, of a result that was not made here, the one of the code."""
+    commit = committed_in(path)
+    if commit:
         found.recorded = {"committed in": commit} | found.recorded
-    if found.model or found.mlflow:
-        return  # a result that was made here
+    if found.mlflow or found.model:
+        return
     if commit is None:
         found.notes.append(f"{path} is not in git as it is here")
-    if is_shallow():
-        found.notes.append("this clone lacks its history, so `committed in` may be wrong: `git fetch --unshallow`")
-    elif trained_at != "none" and not has_commit(trained_at):
-        found.notes.append(f"this repository lacks the commit that trained, {trained_at}: `git fetch` may bring it")
+    code = {
+        name.removeprefix("file "): digest
+        for name, digest in inputs.items()
+        if name.startswith(_CODE) and digest != ABSENT
+    }
+    if trained := commit_with(code):
+        found.recorded = {"code as in": trained} | found.recorded
+    elif is_shallow():
+        found.notes.append(
+            "this clone lacks the history in which the code that trained may be: `git fetch --unshallow`"
+        )
+    else:
+        found.notes.append(
+            "no commit of this history has the code that trained: it was edited, or is of another branch"
+        )
 
 
 def _compare(found: Trace, params: Params, record: dict[str, Any], scored: dict[str, Any] | None) -> None:
@@ -217,6 +228,7 @@ def _compare(found: Trace, params: Params, record: dict[str, Any], scored: dict[
     scored: of a metrics file, which lets data that is not here be compared by what it was packed from.
     Raises DataError where there is neither.
     """
+    found.recorded |= {key: record[key] for key in TRAINED_ON}
     if found.run not in params.all_runs:
         found.mismatches.append(f"run {found.run} is no longer in {paths.PARAMS}")
         return

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.tracking import reader
+from pipeline.paths import RUN_RECORD
+from pipeline.tracking import EXECUTION, of_weights, reader
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,19 @@ class TrackedRun:
     tags: dict[str, str] = field(repr=False)
 
     @property
-    def restored_from(self) -> str | None:
-        """The run, of another store, whose result this one scored (tracking.continued_run)."""
-        return self.tags.get("restored_from")
+    def restored(self) -> bool:
+        """Whether this run only scored what was trained elsewhere, or under another name (tracking.continued_run)."""
+        return self.tags.get("restored") == "true"
 
 
 def find_run(run_id: str) -> TrackedRun | None:
-    """The run `run_id`; where the store lacks it, the newest that was restored from it; else None.
+    """The run `run_id`, if the store has it. Raises TrackingError when the store can't be reached."""
+    return next(_search(f"attributes.run_id = '{run_id}'"), None)
 
-    Raises TrackingError when the store can't be reached.
-    """
-    exactly = _search(f"attributes.run_id = '{run_id}'")
-    return next(exactly, None) or next(_search(f"tags.restored_from = '{run_id}'"), None)
+
+def find_result(run: str, seed: int, weights_sha256: str) -> TrackedRun | None:
+    """The newest run that made just these weights, if the store has one. Raises TrackingError."""
+    return next(_search(of_weights(run, seed, weights_sha256)), None)
 
 
 def running() -> list[TrackedRun]:
@@ -58,10 +60,19 @@ def close_runs(training_ids: Collection[str]) -> None:
 
 def run_record(run: TrackedRun) -> dict[str, Any] | None:
     """The run.json that training gave to MLflow; None for a run whose training did not end. Raises TrackingError."""
+    return _artifact(run, RUN_RECORD)
+
+
+def execution_record(run: TrackedRun) -> dict[str, Any]:
+    """When, where and for how long it was trained; of one that did not end what its tags say. Raises TrackingError."""
+    return _artifact(run, EXECUTION) or run.tags
+
+
+def _artifact(run: TrackedRun, name: str) -> dict[str, Any] | None:
     with reader() as client, TemporaryDirectory() as folder:
-        if not any(item.path == "run.json" for item in client.list_artifacts(run.id)):
+        if not any(item.path == name for item in client.list_artifacts(run.id)):
             return None
-        return json.loads(Path(client.download_artifacts(run.id, "run.json", folder)).read_text())
+        return json.loads(Path(client.download_artifacts(run.id, name, folder)).read_text())
 
 
 def _search(condition: str) -> Iterator[TrackedRun]:

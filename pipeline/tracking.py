@@ -38,6 +38,8 @@ from pipeline.outbox import Outbox, Point, Result, StoreAway, patiently  # noqa:
 from pipeline.paths import project_root  # noqa: E402
 from pipeline.provenance import this_process  # noqa: E402
 
+EXECUTION = "execution.json"  # the artifact that says when, where and for how long a training ran
+
 _REACH_SECONDS = 5
 _PARAMS_A_BATCH = 100
 _METRIC_NAME = 250  # characters
@@ -274,6 +276,10 @@ class RunLog:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self._patiently(lambda: self._client.log_artifact(self.id, str(path), folder))
 
+    def json(self, content: dict[str, object], name: str) -> None:
+        """Keep `content` as the artifact `name`."""
+        self._patiently(lambda: self._client.log_dict(self.id, content, name))
+
     def watch_hardware(self) -> None:
         """Log the use of processors and memory until the run ends, as MLflow's system metrics."""
         self._monitor = SystemMetricsMonitor(self.id, _SYSTEM_SECONDS, resume_logging=True)
@@ -375,35 +381,37 @@ def _take_up(client: mlflow.MlflowClient, run: Run) -> None:
     client.update_run(run.info.run_id, status="RUNNING")
 
 
-@contextmanager
-def continued_run(experiment_id: str, run_id: str, name: str) -> Iterator[RunLog]:
-    """Go on writing the run that training began, whose duration stays training's; one of its own where this store
-    does not have it.
+def of_weights(run: str, seed: int, weights_sha256: str) -> str:
+    """The condition by which MLflow finds the runs that made just these weights."""
+    tags = {"run": run, "seed": seed, "weights_sha256": weights_sha256}
+    return " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
 
-    The latter happens when a result came from DVC's cache or remote to a machine with another store.
+
+@contextmanager
+def continued_run(experiment_id: str, run: str, seed: int, weights_sha256: str) -> Iterator[RunLog]:
+    """Go on writing the run that trained these weights, whose duration stays training's; a new one in `experiment_id`,
+    tagged `restored`, where this store has none.
+
+    The latter happens when a result came from DVC's cache or remote to a machine with another store, and when a trained
+    run was renamed.
     """
     client = mlflow.MlflowClient()
+    condition = of_weights(run, seed, weights_sha256)
 
     @_told_plainly()
     def find_or_create() -> Run:
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            run = None
-        if run is None or run.info.lifecycle_stage != "active":
-            restored = client.search_runs([experiment_id], f"tags.restored_from = '{run_id}'")
-            run = restored[0] if restored else None
-        if run is None:
-            own = resolve_tags({"restored_from": run_id, **this_process()})
-            return client.create_run(experiment_id, run_name=name, tags=own)
-        _take_up(client, run)
-        return run
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        found = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], max_results=1)
+        if not found:
+            own = {"run": run, "seed": str(seed), "weights_sha256": weights_sha256, "restored": "true"}
+            tags = resolve_tags({**own, **this_process()})
+            return client.create_run(experiment_id, run_name=f"{run}-{seed}", tags=tags)
+        _take_up(client, found[0])
+        return found[0]
 
     remedy = "The files that it should copy are written: once it answers, `dvc repro` does it"
-    run = patiently(find_or_create, remedy)
-    log = RunLog(run, remedy, ends=lambda: run.info.end_time)
+    found = patiently(find_or_create, remedy)
+    log = RunLog(found, remedy, ends=lambda: found.info.end_time)
     with _ended_properly(log):
         yield log
 

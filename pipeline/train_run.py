@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import distributed, paths, provenance, resume
+from pipeline import distributed, git, paths, provenance, resume
 from pipeline.checkpoint import load_single_task_weights
 from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.loading import Share
@@ -23,13 +23,14 @@ from pipeline.errors import DataError
 from pipeline.evaluation import score
 from pipeline.network import build_network
 from pipeline.params import Params, ResolvedRun, load_params
+from pipeline.renamed import find_former, take_over
 from pipeline.resume import Checkpoints
 from pipeline.selection import Selection
 from pipeline.tasks import get_task
 from pipeline.tracked import close_runs
-from pipeline.tracking import RunLog, connect, training_run
+from pipeline.tracking import EXECUTION, RunLog, connect, training_run
 from pipeline.training import Log, train
-from pipeline.training_outs import training_record, write_outs
+from pipeline.training_outs import execution_record, training_record, write_outs
 from pipeline.training_state import EpochRecord
 
 HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
@@ -39,7 +40,8 @@ def train_run(params: Params, name: str, seed: int) -> None:
     """Train run `name` with `seed`; writes models/<run>-<seed>/ and reports/history/<run>-<seed>.csv.
 
     A run of `runs` also leaves models/digests/<run>-<seed>.json, for those of `runs_from_single_task`.
-    Goes on where an earlier attempt at the same was killed, if there was one, in the same MLflow run.
+    Goes on where an earlier attempt at the same was killed, if there was one, in the same MLflow run; trains nothing
+    where a run was only renamed.
     Raises, before anything is computed, DataError for tasks without a label to learn from or to score, and where there
     is no split that evaluation.split names, ParamsError where batch norm would get a single value, and TrackingError
     when MLflow's store can't be reached. Later TrainingError for a loss that is not finite, when an input was edited
@@ -57,7 +59,13 @@ def train_run(params: Params, name: str, seed: int) -> None:
     _check_scored(run, watched)
     check_batch_norm(run, info, max(1, min(recipe.batch_size, len(train_store)) // recipe.accumulate))
     with distributed.joined(device.torch_device):
-        if distributed.is_first():
+        former = find_former(params, seed, teacher.inputs)
+        if former and distributed.is_first():
+            print(f"{name}-{seed} is {former.name} by another name: its weights are taken over, nothing is trained")
+            take_over(former, name, seed, training_key(teacher.inputs, info, name))
+        elif former:
+            return
+        elif distributed.is_first():
             _lead(teacher)
         else:
             _follow(teacher)
@@ -133,7 +141,7 @@ def _lead(teacher: _Teacher) -> None:
     """The part of the first process: it also keeps the books and writes what there is to write."""
     params, run, seed, device, inputs = teacher.params, teacher.run, teacher.seed, teacher.device, teacher.inputs
     experiment = connect(params.experiment)
-    with resume.attempt(training_key(inputs, teacher.info)) as attempt:
+    with resume.attempt(training_key(inputs, teacher.info, run.name)) as attempt:
         distributed.wait_for_all()  # the others may read the last checkpoint now
         close_runs(set(resume.dormant().values()) - {None})
         started = time.time() - attempt.seconds
@@ -150,11 +158,14 @@ def _lead(teacher: _Teacher) -> None:
             )
             teacher.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-            record = training_record(log.id, run, seed, teacher.info, inputs, history, device, attempt, started)
+            record = training_record(run, seed, teacher.info, inputs, history, device, attempt.key)
             record |= {"weights": weights, "starts_from": teacher.start, "training_samples": len(teacher.stores[0])}
-            write_outs(network, history, record)
-            log.tags({"weights": weights})
-            log.metrics({"cost/training_seconds": record["training_seconds"]}, run.training.epochs)
+            execution = execution_record(history, attempt, started)
+            digest = write_outs(network, history, record)
+            log.tags({"weights": weights, "weights_sha256": digest})  # by which `evaluate` finds this run
+            costs = {f"cost/{key}": execution[key] for key in ("training_seconds", "peak_memory_mb")}
+            log.metrics(costs, run.training.epochs)
+            log.json(execution, EXECUTION)
             log.artifact(paths.weights_file(run.name, seed), "checkpoint")
             log.artifact(paths.history_file(run.name, seed))
             log.artifact(paths.run_file(run.name, seed))
@@ -164,7 +175,7 @@ def _lead(teacher: _Teacher) -> None:
 def _follow(teacher: _Teacher) -> None:
     """The part of every other process: its share of the work, and not a word about it."""
     distributed.wait_for_all()
-    attempt = resume.follow(training_key(teacher.inputs, teacher.info))
+    attempt = resume.follow(training_key(teacher.inputs, teacher.info, teacher.run.name))
     checkpoints = Checkpoints(attempt, teacher.params.checkpoint_minutes, lambda: ((), 0.0))
     teacher.teach(teacher.network(), teacher.selection(), checkpoints, lambda values, step: None, lambda told: None)
 
@@ -184,7 +195,7 @@ def training_inputs(
     """
     run = params.run(name)
     start = _start(run, seed) if start is None else start
-    values = run.model_dump(exclude={"training": {"cpu_threads"}})
+    values = run.model_dump(exclude={"name": True, "training": {"cpu_threads"}})  # no weight depends on a name
     values |= {"seed": seed, "select_on": params.evaluation.select_on, "start": start}
     values |= {"device": device.torch_device.type, "dtype": str(device.dtype)}
     values["cpu_threads"] = device.cpu_threads  # those in force, which null leaves to the machine
@@ -195,10 +206,13 @@ def training_inputs(
     return provenance.Inputs(inputs.values | provenance.selection_inputs(params.evaluation.select_on))
 
 
-def training_key(inputs: provenance.Inputs, info: DatasetInfo) -> str:
-    """Names what is kept of a training: its inputs, and the code that scores it on the way."""
+def training_key(inputs: provenance.Inputs, info: DatasetInfo, run: str) -> str:
+    """Names what is kept of a training: its inputs, the code that scores it on the way, and the run.
+
+    The run, so that two of them which differ by name alone may train side by side.
+    """
     scoring = provenance.collect_inputs("evaluate", {}, info.digest)
-    return provenance.Inputs(inputs.values | scoring.values).fingerprint
+    return provenance.Inputs(inputs.values | scoring.values | {"run": run}).fingerprint
 
 
 def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
@@ -289,7 +303,7 @@ def _describe(
             "fused_optimizer": str(device.has_fused_optimizers).lower(),
             "pretrained": str(network.backbone.load_report or "none: random initialisation"),
             **{f"version.{package}": number for package, number in provenance.environment().items()},
-            **provenance.git_state(),
+            **git.git_state(),
             **provenance.dvc_tags(),
         }
     )

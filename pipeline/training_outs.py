@@ -1,4 +1,4 @@
-"""What a training leaves: weights, their digest, the history of its epochs and run.json."""
+"""What a training leaves: weights, their digest, the history of its epochs and run.json; and what MLflow gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import torch
 
-from pipeline import distributed, paths, provenance, resume
+from pipeline import distributed, git, paths, provenance, resume
 from pipeline.checkpoint import save_weights, weights_digest
 from pipeline.datasets.store import DatasetInfo
 from pipeline.device import Device
@@ -25,40 +25,47 @@ from pipeline.training_state import EpochRecord
 
 
 def training_record(
-    run_id: str,
     run: ResolvedRun,
     seed: int,
     info: DatasetInfo,
     inputs: provenance.Inputs,
     history: list[EpochRecord],
     device: Device,
-    attempt: resume.Attempt,
-    started: float,
-) -> dict:
-    """What run.json says: who trained these weights, from what, on what, for how long, and how they scored.
+    key: str,
+) -> dict[str, Any]:
+    """What run.json says: what these weights were made from, on what, and how they scored.
 
-    Durations are those of all attempts, without what was lost to kills.
+    Nothing that differs between two trainings that give the same weights: DVC hashes the file, and a clone that
+    reproduces a result is to find nothing changed. `execution_record` has the rest. key: of what `resume` keeps.
     """
     return {
         "run": run.name,
         "seed": seed,
-        "mlflow_run_id": run_id,
         "input_fingerprint": inputs.fingerprint,
         "inputs": inputs.values,
         "dataset": described(info, run),
-        "training_key": attempt.key,
+        "training_key": key,
+        "device": device.description,
+        "processes": distributed.count(),
+        "last_validation": finite_or_none(history[-1].scores or {}),
+    }
+
+
+def execution_record(history: list[EpochRecord], attempt: resume.Attempt, started: float) -> dict[str, Any]:
+    """When, where and for how long a training ran, and on which commit: for MLflow, as the artifact execution.json.
+
+    Durations are those of all attempts, in seconds, without what was lost to kills.
+    """
+    return {
         "started": datetime.fromtimestamp(attempt.began, UTC).isoformat(timespec="seconds"),
         "resumed": attempt.number - 1,
         "seconds": round(time.time() - started, 1),
         "training_seconds": round(sum(epoch.seconds for epoch in history), 1),
         "peak_memory_mb": _peak_memory_mb(),
-        "device": device.description,
-        "processes": distributed.count(),
         "host": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores",
         "environment": provenance.environment(),
-        **provenance.git_state(),
+        **git.git_state(),
         **provenance.dvc_tags(),
-        "last_validation": finite_or_none(history[-1].scores or {}),
     }
 
 
@@ -68,8 +75,11 @@ def described(info: DatasetInfo, run: ResolvedRun) -> dict[str, Any]:
     return {"name": info.dataset, "classes": classes, "edge_max_dist": info.edge_max_dist}
 
 
-def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict) -> None:
-    """Write weights, digest, history and run.json. Raises TrainingError where that fails, as on a full disk."""
+def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict[str, Any]) -> str:
+    """Write weights, digest, history and run.json; returns the SHA-256 of the weights.
+
+    Raises TrainingError where that fails, as on a full disk.
+    """
     name, seed = record["run"], record["seed"]
     try:
         save_weights(network, paths.weights_file(name, seed))
@@ -78,6 +88,7 @@ def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dic
             paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
         _write_history(paths.history_file(name, seed), history)
         paths.write_json(paths.run_file(name, seed), record | {"weights_sha256": digest})
+        return digest
     except OSError as error:
         raise TrainingError(
             f"the result of {name}-{seed} can't be written: {error}. Free some space and run `dvc repro`: it goes on "

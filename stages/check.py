@@ -1,5 +1,8 @@
 """Validate params.yaml, in about a second, and sum it up: python -m stages.check [--params FILE].
 
+With --record it is the DVC stage `check`, on which all others follow: it prints warnings alone, and writes a file that
+is always the same.
+
 What a table of names can't tell is tried: a network with a backbone or an output stride that is none of the usual ones
 is built without data, which takes some seconds, since it imports torch.
 """
@@ -23,8 +26,8 @@ from pipeline.timm_names import backbone_problem
 from stages._entry import run_stage
 
 
-def main(params: Params, file: str) -> None:
-    """Print a summary of valid params, and what is allowed but probably not meant."""
+def main(params: Params, file: str, record: bool = False) -> None:
+    """Print a summary of valid params, and what is allowed but probably not meant. record: as DVC's stage."""
     if missing := missing_keys(Path(file), paths.GRAPH):
         raise ParamsError(
             f"{file}: dvc.yaml names {', '.join(missing)}, which it lacks; see profiles/ for their values"
@@ -42,20 +45,28 @@ def main(params: Params, file: str) -> None:
         problems = list(network_problems(params))
     if problems:
         raise ParamsError(tell(file, problems))
+    if record:
+        paths.write_json(paths.CHECKED, {"valid": True})
+    else:
+        print("\n".join(summary(params, file)))
+    for warning in warnings(params):
+        print(f"warning: {warning}")
+
+
+def summary(params: Params, file: str) -> Iterator[str]:
+    """What would be trained, a line a run."""
     seeds = ", ".join(map(str, params.seeds))
     runs = [params.run(name) for name in params.all_runs]
     trainings = len(runs) * len(params.seeds)
-    print(f"{file} is valid: {params.data.dataset}, tasks {', '.join(params.data.tasks)}")
+    yield f"{file} is valid: {params.data.dataset}, tasks {', '.join(params.data.tasks)}"
     threads = " or ".join(dict.fromkeys(_or_null(run.training.cpu_threads) for run in runs))
-    print(f"{len(runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings; cpu_threads {threads}")
+    yield f"{len(runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings; cpu_threads {threads}"
     width = max(len(run.name) for run in runs)
     for run in runs:
         extra = f" + {', '.join(run.auxiliary_tasks)}" if run.auxiliary_tasks else ""
         recipe = f"{run.training.backbone}, {run.training.epochs} epochs, lr {run.training.lr:g}"
         start = "; starts from single_task" if run.from_single_task else ""
-        print(f"  {run.name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}{start}")
-    for warning in warnings(params):
-        print(f"warning: {warning}")
+        yield f"  {run.name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}{start}"
 
 
 def own_description(params: Params) -> bool | None:
@@ -165,6 +176,9 @@ def _or_null(value: int | None) -> str:
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--params", dest="file", default=str(paths.PARAMS), metavar="FILE")
+    command.add_argument(
+        "--record", action="store_true", help="print warnings alone and write data/checked.json, for DVC"
+    )
     return command
 
 

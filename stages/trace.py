@@ -2,7 +2,7 @@
 
 Finds the metrics file, the model and the MLflow run of one training, when and on what it was done, and says whether the
 working tree, as it is, would train the same again. What differs is listed: recorded value -> value now. In a fresh
-clone a committed metrics file is enough: it leads to the commits that trained and recorded it.
+clone a committed metrics file is enough: it leads to the commits of the code and of the result.
 
 exit code: 0 when it would, 1 when something differs, 2 when it can't be told.
 """
@@ -39,7 +39,11 @@ def lines(found: Trace) -> Iterator[str]:
     yield f"  metrics file    {found.metrics_file or '-'}"
     yield f"  model           {found.model or '-'}"
     if found.mlflow:
-        restored = f", restored from {found.mlflow['restored_from']}" if found.mlflow["restored_from"] else ""
+        restored = (
+            ", restored: it scored weights that were trained elsewhere, or under another name"
+            if found.mlflow["restored"]
+            else ""
+        )
         yield f"  MLflow run      {found.mlflow['id']}{restored}"
         yield f"    experiment    {found.mlflow['experiment']}"
         yield f"    status        {found.mlflow['status']}"

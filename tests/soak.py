@@ -137,16 +137,13 @@ class Soak:
 
 
 def outcome(project: Project) -> dict[str, object]:
-    """All that a training leaves, but for durations and times of day."""
-    scores = project.json(f"reports/metrics/{RUN}.json")
-    for own in ("training_seconds", "mlflow_run_id"):
-        del scores[own]
+    """All that a training leaves, but for durations and times of day, which MLflow alone has."""
     run, metrics = mlflow_run(project)
     return {
         "weights": (project.root / "models" / RUN / "weights.safetensors").read_bytes(),
         "history": (project.root / "reports" / "history" / f"{RUN}.csv").read_text(),
-        "scores": scores,
-        "last validation": project.json(f"models/{RUN}/run.json")["last_validation"],
+        "scores": project.json(f"reports/metrics/{RUN}.json"),
+        "run.json": project.json(f"models/{RUN}/run.json"),
         "status": run.info.status,
         "params": run.data.params,
         "datasets": [each.dataset.digest for each in run.inputs.dataset_inputs],

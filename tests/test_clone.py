@@ -65,7 +65,7 @@ def test_nothing_differs_and_the_commits_are_named(origin, clone):
     code, text = traced(clone, "--json")
     found = json.loads(text)
     assert (code, found["reproducible"], found["differences"], found["mismatches"]) == (0, True, [], [])
-    commits = {"committed in": origin[2], "git.commit": origin[1], "git.dirty": "false"}
+    commits = {"committed in": origin[2], "code as in": origin[1]}
     assert found["recorded"].items() >= commits.items()
     assert found["recorded"]["device"] == "CPU, 1 thread"
     assert found["model"] is None and found["mlflow"] is None and not (clone.root / "mlflow.db").exists()
@@ -94,12 +94,26 @@ def test_each_edit_is_named(clone, edit, told):
 
 
 def test_what_git_cannot_vouch_for_is_said(clone):
-    edited = clone.json(METRICS) | {"git.commit": "f" * 40}
+    edited = clone.json(METRICS)
+    named = [line for line in edited["inputs"] if line.startswith("file pipeline/losses.py=")]
+    edited["inputs"] = [line for line in edited["inputs"] if line not in named] + [
+        f"file pipeline/losses.py={'f' * 64}"
+    ]
     (clone.root / METRICS).write_text(json.dumps(edited))
     code, text = traced(clone)
-    assert code == 0 and "committed in" not in text
+    assert code == 1 and "committed in" not in text and "code as in" not in text
     assert f"note: {METRICS} is not in git as it is here" in text
-    assert f"note: this repository lacks the commit that trained, {'f' * 40}: `git fetch` may bring it" in text
+    assert "note: no commit of this history has the code that trained: it was edited, or is of another branch" in text
+
+
+def test_the_commit_of_the_code_is_found_behind_later_ones(origin, clone):
+    """The code as it trained, edited since: the older commit is named, and the edit."""
+    append(clone, "pipeline/losses.py")
+    for setting in (("user.name", "test"), ("user.email", "test@example.org")):
+        clone.git("config", *setting)
+    clone.git("commit", "-a", "-m", "Edit the losses")
+    code, text = traced(clone)
+    assert code == 1 and f"code as in      {origin[1]}" in text and "differs: file pipeline/losses.py" in text
 
 
 def test_a_file_of_before_is_one_clear_line(clone):

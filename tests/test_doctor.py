@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline import distributed, paths, resume, tracking
+from pipeline import distributed, paths, resume, tracked, tracking
 from pipeline.datasets.store import read_info
 from pipeline.device import Device, choose_device
 from pipeline.doctor import examine
@@ -117,8 +117,10 @@ def test_runs_are_ended_whose_process_is_gone_and_no_others(project, capsys):
 def test_whoever_takes_a_run_up_again_signs_it(project):
     experiment = tracking.connect("traced")
     old = {"host": platform.node()} | ended_process()
-    run = mlflow.MlflowClient().create_run(experiment, tags={"training_id": "t", **old}).info.run_id
-    for again in (tracking.training_run(experiment, "pair-0", "t", {}), tracking.continued_run(experiment, run, "")):
+    own = {"training_id": "t", "run": "new", "seed": "0", "weights_sha256": "f" * 64}
+    run = mlflow.MlflowClient().create_run(experiment, tags=own | old).info.run_id
+    scored = tracking.continued_run(experiment, "new", 0, "f" * 64)
+    for again in (tracking.training_run(experiment, "new-0", "t", {}), scored):
         mlflow.MlflowClient().log_batch(run, tags=[mlflow.entities.RunTag(*tag) for tag in old.items()])
         with again as log:
             assert log.id == run and found() == []
@@ -184,7 +186,7 @@ CPU = choose_device("float32", True, cpu_threads=1)
 
 def key_of(name: str, processes: int = 1, device: Device = CPU) -> str:
     params, info = load_params(), read_info()
-    return training_key(training_inputs(params, name, 0, info, device, processes), info)
+    return training_key(training_inputs(params, name, 0, info, device, processes), info, name)
 
 
 def test_checkpoints_that_no_training_takes_up(project, capsys):
@@ -254,9 +256,9 @@ def test_a_moved_database_is_mended_after_a_copy(project, moved, capsys):
     assert all(str(project / "mlruns") in location for location in locations() if location.startswith("file:"))
     assert not any("where" in location for location in locations() if location.startswith("file:"))
     assert Path("mlflow.db.bak").read_text() == "a person's own" and Path("mlflow.db.bak1").exists()
-    run = paths.read_json(paths.run_file("pair", 0))["mlflow_run_id"]
+    run = tracked.find_result("pair", 0, paths.read_json(paths.run_file("pair", 0))["weights_sha256"]).id
     client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-    assert [item.path for item in client.list_artifacts(run)] == ["run.json"]
+    assert [item.path for item in client.list_artifacts(run)] == ["execution.json", "run.json"]
     assert doctor(capsys) == (0, "nothing is left to mend\n")
 
 

@@ -75,6 +75,7 @@ EXEMPT = {
     "train": {
         **READERS,
         **BOOKS,
+        "git": "names the commit in MLflow",
         "dry_run": "refuses a network that could not be trained; changes none",
         "evaluation": "scores by epoch, for the eye; where they choose weights, models/selection.json holds its digest",
         "launcher": "starts the processes; how many there are is recorded with the inputs",
@@ -151,7 +152,7 @@ def reached(stage: str) -> tuple[dict[str, Path], set[str]]:
     return {module: seen[module] for module in counts if not within(module, "stages")}, met
 
 
-@pytest.mark.parametrize("stage", GRAPH)
+@pytest.mark.parametrize("stage", GRAPH.keys() - {"check"})  # its out is the same, whatever code has checked params
 def test_a_stage_depends_on_the_code_that_it_can_reach(stage):
     known = set(provenance.stage_code(stage, ROOT / "dvc.yaml"))
     seen, met = reached(stage)
@@ -169,7 +170,7 @@ def test_the_walk_finds_what_training_is_made_of():
 
 @pytest.mark.parametrize("stage", GRAPH)
 def test_a_stage_lists_no_code_that_is_not_there(stage):
-    for each in GRAPH[stage]["deps"]:
+    for each in GRAPH[stage].get("deps", ()):
         if each.startswith("pipeline"):
             assert (ROOT / each).exists(), each
 
@@ -254,7 +255,7 @@ def has(tree: object, key: str) -> bool:
 def test_another_split_to_score_prepares_and_trains_nothing():
     asks = {stage for stage, content in GRAPH.items() if "evaluation.split" in content["params"]}
     assert asks == {"evaluate", "evaluate_from_single_task", "compare", "report"}
-    assert not any("evaluation" in content["params"] for content in GRAPH.values())
+    assert not any("evaluation" in content["params"] for stage, content in GRAPH.items() if stage != "check")
 
 
 # -- the choice of weights -----------------------------------------------------------------------------------

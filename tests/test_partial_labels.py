@@ -23,6 +23,7 @@ from pipeline.device import choose_device
 from pipeline.errors import ComparisonError, DataError
 from pipeline.evaluate_run import _inputs
 from pipeline.params import load_params
+from pipeline.tracked import find_result
 from pipeline.train_run import training_inputs
 from stages import compare, download, evaluate, prepare, report, train
 from tests.layout_files import save, write_lists
@@ -246,7 +247,7 @@ def test_another_split_evaluates_again_and_trains_nothing(result):
     finally:
         write_params()
     paths.metrics_file("pair", 0).write_text(before)
-    logged = mlflow.MlflowClient().get_run(scored["mlflow_run_id"]).data
+    logged = mlflow.MlflowClient().get_run(find_result("pair", 0, scored["weights_sha256"]).id).data
     assert logged.metrics["depth/rmse"] == scored["tasks"]["depth"]["rmse"]
     assert logged.metrics["test/depth/rmse"] == metrics("pair")["tasks"]["depth"]["rmse"]
     assert logged.tags["scored_split"] == "val"

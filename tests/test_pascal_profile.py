@@ -148,9 +148,10 @@ def test_human_parts_alone_are_trained_on_images_with_people_only(done, monkeypa
     taught, _ = _stores(parse_params(params).run("human_parts"), selects=False)
     assert taught.ids == people
     for name, images in (("human_parts", len(people)), ("semseg", TRAIN), ("multi_task", TRAIN)):
-        found = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").get_metric_history(
-            json.loads((folder / f"models/{name}-0/run.json").read_text())["mlflow_run_id"], "learning_rate"
-        )
+        client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+        experiments = [each.experiment_id for each in client.search_experiments()]
+        (run,) = client.search_runs(experiments, f"tags.run = '{name}' and tags.seed = '0'")
+        found = client.get_metric_history(run.info.run_id, "learning_rate")
         assert found[-1].step == images // SMALL["batch_size"], name
 
 

@@ -6,6 +6,7 @@ Two stages at a time run it the first time; that they leave what `dvc repro` lea
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -15,6 +16,10 @@ from torch.testing import assert_close
 
 from pipeline.comparison import COST
 from pipeline.names import DATASET_TASKS
+from pipeline.params import load_params
+from pipeline.paths import run_file, write_json
+from pipeline.provenance import Inputs
+from pipeline.renamed import find_former
 from pipeline.tasks import TASKS
 from tests.project import Project
 
@@ -135,10 +140,10 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     digest = project.json("data/prepared/dataset.json")["digest"]
     linked = {(each.dataset.name, each.dataset.digest, each.tags[0].value) for each in run.inputs.dataset_inputs}
     assert linked == {("rooms train", digest[:36], "training"), ("rooms val", digest[:36], "evaluation")}
-    assert run.data.metrics["cost/training_seconds"] == project.json("models/sca-0/run.json")["training_seconds"]
-    assert run.info.run_id == project.json("models/sca-0/run.json")["mlflow_run_id"]
+    assert run.data.metrics["cost/training_seconds"] > 0 and run.data.metrics["cost/peak_memory_mb"] > 100
+    assert tags["weights_sha256"] == project.json("models/sca-0/run.json")["weights_sha256"]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"checkpoint", "panels", "sca-0.json", "sca-0.csv"} <= artifacts
+    assert {"checkpoint", "panels", "sca-0.json", "sca-0.csv", "run.json", "execution.json"} <= artifacts
 
 
 def test_dvc_shows_metrics_and_plots(project):
@@ -173,6 +178,74 @@ def test_results_are_traced_to_their_runs_and_nothing_is_left_behind(project):
     assert (done.returncode, done.stdout) == (0, "nothing is left to mend\n"), done.stdout + done.stderr
 
 
+def test_what_is_made_again_leaves_committed_files_as_they_were(project, tmp_path):
+    """Times, machine and MLflow's ids are in MLflow alone: neither in reports nor in what dvc.lock has digests of."""
+    again = project.copy(tmp_path / "again")
+    again.git("add", ".")
+    again.git("commit", "-m", "Record the results")
+    before = again.json("models/depth-0/run.json")
+    stages = ("check", "prepare", "selection", "train@depth-0", "evaluate@depth-0", "compare", "report")
+    assert ran(again.dvc("repro", "-s", "-f", *stages)) == set(stages)
+    assert again.git("status", "--porcelain") == ""
+    client = mlflow.MlflowClient(f"sqlite:///{again.root / 'mlflow.db'}")
+    runs = client.search_runs(
+        [client.get_experiment_by_name("tiny").experiment_id], f"tags.weights_sha256 = '{before['weights_sha256']}'"
+    )
+    assert len(runs) == 2, "the same weights, of two trainings"
+    assert all(run.info.status == "FINISHED" and run.data.metrics["depth/rmse"] > 0 for run in runs)
+
+
+def rename_run(project: Project, old: str, new: str) -> None:
+    path = project.root / "params.yaml"
+    path.write_text(path.read_text().replace(f"  {old}:\n", f"  {new}:\n"))
+
+
+def test_a_renamed_run_is_scored_again_and_not_trained(project, tmp_path):
+    renamed = project.copy(tmp_path / "renamed")
+    rename_run(renamed, "sca", "flagship")
+    output = renamed.dvc("repro", "evaluate@flagship-0")
+    assert "flagship-0 is sca-0 by another name: its weights are taken over, nothing is trained" in output
+    for file in ("models/{}-0/weights.safetensors", "reports/history/{}-0.csv", "models/digests/{}-0.json"):
+        old, new = (renamed.root / file.format(name) for name in ("sca", "flagship"))
+        assert old.read_bytes() == new.read_bytes()
+    before, after = (renamed.json(f"reports/metrics/{name}-0.json") for name in ("sca", "flagship"))
+    assert after == before | {"run": "flagship"}
+    client = mlflow.MlflowClient(f"sqlite:///{renamed.root / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id], "tags.run = 'flagship'")
+    assert run.data.tags["restored"] == "true" and run.data.metrics["depth/rmse"] == after["tasks"]["depth"]["rmse"]
+
+
+def test_a_damaged_former_is_not_taken_over(project, tmp_path, monkeypatch):
+    renamed = project.copy(tmp_path / "renamed")
+    rename_run(renamed, "sca", "flagship")
+    monkeypatch.chdir(renamed.root)
+    params, inputs = load_params(), Inputs({"any": "input"})
+    record = renamed.json("models/sca-0/run.json") | {"input_fingerprint": inputs.fingerprint}
+    write_json(run_file("sca", 0), record)
+    assert find_former(params, 0, inputs) == Path("models/sca-0")
+    assert find_former(params, 1, inputs) is None and find_former(params, 0, Inputs({})) is None
+    weights = Path("models/sca-0/weights.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()  # it may be a link into DVC's cache
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert find_former(params, 0, inputs) is None
+    rename_run(renamed, "flagship", "sca")
+    weights.write_bytes(content)
+    assert find_former(load_params(), 0, inputs) is None, "params ask for it: it is no former name"
+
+
+@pytest.mark.parametrize("wrong", ["training.lr=fast", "data.dataset=roms", "runs.sca.tasks=[semseg]", "seeds=[]"])
+def test_params_that_are_refused_cost_nothing(project, tmp_path, wrong):
+    """DVC removes the outs of a stage before it runs: `check` has none that anybody would miss."""
+    refused = project.copy(tmp_path / "refused")
+    command = [sys.executable, "-m", "dvc", "exp", "run", "-S", wrong]
+    done = subprocess.run(command, cwd=refused.root, env=refused.environment, text=True, capture_output=True)
+    assert done.returncode and "failed to reproduce 'check'" in done.stderr and "Traceback" not in done.stderr
+    for place in ("data/raw", "data/prepared", "models", "reports"):
+        kept = [{p.relative_to(each.root) for p in (each.root / place).rglob("*")} for each in (project, refused)]
+        assert kept[0] == kept[1]
+
+
 def ran(output: str) -> set[str]:
     return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
@@ -180,7 +253,7 @@ def ran(output: str) -> set[str]:
 def test_an_experiment_reruns_only_what_its_change_touches(project):
     output = project.dvc("exp", "run", "--name", "slow", "-S", "runs.sca.training.lr=1e-5")
     looked = "single_task_weights@stitched-0"  # sees that what `stitched` starts from is the same
-    assert ran(output) == {"train@sca-0", "evaluate@sca-0", looked, "compare", "report"}
+    assert ran(output) == {"check", "train@sca-0", "evaluate@sca-0", looked, "compare", "report"}
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
@@ -190,8 +263,9 @@ def test_an_experiment_reruns_only_what_its_change_touches(project):
 
 def test_another_single_task_network_reruns_what_starts_from_it(project):
     before = project.json("models/start/stitched-0.json")
-    output = project.dvc("exp", "run", "-S", "runs.semseg.training.lr=2e-3", "train_from_single_task@stitched-0")
-    assert ran(output) == {"train@semseg-0", "single_task_weights@stitched-0", "train_from_single_task@stitched-0"}
+    target = "train_from_single_task@stitched-0"
+    output = project.dvc("exp", "run", "-S", "runs.semseg.training.lr=2e-3", target)
+    assert ran(output) == {"check", "train@semseg-0", "single_task_weights@stitched-0", target}
     after = project.json("models/start/stitched-0.json")
     assert after["depth"] == before["depth"] and after["semseg"] != before["semseg"]
 

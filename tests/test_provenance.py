@@ -9,6 +9,7 @@ import yaml
 from pipeline import provenance
 from pipeline.datasets import DATASETS
 from pipeline.errors import TrainingError
+from pipeline.git import git_state
 
 
 @pytest.fixture
@@ -52,20 +53,20 @@ def test_git_state_knows_what_dvc_writes_itself(project):
             ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True, capture_output=True
         )
 
-    assert provenance.git_state() == {"git.commit": "none", "git.dirty": "unknown"}
+    assert git_state() == {"git.commit": "none", "git.dirty": "unknown"}
     (project / "params.yaml").write_text("a: 1\n")
     git("init")
     git("add", ".")
     git("commit", "-m", "all")
-    assert provenance.git_state()["git.dirty"] == "false"
+    assert git_state()["git.dirty"] == "false"
     (project / "params.yaml").write_text("a: 2\n")
-    assert provenance.git_state()["git.dirty"] == "false"
+    assert git_state()["git.dirty"] == "false"
     (project / "pipeline/training.py").write_text("x = 5\n")
-    assert provenance.git_state()["git.dirty"] == "true"
+    assert git_state()["git.dirty"] == "true"
     git("checkout", "pipeline/training.py")
-    assert provenance.git_state()["git.dirty"] == "false"
+    assert git_state()["git.dirty"] == "false"
     (project / "pipeline/new_task.py").write_text("")
-    assert provenance.git_state()["git.dirty"] == "true"
+    assert git_state()["git.dirty"] == "true"
 
 
 def test_the_stage_lists_of_this_project_name_files_that_exist():

@@ -199,10 +199,9 @@ def comment(graph: Graph) -> None:
 
 ALL_RUNS = TRAIN | EVALUATE | SOURCES | TABLES
 PREPARE = {"prepare"}
-EDITS: dict[str, tuple[Edit, set[str]]] = {
-    # params
-    "a comment": (comment, set()),
-    "checkpoint_minutes": (param("checkpoint_minutes", 1.0), set()),
+Edits = dict[str, tuple[Edit, set[str]]]
+UNSEEN: Edits = {"a comment": (comment, set()), "checkpoint_minutes": (param("checkpoint_minutes", 1.0), set())}
+VALUES: Edits = {  # and `check` each time
     "experiment": (param("experiment", "other"), {"report"}),
     "data.limit": (param("data.limit", 5), PREPARE),
     "data.rooms.seed": (param("data.rooms.seed", 5), PREPARE),
@@ -258,6 +257,8 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a default of evaluation": (default("evaluation.edge_nms", True), EVALUATE),
     "the default select_on": (default("evaluation.select_on", "train_holdout"), {"selection", "report"}),
     "the default of what may differ": (default("evaluation.allow_different", ["epochs"]), {"compare"}),
+}  # fmt: skip
+FILES: Edits = {
     # code
     "sample.py": (code("pipeline/datasets/sample.py"), PREPARE | TRAIN | EVALUATE | {"report"}),
     "store.py": (code("pipeline/datasets/store.py"), PREPARE | TRAIN | EVALUATE | {"report"}),
@@ -294,6 +295,7 @@ EDITS: dict[str, tuple[Edit, set[str]]] = {
     "a link in own data": (link, PREPARE),
     "another file in models": (new("models/notes.txt"), set()),
 }  # fmt: skip
+EDITS = UNSEEN | {kind: (edit, expected | {"check"}) for kind, (edit, expected) in VALUES.items()} | FILES
 
 
 def new_default(section: str, key: str) -> None:

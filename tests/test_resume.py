@@ -239,7 +239,7 @@ def test_a_checkpoint_is_used_for_the_same_inputs_alone(root, tmp_path, monkeypa
     def key(seed=0, info=info, device=cpu, **changed):
         tree = copy.deepcopy(raw) | changed.pop("top", {})
         tree["training"] |= changed
-        return training_key(training_inputs(parse_params(tree), "multi_task", seed, info, device), info)
+        return training_key(training_inputs(parse_params(tree), "multi_task", seed, info, device), info, "multi_task")
 
     def edited(name):
         path = tmp_path / name

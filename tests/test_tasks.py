@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.paint import INVALID, palette
+from pipeline.paint import INVALID, palette, with_middle
 from pipeline.tasks import TASKS, TaskContext, get_task
 
 CONTEXT = TaskContext(classes=("background", "head", "torso", "arm"))
@@ -115,6 +115,25 @@ def test_near_depth_is_warmer_than_far():
     picture = TASKS["depth"].paint(np.array([[1.0, 8.0]], np.float32), np.ones((1, 2), bool), CONTEXT).astype(int)
     warmth = picture[0, :, 0] - picture[0, :, 2]
     assert warmth[0] > 0 > warmth[1]
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])  # a room, a street
+def test_depth_and_disparity_use_all_colours_whatever_their_range(scale):
+    depth = np.linspace(0.5, 4, 64, dtype=np.float32)[None] * scale
+    valid = np.ones(depth.shape, bool)
+    for task, value in (("depth", depth), ("disparity", 1 / depth)):
+        picture = TASKS[task].paint(value, valid, CONTEXT)
+        assert (picture == TASKS[task].paint(value / scale, valid, CONTEXT)).all()
+        assert np.ptp(picture[..., 0].astype(int)) > 150 and np.ptp(picture[..., 2].astype(int)) > 150
+
+
+def test_pictures_of_one_report_share_a_scale():
+    near, far, valid = np.full((2, 2), 1.0), np.full((2, 2), 9.0), np.ones((2, 2), bool)
+    context = with_middle(CONTEXT, [near[valid], far[valid], far[valid]])
+    assert context.middle == 9.0
+    assert with_middle(CONTEXT, []).middle is None and with_middle(CONTEXT, [near[~valid]]).middle is None
+    pictures = [TASKS["depth"].paint(value, valid, context) for value in (near, far)]
+    assert (pictures[0] != pictures[1]).any()
 
 
 def test_palette_is_fixed_and_distinct():

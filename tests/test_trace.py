@@ -7,9 +7,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from pipeline import distributed, paths, tracking
+from pipeline.checkpoint import save_weights, weights_digest
 from pipeline.errors import DataError, TrackingError
 from pipeline.params import load_params
 from pipeline.trace import trace
@@ -49,12 +52,12 @@ def edit_params(**sections):
     paths.PARAMS.write_text(yaml.safe_dump(raw))
 
 
-@pytest.mark.parametrize("start", [METRICS, MODEL, "mlflow_run_id"])
+@pytest.mark.parametrize("start", [METRICS, MODEL, "mlflow"])
 def test_each_leads_to_the_others(record, start):
     found = traced(record.get(start, start))
     assert (found.run, found.seed, found.metrics_file, found.model) == ("pair", 0, METRICS, MODEL)
-    mlflow_run = {"id": record["mlflow_run_id"], "name": "pair-0", "experiment": "traced", "status": "FINISHED"}
-    assert found.mlflow == mlflow_run | {"restored_from": None}
+    mlflow_run = {"id": record["mlflow"], "name": "pair-0", "experiment": "traced", "status": "FINISHED"}
+    assert found.mlflow == mlflow_run | {"restored": False}
     assert found.recorded.items() >= {key: record[key] for key in ("git.commit", "training_seconds", "device")}.items()
     assert found.reproducible and not found.notes
 
@@ -126,23 +129,26 @@ def edit_params_seeds(seeds):
 def test_without_the_model_mlflow_knows_what_it_was_made_from(record):
     shutil.rmtree(MODEL)
     edit_params(training={"lr": 0.5})
-    for start in (METRICS, record["mlflow_run_id"]):
+    for start in (METRICS, record["mlflow"]):
         found = traced(start)
         assert found.model is None and found.differences == {"param training.lr": ("0.001", "0.5")}
         assert found.recorded["git.commit"] == record["git.commit"]
 
 
 def test_a_result_restored_on_another_machine_leads_to_the_run_that_scored_it_there(record):
-    elsewhere = record | {"mlflow_run_id": "a" * 32}
+    torch.manual_seed(1)
+    save_weights(nn.Linear(2, 2), paths.weights_file("pair", 0))
+    digest = weights_digest(paths.weights_file("pair", 0))
+    elsewhere = paths.read_json(paths.run_file("pair", 0)) | {"weights_sha256": digest}
     paths.write_json(paths.run_file("pair", 0), elsewhere)
     score(elsewhere)
     lacking = traced(MODEL)
-    assert lacking.mlflow is None and lacking.reproducible and f"lacks the run {'a' * 32}" in lacking.notes[0]
-    with tracking.continued_run(tracking.connect("traced"), "a" * 32, "pair-0") as log:
+    assert lacking.mlflow is None and lacking.reproducible and "has no run of these weights" in lacking.notes[0]
+    with tracking.continued_run(tracking.connect("traced"), "pair", 0, digest) as log:
         pass
-    for start in (MODEL, METRICS, "a" * 32, log.id):
+    for start in (MODEL, METRICS, log.id):
         found = traced(start)
-        assert (found.mlflow["id"], found.mlflow["restored_from"], found.model) == (log.id, "a" * 32, MODEL)
+        assert (found.mlflow["id"], found.mlflow["restored"], found.model) == (log.id, True, MODEL)
         assert found.reproducible and not found.notes
 
 
@@ -151,7 +157,7 @@ def test_a_training_that_did_not_end_is_told(record):
     with pytest.raises(KeyboardInterrupt), tracking.training_run(experiment, "pair-0", "x", {}) as log:
         raise KeyboardInterrupt
     found = traced(log.id)
-    assert found.mlflow["status"] == "KILLED" and "is not known" in found.mismatches[0]
+    assert found.mlflow["status"] == "KILLED" and "is unknown" in found.mismatches[0]
     assert found.notes == [f"{MODEL} is of another training than this MLflow run"]
 
 
@@ -167,7 +173,7 @@ def test_a_run_of_other_programs_and_a_file_of_before(record):
     with pytest.raises(DataError, match="their-own. is none of this pipeline"):
         traced(foreign.info.run_id)
     paths.write_json(paths.metrics_file("pair", 0), {"run": "pair", "seed": 0})
-    with pytest.raises(DataError, match="does not hold mlflow_run_id, .*run `dvc repro`"):
+    with pytest.raises(DataError, match="does not hold input_fingerprint, .*run `dvc repro`"):
         traced(METRICS)
 
 
@@ -198,5 +204,5 @@ def test_the_command_says_it_in_words_in_json_and_by_its_exit_code(record, capsy
     assert told == same == code
     assert ("param training.lr: 0.001 -> 0.5" in words) == bool(code) == ("reproducible:" not in words)
     content = json.loads(text)
-    assert content["reproducible"] == (not code) and content["mlflow"]["id"] == record["mlflow_run_id"]
+    assert content["reproducible"] == (not code) and content["mlflow"]["id"] == record["mlflow"]
     assert run("nonsense")[0] == 2

@@ -15,6 +15,8 @@ from pipeline import outbox, tracking
 from pipeline.errors import TrackingError
 from pipeline.tracked import close_runs
 
+WEIGHTS = "a" * 64
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
@@ -30,13 +32,12 @@ def find(run_id: str):
 
 def trained(training_id: str = "a", **options):
     """The run of a training of the project, open for writing."""
-    return tracking.training_run(
-        tracking.connect("rooms"), "depth-0", training_id, {"input_fingerprint": "f"}, **options
-    )
+    tags = {"input_fingerprint": "f", "run": "depth", "seed": "0", "weights_sha256": WEIGHTS}
+    return tracking.training_run(tracking.connect("rooms"), "depth-0", training_id, tags, **options)
 
 
-def scored(run_id: str):
-    return tracking.continued_run(tracking.connect("rooms"), run_id, "depth-0")
+def scored(weights_sha256: str = WEIGHTS):
+    return tracking.continued_run(tracking.connect("rooms"), "depth", 0, weights_sha256)
 
 
 def test_everything_of_a_run_is_in_the_store(project, tmp_path):
@@ -63,7 +64,7 @@ def test_everything_of_a_run_is_in_the_store(project, tmp_path):
 def test_evaluation_goes_on_writing_the_same_run(project):
     with trained() as log:
         log.metrics({"loss/depth": 1.0}, 1)
-    with scored(log.id) as again:
+    with scored() as again:
         again.metrics({"depth/rmse": 0.5}, 10)
     assert again.id == log.id
     assert find(log.id).data.metrics.keys() >= {"loss/depth", "depth/rmse"}
@@ -80,7 +81,7 @@ def test_a_run_lasts_as_long_as_it_was_worked_on_and_evaluation_does_not_move_it
     info = find(log.id).info
     assert 300 <= info.end_time - info.start_time < 1300
     time.sleep(0.3)
-    with scored(log.id):
+    with scored():
         pass
     assert find(log.id).info.end_time == info.end_time and find(log.id).info.status == "FINISHED"
 
@@ -88,16 +89,17 @@ def test_a_run_lasts_as_long_as_it_was_worked_on_and_evaluation_does_not_move_it
 def test_training_and_evaluation_data_are_both_linked(project):
     with trained() as log:
         log.dataset("rooms train", "f" * 64, "training")
-    with scored(log.id) as again:
+    with scored() as again:
         again.dataset("rooms val", "f" * 64, "evaluation")
     linked = {each.dataset.name: each.tags[0].value for each in find(log.id).inputs.dataset_inputs}
     assert linked == {"rooms train": "training", "rooms val": "evaluation"}
 
 
 def test_a_run_unknown_to_this_store_is_begun_anew_and_says_so(project):
-    with scored("0" * 32) as log:
+    with scored() as log:
         log.metrics({"depth/rmse": 0.5}, 10)
-    assert find(log.id).data.tags["restored_from"] == "0" * 32
+    tags = find(log.id).data.tags
+    assert (tags["restored"], tags["run"], tags["seed"], tags["weights_sha256"]) == ("true", "depth", "0", WEIGHTS)
 
 
 def test_a_training_that_is_begun_again_goes_on_in_its_run(project):
@@ -139,7 +141,7 @@ def test_scores_that_were_logged_are_not_logged_again_unless_they_changed(projec
     with trained() as log:
         pass
     for rmse in (0.5, 0.5, 0.4):
-        with scored(log.id) as again:
+        with scored() as again:
             again.scores({"depth/rmse": rmse}, 10)
     history = mlflow.MlflowClient().get_metric_history(log.id, "depth/rmse")
     assert sorted(point.value for point in history) == [0.4, 0.5]
@@ -254,11 +256,26 @@ def test_curves_appear_while_the_run_goes_on(project, monkeypatch):
 def test_a_run_of_another_store_gets_one_of_its_own_once(project):
     with trained():
         pass
-    with scored("f" * 32) as log:
+    with scored("f" * 64) as log:
         first = log.id
-    with scored("f" * 32) as log:
+    with scored("f" * 64) as log:
         assert log.id == first
-    assert find(first).data.tags["restored_from"] == "f" * 32
+    assert find(first).data.tags["restored"] == "true"
+
+
+def test_of_two_trainings_to_the_same_weights_the_newer_is_scored(project):
+    for training in ("a", "b"):
+        with trained(training) as log:
+            pass
+    with scored() as again:
+        assert again.id == log.id
+
+
+def test_a_result_is_scored_in_its_run_whatever_the_experiment_is_called_by_then(project):
+    with trained() as log:
+        pass
+    with tracking.continued_run(tracking.connect("renamed"), "depth", 0, WEIGHTS) as again:
+        assert again.id == log.id
 
 
 def test_two_processes_may_make_an_experiment_at_once(project, monkeypatch):

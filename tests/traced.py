@@ -16,10 +16,11 @@ from pipeline import distributed, paths, resume, tracking
 from pipeline.datasets.store import read_info
 from pipeline.device import choose_device
 from pipeline.evaluate_run import origin
+from pipeline.git import git_state
 from pipeline.params import load_params
-from pipeline.provenance import git_state, packing_inputs
+from pipeline.provenance import packing_inputs
 from pipeline.train_run import training_inputs, training_key
-from pipeline.training_outs import training_record, write_outs
+from pipeline.training_outs import execution_record, training_record, write_outs
 from pipeline.training_state import EpochRecord
 
 PARAMS = {
@@ -64,22 +65,28 @@ def make_project(folder: Path) -> None:
 
 
 def make_result(name: str = "pair", seed: int = 0) -> dict:
-    """What `train` and `evaluate` leave of a run, in the working folder and in MLflow; returns run.json."""
+    """What `train` and `evaluate` leave of a run, in the working folder and in MLflow.
+
+    Returns run.json, and beside its entries `mlflow` (the run's id) and those of execution.json.
+    """
     params = load_params()
     run, info, device = params.run(name), read_info(), choose_device("float32", True, cpu_threads=1)
     inputs = training_inputs(params, name, seed, info, device, distributed.count())
     experiment = tracking.connect(params.experiment)
     history = [EpochRecord(1, 1e-3, {"loss/depth": 1.0}, 2.0, {"depth": {"rmse": 1.0}})]
-    with resume.attempt(training_key(inputs, info)) as attempt:
+    with resume.attempt(training_key(inputs, info, name)) as attempt:
         tags = {"run": name, "seed": str(seed), **git_state()}
         with tracking.training_run(experiment, f"{name}-{seed}", attempt.training_id, tags) as log:
-            record = training_record(log.id, run, seed, info, inputs, history, device, attempt, time.time())
-            write_outs(nn.Linear(2, 2), history, record | {"weights": "last epoch", "starts_from": {}})
+            record = training_record(run, seed, info, inputs, history, device, attempt.key)
+            digest = write_outs(nn.Linear(2, 2), history, record | {"weights": "last epoch", "starts_from": {}})
+            log.tags({"weights_sha256": digest})
             log.artifact(paths.run_file(name, seed))
+            execution = execution_record(history, attempt, time.time())
+            log.json(execution, tracking.EXECUTION)
     record = paths.read_json(paths.run_file(name, seed))
     resume.forget(record["training_key"])
     score(record)
-    return record
+    return record | execution | {"mlflow": log.id}
 
 
 def score(record: dict) -> None:

@@ -49,5 +49,6 @@ TASK = Task(
     resize_prediction="bilinear",
     on_zoom=_on_zoom,
     paint=paint_depth,
+    measured=True,
     trivial=shared.mean_value,
 )

@@ -64,5 +64,6 @@ TASK = Task(
     resize_prediction="bilinear",
     on_zoom=_on_zoom,
     paint=paint_disparity,
+    measured=True,
     trivial=_median,
 )

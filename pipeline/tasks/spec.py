@@ -20,11 +20,13 @@ class TaskContext:
     classes: names in index order, None for a task without classes.
     edge_max_dist: tolerance of the edge match (odsF), as a share of the image diagonal.
     edge_nms: suppress non-maxima of edge predictions before they are thinned, a variant that params choose.
+    middle: the depth or disparity that pictures give the middle colour; None: the median of what is painted.
     """
 
     classes: tuple[str, ...] | None = None
     edge_max_dist: float = 0.0075
     edge_nms: bool = False
+    middle: float | None = None
 
 
 def unchanged(value: Tensor, _amount: Tensor | None = None) -> Tensor:
@@ -51,6 +53,7 @@ class Task:
         horizontal flip; a rotation of the content counter-clockwise by (B,) radians; an enlargement by (B,)
         factors.
     paint: (value, valid, context) -> uint8 (H, W, 3) RGB for people; grey where not valid.
+    measured: its values are lengths, painted relative to a middle one, `TaskContext.middle`.
     trivial: the best predictor that ignores the image, from (value, valid) training labels: () class index,
         metres or probability, or (3,) unit normal.
     """
@@ -70,6 +73,7 @@ class Task:
     paint: Callable[[np.ndarray, np.ndarray, TaskContext], np.ndarray]
     trivial: Callable[[Iterable[tuple[np.ndarray, np.ndarray]], TaskContext], np.ndarray]
     resize_label: Literal["nearest", "max"] = "nearest"
+    measured: bool = False
     on_flip: Callable[[Tensor], Tensor] = unchanged
     on_rotate: Callable[[Tensor, Tensor], Tensor] = unchanged
     on_zoom: Callable[[Tensor, Tensor], Tensor] = unchanged
