@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline import paths
+from pipeline.errors import DataError
 from pipeline.tracking import reader
 
 
@@ -57,11 +58,19 @@ def close_runs(training_ids: Collection[str]) -> None:
 
 
 def run_record(run: TrackedRun) -> dict[str, Any] | None:
-    """The run.json that training gave to MLflow; None for a run whose training did not end. Raises TrackingError."""
+    """The run.json that training gave to MLflow; None for a run whose training did not end.
+
+    Raises TrackingError, and DataError for one that is damaged.
+    """
     with reader() as client, TemporaryDirectory() as folder:
         if not any(item.path == "run.json" for item in client.list_artifacts(run.id)):
             return None
-        return json.loads(Path(client.download_artifacts(run.id, "run.json", folder)).read_text())
+        file = Path(client.download_artifacts(run.id, "run.json", folder))
+        try:
+            return paths.read_json(file, "inputs", "processes")
+        except DataError as error:
+            fault = str(error).removeprefix(f"{file} ").partition(";")[0]
+            raise DataError(f"run.json of MLflow's run {run.id} {fault}; trace its model or metrics file") from None
 
 
 def _search(condition: str) -> Iterator[TrackedRun]:

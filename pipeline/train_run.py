@@ -95,7 +95,7 @@ class _Teacher:
         torch.manual_seed(self.seed)
         pretrained = False if self.start else self.run.training.pretrained
         network = self.device.network(build_network(self.run, self.info, pretrained))
-        load_single_task_weights(network, self.start, self.seed)
+        load_single_task_weights(network, self.start, self.seed, paths.start_file(self.run.name, self.seed))
         return network
 
     def selection(self) -> Selection | None:

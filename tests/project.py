@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipeline import paths
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
@@ -77,4 +78,4 @@ class Project:
         return done.stdout + done.stderr
 
     def json(self, name: str) -> dict:
-        return json.loads((self.root / name).read_text())
+        return paths.read_json(self.root / name)

@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from pipeline import paths
 from tests import soak
 from tests.project import Project
 
@@ -95,7 +96,7 @@ def test_each_edit_is_named(clone, edit, told):
 
 def test_what_git_cannot_vouch_for_is_said(clone):
     edited = clone.json(METRICS) | {"git.commit": "f" * 40}
-    (clone.root / METRICS).write_text(json.dumps(edited))
+    paths.write_json(clone.root / METRICS, edited)
     code, text = traced(clone)
     assert code == 0 and "committed in" not in text
     assert f"note: {METRICS} is not in git as it is here" in text
@@ -104,6 +105,6 @@ def test_what_git_cannot_vouch_for_is_said(clone):
 
 def test_a_file_of_before_is_one_clear_line(clone):
     old = {key: value for key, value in clone.json(METRICS).items() if key not in ("inputs", "packed_from")}
-    (clone.root / METRICS).write_text(json.dumps(old))
-    expected = f"{METRICS} does not hold inputs, packed_from: no stage of this version wrote it; run `dvc repro`\n"
+    paths.write_json(clone.root / METRICS, old)
+    expected = f"{METRICS} lacks inputs, packed_from: no stage of this version wrote it; run `dvc repro`\n"
     assert traced(clone) == (2, expected)

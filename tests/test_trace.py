@@ -167,7 +167,7 @@ def test_a_run_of_other_programs_and_a_file_of_before(record):
     with pytest.raises(DataError, match="their-own. is none of this pipeline"):
         traced(foreign.info.run_id)
     paths.write_json(paths.metrics_file("pair", 0), {"run": "pair", "seed": 0})
-    with pytest.raises(DataError, match="does not hold mlflow_run_id, .*run `dvc repro`"):
+    with pytest.raises(DataError, match="pair-0.json lacks mlflow_run_id, .*run `dvc repro`"):
         traced(METRICS)
 
 
