@@ -203,7 +203,12 @@ def training_key(inputs: provenance.Inputs, info: DatasetInfo) -> str:
 
 def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
     """{task: {run, sha256}}: the trained networks that the run starts from; empty where it starts afresh."""
-    return paths.read_json(paths.start_file(run.name, seed)) if run.from_single_task else {}
+    if not run.from_single_task:
+        return {}
+    start = paths.read_json(path := paths.start_file(run.name, seed))
+    if not all(isinstance(source, dict) and {"run", "sha256"} <= source.keys() for source in start.values()):
+        raise DataError(f"{path} names no trained networks: no stage of this version wrote it; run `dvc repro`")
+    return start
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:

@@ -62,6 +62,13 @@ class Project:
     def stage(self, name: str, *arguments: str) -> str:
         return self._run(sys.executable, "-m", f"stages.{name}", *arguments)
 
+    def fails(self, name: str, *arguments: str, code: int = 2) -> str:
+        """What a stage or command says that ends with `code`."""
+        command = (sys.executable, "-m", f"stages.{name}", *arguments)
+        done = subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True)
+        assert done.returncode == code and "Traceback" not in done.stderr, f"{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
     @property
     def environment(self) -> dict[str, str]:
         hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE", "PIPELINE_LAUNCHER")
