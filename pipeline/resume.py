@@ -71,7 +71,7 @@ class Attempt:
         with paths.atomic(path, "wb") as file:
             writer = ChecksumWriter(file)
             try:
-                with _without_crc32():
+                with without_crc32():
                     torch.save(content, writer)
             except RuntimeError as error:  # torch hides a failed write in an error of its own
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
@@ -105,7 +105,7 @@ class Attempt:
 
 
 @contextmanager
-def _without_crc32() -> Iterator[None]:
+def without_crc32() -> Iterator[None]:
     """torch writes a CRC-32 of each tensor too, which it never reads: the checksum of the whole file is enough."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
