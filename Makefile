@@ -45,6 +45,7 @@ bench: $(STAMP)  ## measure on this machine what benchmarks/README.md reports
 	python -m benchmarks.store --status 10103
 	python -m benchmarks.edges
 	python -m benchmarks.overhead
+	python -m benchmarks.integrity
 	python -m benchmarks.networks --device cpu --size nyud
 	python -m benchmarks.networks --device cpu --size pascal
 	python -m benchmarks.networks --device cpu --size small --networks sequential_attention

@@ -6,12 +6,12 @@ A stage of a matrix can't depend on a path that is a param of some runs, nor `do
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import paths
 from pipeline.errors import DataError
+from pipeline.integrity import file_sha256
 from pipeline.params import Params
 from pipeline.unhashed import check_hashed
 
@@ -33,7 +33,7 @@ def changed_archive(params: Params) -> Iterator[str]:
 
     record = paths.read_json(source)
     path = local_archive(name)
-    if path is None or record.get("source") != name or _sha256(path) == record.get("sha256"):
+    if path is None or record.get("source") != name or file_sha256(path) == record.get("sha256"):
         return
     yield f"data.archive: {path} has changed since it was read, which DVC does not see: run `dvc repro -s -f download`"
 
@@ -50,14 +50,9 @@ def changed_weights(params: Params) -> Iterator[str]:
             file = paths.run_file(run.name, seed)
             began = paths.read_json(file).get("inputs", {}).get(f"file {path}") if file.exists() else None
             if began is not None and path not in known:
-                known[path] = _sha256(path)
+                known[path] = file_sha256(path)
             if began not in (None, known.get(path)):
                 yield (
                     f"{run.key}: pretrained {path} has changed since {run.name}-{seed} was trained from it, which DVC "
                     f"does not see: run `dvc repro -s -f {run.stage('train', seed)}`"
                 )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

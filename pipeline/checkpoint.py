@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from pipeline import paths
-from pipeline.errors import DataError
+from pipeline.errors import REPAIR, DataError
+from pipeline.integrity import read_recorded
 
 _SHOWN = 3  # differences that a message names
 
@@ -29,17 +29,17 @@ def save_weights(network: nn.Module, path: Path) -> None:
     partial.replace(path)
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load weights that `save_weights` wrote into the same architecture.
+def load_weights(network: nn.Module, path: Path, sha256: str, record: Path, remedy: str = REPAIR) -> None:
+    """Load weights that `save_weights` wrote into the same architecture: the bytes whose SHA-256 `record` names.
 
-    Raises DataError, in one line, where there are none, and with the first differences where they do not fit.
+    Raises DataError, in one line, where there are none or they are others, and with the first differences where they
+    do not fit.
     """
+    content = read_recorded(path, sha256, record, remedy)
     try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise DataError(f"no weights in {path}; run `dvc repro` (or `dvc pull`) to get them") from None
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} can't be read: {error}") from None
+        tensors = load(content)
+    except SafetensorError as error:
+        raise DataError(f"{path} holds no weights ({error}), although {record} describes it; {remedy}") from None
     if differences := _differences(network.state_dict(), tensors):
         more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise DataError(f"{path} holds the weights of another network: {'; '.join(differences[:_SHOWN])}{more}")
@@ -57,24 +57,17 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
     return [*sorted(shapes), *sorted(lacking), *sorted(f"it has {name}" for name in given.keys() - own.keys())]
 
 
-def weights_digest(path: Path) -> str:
-    """SHA-256 of a file of weights."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def load_single_task_weights(network: nn.Module, start: Mapping[str, Mapping[str, str]], seed: int) -> None:
+def load_single_task_weights(
+    network: nn.Module, start: Mapping[str, Mapping[str, str]], seed: int, record: Path
+) -> None:
     """Give the tasks of an encoder-fusion network the weights that `start` names, {task: {run, sha256}}.
 
-    Raises DataError for weights that are missing, are others than those named, or do not fit.
+    record: the file that says so. Raises DataError for weights that are missing, are others than those named, or do
+    not fit.
     """
     for task, source in start.items():
         path = paths.weights_file(source["run"], seed)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            raise DataError(f"no weights in {path}; run `dvc repro` (or `dvc pull`) to get them") from None
-        if hashlib.sha256(content).hexdigest() != source["sha256"]:
-            raise DataError(f"{path} has changed since models/start named it; run `dvc repro`")
+        content = read_recorded(path, source["sha256"], record)
         try:
             network.load_single_task(task, load(content))
         except (SafetensorError, ValueError) as error:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline import names, paths
-from pipeline.errors import ComparisonError, DataError
+from pipeline.errors import ComparisonError
 from pipeline.metrics.delta import multi_task_performance, relative_gain, spread
 from pipeline.params import Params, ResolvedRun
 
@@ -76,7 +76,7 @@ DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm
 def load_results(params: Params) -> list[Result]:
     """The metrics file of every (run, seed) in params, in that order.
 
-    Raises ComparisonError when one is missing, damaged, or of another run than params describes.
+    Raises DataError when one is missing or damaged, ComparisonError when it is of another run than params describes.
     """
     return [_load(params, run, seed) for run in params.all_runs for seed in params.seeds]
 
@@ -84,11 +84,7 @@ def load_results(params: Params) -> list[Result]:
 def _load(params: Params, run: str, seed: int) -> Result:
     path, declared = paths.metrics_file(run, seed), params.run(run)
     remedy = f"run `dvc repro {declared.stage('evaluate', seed)}`"
-    try:
-        result = paths.read_json(path)
-    except DataError as error:
-        fault = str(error).partition(";")[0]  # "... is missing" or "... is damaged"
-        raise ComparisonError(f"{fault}; {remedy} first") from error
+    result = paths.read_json(path, missing=f"{remedy} first")
     needed = ("run", "seed", "architecture", *SAME, *SAMPLES, "schedule", "starts_from", "cpu_threads", *COST)
     needed += ("tasks", "headline")
     lacks = [key for key in needed if key not in result]

@@ -24,6 +24,7 @@ from pipeline.moved_store import Row, mend, moved_rows, users
 from pipeline.params import Params
 from pipeline.tracking import database
 from pipeline.train_run import training_inputs, training_key
+from pipeline.verification import verify
 
 # What stages leave for each run and seed: folders with the files in them, and files.
 _FOLDERS = {paths.MODELS: ("run.json", "weights.safetensors"), paths.PANELS: ("predictions.npz", "*.png")}
@@ -39,12 +40,24 @@ class Finding:
     mend: Callable[[], object] | None = None
 
 
-def examine(params: Params) -> Iterator[Finding]:
-    """All that is found in this project. Raises TrackingError when MLflow's store can't be reached."""
+def examine(params: Params, verified: bool = False) -> Iterator[Finding]:
+    """All that is found in this project; `verified`: bytes that changed too, which is to read all data and results.
+
+    Raises TrackingError when MLflow's store can't be reached, DataError for a damaged file that is needed to look.
+    """
+    if verified:
+        yield from damaged()
     yield from ended_runs()
     yield from leftovers(params)
     yield from orphaned_states(params)
     yield from moved_artifacts()
+
+
+def damaged() -> Iterator[Finding]:
+    """Files whose bytes are no longer those that were written."""
+    for each in verify():
+        links = "".join(f" (and {path}, a link to it)" for path in each.links)
+        yield Finding(f"{each.path}{links} {each.what}", each.remedy, each.remove if each.removable else None)
 
 
 def ended_runs() -> Iterator[Finding]:

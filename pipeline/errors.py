@@ -4,6 +4,9 @@ A stage prints the message alone (no traceback) and exits with code 2. Anything 
 bug and keeps its traceback.
 """
 
+REPAIR = "run `python -m stages.doctor --verify --fix`, which removes it here and from DVC's cache, then `dvc repro`"
+"""The remedy for a file whose bytes changed. To delete it is not enough: DVC would link it from its cache again."""
+
 
 class PipelineError(Exception):
     """Base of every error whose message a person can act on."""
@@ -15,6 +18,10 @@ class ParamsError(PipelineError):
 
 class DataError(PipelineError):
     """An archive, a raw file or the prepared store is missing, damaged or not what it should be."""
+
+
+class OlderFileError(DataError):
+    """JSON without a checksum: a stage of an older version wrote it, or no stage."""
 
 
 class TrackingError(PipelineError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from pipeline.datasets.sample import Sample
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import choose_device
 from pipeline.evaluation import Scorer, as_map, finite_or_none, predict, task_context
+from pipeline.integrity import file_sha256, read_recorded
 from pipeline.network import build_network
 from pipeline.paint import with_middle
 from pipeline.params import Params, ResolvedRun, load_params
@@ -28,6 +30,8 @@ from pipeline.tracking import connect, continued_run
 
 TRAINED_ON = ("device", "processes")  # of run.json
 TRAINED_BY = ("input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
+_NEEDED = (*TRAINED_BY, *TRAINED_ON, "training_key", "training_samples", "weights", "starts_from", "inputs",
+           "history_sha256")  # fmt: skip
 _PROTOCOL = (
     "The image is resized to the input size, aspect not kept (area average along a side that shrinks, cubic where it "
     "grows); the decoded prediction is resized to its label (class maps by the pixel that a centre falls on, others "
@@ -47,12 +51,12 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     info.check_scored(split)
     experiment = connect(params.experiment)  # a server that is away is told before an hour of scoring
     inputs = _inputs(params, name, seed, info)
-    trained = paths.read_json(paths.run_file(name, seed))
-    resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
+    trained = paths.read_json(paths.run_file(name, seed), *_NEEDED)
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     network = device.network(build_network(run, info))
-    load_weights(network, paths.weights_file(name, seed))
+    load_weights(network, paths.weights_file(name, seed), trained["weights_sha256"], paths.run_file(name, seed))
+    resume.forget(trained["training_key"])  # DVC has recorded the training, since this stage runs; weights are whole
 
     store = Store(paths.PREPARED / split, run.tasks)
     shown = set(panel_indices(len(store), params.evaluation.panels))
@@ -98,8 +102,10 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "tasks": finite_or_none(scorer.compute()),
     }
     inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
-    paths.write_json(paths.metrics_file(name, seed), metrics)
     picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
+    metrics |= {"history_sha256": trained["history_sha256"]}
+    metrics |= {"predictions_sha256": file_sha256(predictions_file(name, seed))}  # by both, the report knows its files
+    paths.write_json(paths.metrics_file(name, seed), metrics)
     with continued_run(experiment, name, seed, trained["weights_sha256"]) as log:
         prefix = "" if split == "val" else f"{split}/"  # a run may be scored on both
         flat = {f"{prefix}{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
@@ -180,7 +186,15 @@ def _row(sample: Sample, predictions: dict[str, np.ndarray], contexts: dict[str,
             yield cv2.resize(painted, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
-def load_predictions(run: str, seed: int) -> dict[str, np.ndarray]:
-    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}."""
-    with np.load(paths.panel_dir(run, seed) / "predictions.npz") as stored:
+def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
+    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}.
+
+    sha256: of its file, as the metrics file has it. Raises DataError for a file that is another or missing.
+    """
+    content = read_recorded(predictions_file(run, seed), sha256, paths.metrics_file(run, seed))
+    with np.load(io.BytesIO(content)) as stored:
         return {name: stored[name] for name in stored.files}
+
+
+def predictions_file(run: str, seed: int) -> Path:
+    return paths.panel_dir(run, seed) / "predictions.npz"

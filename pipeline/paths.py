@@ -6,15 +6,16 @@ Paths are relative to the working folder, because DVC runs each stage at the roo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.errors import DataError
+from pipeline.errors import REPAIR, DataError, OlderFileError
 
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
@@ -103,17 +104,44 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
+CHECKSUM = "checksum"
+"""Key of a JSON file's own checksum: a list of one, since `dvc metrics` shows text and skips lists."""
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping with a checksum of what it says, by which `read_json` finds what has changed since."""
     with atomic(path) as file:
-        json.dump(value, file, indent=2, allow_nan=False)
+        json.dump({**value, CHECKSUM: [_checksum(value)]}, file, indent=2, allow_nan=False)
         file.write("\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read what a stage wrote. Raises DataError, with the remedy, for a file that is missing or damaged."""
+def read_json(path: Path, *keys: str, missing: str = "run `dvc repro` to make it") -> dict[str, Any]:
+    """Read what `write_json` wrote, without its checksum.
+
+    missing: the remedy where there is no such file. Raises DataError, with the remedy, for a file that is missing or
+    can't be read, is no JSON, does not say what its checksum is of, or lacks one of `keys`.
+    """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{path} is missing; run `dvc repro` to make it") from None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+        raise DataError(f"{path} is missing; {missing}") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}; mend that, then run it again") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}); {REPAIR}") from None
+    checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+    if checksum is None:
+        raise OlderFileError(
+            f"{path} is of an older version or damaged: it holds no checksum; run `dvc repro`, and where that finds "
+            "nothing to do, delete the file first"
+        )
+    if checksum != [_checksum(content)]:
+        raise DataError(f"{path} is damaged: it has changed since it was written (its checksum is another); {REPAIR}")
+    if lacks := [key for key in dict.fromkeys(keys) if key not in content]:
+        raise DataError(f"{path} lacks {', '.join(lacks)}: no stage of this version wrote it; run `dvc repro`")
+    return content
+
+
+def _checksum(value: Mapping[str, Any]) -> str:
+    """SHA-256 of what a mapping says as JSON, whatever the blanks and line ends of its file."""
+    return hashlib.sha256(json.dumps(value, allow_nan=False).encode()).hexdigest()

@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pipeline import paths
 from pipeline.checkpoint import load_weights
 from pipeline.datasets.files import read_photo_as_seen
 from pipeline.datasets.loading import image_tensor, resize_image
 from pipeline.device import choose_device
-from pipeline.errors import DataError
+from pipeline.errors import REPAIR, DataError
 from pipeline.evaluation import as_map, predict_batch, task_context
 from pipeline.network import build_network
 from pipeline.notices import warn
@@ -25,7 +26,7 @@ _SHOWN = 3  # photographs that a message names
 class Predictor:
     """The trained network of a model's folder: a photograph in, one map a task out.
 
-    Needs nothing but the folder. Raises DataError as `read_saved_model` does.
+    Needs nothing but the folder. Raises DataError as `read_saved_model` and `load_weights` do.
     """
 
     def __init__(self, folder: Path):
@@ -34,7 +35,8 @@ class Predictor:
         recipe = self.run.training
         self._device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
         self._network = self._device.network(build_network(self.run, self.info)).eval()
-        load_weights(self._network, model.weights)
+        remedy = f"copy both from one place, or {REPAIR}"
+        load_weights(self._network, model.weights, model.sha256, folder / paths.RUN_RECORD, remedy)
 
     def __call__(self, photo: np.ndarray) -> dict[str, np.ndarray]:
         """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals, at the photograph's size.

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pipeline import paths, provenance
-from pipeline.checkpoint import weights_digest
+from pipeline.errors import DataError
+from pipeline.integrity import file_sha256
 from pipeline.params import Params
 
 
 def find_former(params: Params, seed: int, inputs: provenance.Inputs) -> Path | None:
     """The folder of a network that was trained from just these inputs by a run that params.yaml no longer has.
 
-    Only a whole one: weights of which run.json holds the SHA-256, and the history of their epochs.
+    Only a whole one: run.json, and the weights and the history of epochs of which it holds the SHA-256.
     """
     for file in sorted(paths.MODELS.glob(f"*-{seed}/{paths.RUN_RECORD}")):
-        record = paths.read_json(file)
-        if record.get("input_fingerprint") != inputs.fingerprint or record["run"] in params.all_runs:
+        try:
+            record = paths.read_json(file, "run", "input_fingerprint", "weights_sha256", "history_sha256")
+        except DataError:
             continue
-        weights, history = file.with_name(paths.WEIGHTS), paths.history_file(record["run"], seed)
-        if weights.is_file() and history.is_file() and weights_digest(weights) == record["weights_sha256"]:
+        if record["input_fingerprint"] != inputs.fingerprint or record["run"] in params.all_runs:
+            continue
+        if all(path.is_file() and file_sha256(path) == record[key] for path, key in _files(file.parent, record)):
             return file.parent
     return None
+
+
+def _files(former: Path, record: dict[str, Any]) -> tuple[tuple[Path, str], ...]:
+    """What is taken over, and where run.json holds its SHA-256."""
+    history = paths.history_file(record["run"], record["seed"])
+    return (former / paths.WEIGHTS, "weights_sha256"), (history, "history_sha256")
 
 
 def take_over(former: Path, run: str, seed: int, key: str) -> None:

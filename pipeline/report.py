@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,9 +17,13 @@ from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import use_cpu_threads
 from pipeline.evaluate_run import load_predictions, painting_contexts, panel_indices
 from pipeline.evaluation import finite_or_none, score_trivial
+from pipeline.integrity import read_recorded
 from pipeline.names import SINGLE_TASK
 from pipeline.params import Params
 from pipeline.tasks import get_task
+
+Results = dict[str, list[dict[str, Any]]]
+"""Metrics files by run, a file for each seed."""
 
 TRIVIAL = "trivial predictor"
 _MISSING = "–"
@@ -32,7 +37,8 @@ def write_report(params: Params) -> None:
     """Write reports/report.md and reports/figures/ for the runs and seeds of `params`."""
     info = read_info()
     tasks = tuple(dict.fromkeys(task for run in params.all_runs.values() for task in run.tasks))
-    delta = paths.read_json(paths.DELTA_JSON)
+    delta = paths.read_json(paths.DELTA_JSON, "scores", "delta_m", "runs", "caveats")
+    results = {name: [_result(name, seed) for seed in params.seeds] for name in params.all_runs}
     shutil.rmtree(paths.FIGURES, ignore_errors=True)
     paths.FIGURES.mkdir(parents=True)
     use_cpu_threads(params.training.cpu_threads)  # the trivial predictor's sums round as those of the networks' scores
@@ -44,16 +50,21 @@ def write_report(params: Params) -> None:
     sections = [
         f"# {params.experiment}: multi-task performance\n",
         _introduction(params, info) + _label_counts({"train": train, split: scored}),
-        "## Scores\n\n" + _score_table(params, tasks, delta, finite_or_none(trivial)),
+        "## Scores\n\n" + _score_table(params, tasks, delta, finite_or_none(trivial), results),
         _gain_section(tasks, delta),
         _published_section(params, tasks, delta, info),
-        "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, scored)),
-        "## Training\n\n" + _curves(params, tasks),
-        "## Every metric\n\n" + _all_metrics(params, tasks, trivial),
+        "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, scored, results)),
+        "## Training\n\n" + _curves(tasks, results),
+        "## Every metric\n\n" + _all_metrics(tasks, trivial, results),
         "## The trivial predictor\n\n" + _trivial_notes(tasks, constants, info),
     ]
     with paths.atomic(paths.REPORT) as file:
         file.write("\n".join(section.rstrip() + "\n" for section in sections if section))
+
+
+def _result(run: str, seed: int) -> dict[str, Any]:
+    needed = ("run", "seed", "tasks", "protocol", "history_sha256", "predictions_sha256")
+    return paths.read_json(paths.metrics_file(run, seed), *needed)
 
 
 def _introduction(params: Params, info: DatasetInfo) -> str:
@@ -84,7 +95,7 @@ def _label_counts(stores: dict[str, Store]) -> str:
     return f"\n\n{_table(head, rows)}"
 
 
-def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict) -> str:
+def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict, results: Results) -> str:
     head = [
         "run",
         *(_column(task) for task in tasks),
@@ -175,12 +186,14 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, 
     )
 
 
-def _pictures(params: Params, tasks: tuple[str, ...], info: DatasetInfo, scored: Store) -> Iterable[str]:
+def _pictures(
+    params: Params, tasks: tuple[str, ...], info: DatasetInfo, scored: Store, results: Results
+) -> Iterable[str]:
     """One panel for each kept sample: the baselines share a column, each multi-task run has one; first seed."""
     seed = params.seeds[0]
     shown = [scored[i] for i in panel_indices(len(scored), params.evaluation.panels)]
     contexts = painting_contexts(info, tasks, shown)
-    stored = {name: load_predictions(name, seed) for name in params.all_runs}
+    stored = {name: load_predictions(name, seed, results[name][0]["predictions_sha256"]) for name in params.all_runs}
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     for sample in shown:
 
@@ -201,19 +214,21 @@ def _picture(text: str, target: str) -> str:
     return f"![{escaped}]({quote(target, safe='/')})\n"
 
 
-def _curves(params: Params, tasks: tuple[str, ...]) -> str:
-    histories = {
-        name: [pd.read_csv(paths.history_file(name, seed)) for seed in params.seeds] for name in params.all_runs
-    }
+def _curves(tasks: tuple[str, ...], results: Results) -> str:
+    histories = {name: [_history(result) for result in seeds] for name, seeds in results.items()}
     figures.save(figures.curves(histories, tasks), paths.FIGURES / "curves.png")
     return "![Training curves](figures/curves.png)"
 
 
-def _all_metrics(params: Params, tasks: tuple[str, ...], trivial: dict[str, dict[str, float]]) -> str:
+def _history(result: dict[str, Any]) -> pd.DataFrame:
+    """The history of the training that a metrics file is of. Raises DataError for a file that is another or missing."""
+    run, seed = result["run"], result["seed"]
+    content = read_recorded(paths.history_file(run, seed), result["history_sha256"], paths.metrics_file(run, seed))
+    return pd.read_csv(io.BytesIO(content))
+
+
+def _all_metrics(tasks: tuple[str, ...], trivial: dict[str, dict[str, float]], results: Results) -> str:
     """For each task its protocol and a table of every metric by run, per-class scores folded away."""
-    results = {
-        name: [paths.read_json(paths.metrics_file(name, seed)) for seed in params.seeds] for name in params.all_runs
-    }
     protocol = {task: text for seeds in results.values() for task, text in seeds[0]["protocol"].items()}
     files = {name: [result["tasks"] for result in seeds] for name, seeds in results.items()}
     parts = []

@@ -2,7 +2,9 @@
 
     <key>/lock             held while a process trains: two of them would write over each other
     <key>/attempts.json    id of the training, when it began, how often it was begun
-    <key>/checkpoint.pt    the last checkpoint: tensors and plain values, so that loading it runs no code
+    <key>/checkpoint.pt    the last checkpoint: tensors and plain values, so that loading it runs no code; at its end
+                           a checksum of all bytes before, since torch looks at none
+    <key>/before.pt        the checkpoint before that, for when the last one is damaged
 
 The key says what the training is made of, so a checkpoint is never used for anything else. The folder outlives the
 stage `train`: until DVC has recorded what it made, a kill would lose that. `evaluate` removes it.
@@ -10,7 +12,8 @@ stage `train`: until DVC has recorded what it made, a kill would lose that. `eva
 
 from __future__ import annotations
 
-import errno
+import io
+import os
 import shutil
 import time
 import uuid
@@ -25,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from pipeline import distributed, paths
 from pipeline.errors import DataError, TrainingError
+from pipeline.integrity import ChecksumWriter, read_checksummed
 from pipeline.notices import warn
 from pipeline.outbox import Point
 from pipeline.training_state import TrainingState
@@ -32,7 +36,7 @@ from pipeline.training_state import TrainingState
 _KEPT_DAYS = 14  # a killed training that nobody takes up again, since its inputs changed, is removed after that
 _LOCK_SECONDS = 10.0  # forked workers of a killed process hold its lock until they notice, some seconds later
 _LOOK_SECONDS = 2.0  # nobody who only looks holds it so long
-_CHECKPOINT = "checkpoint.pt"
+_CHECKPOINT, _BEFORE = "checkpoint.pt", "before.pt"
 _RECORD = "attempts.json"
 
 
@@ -61,44 +65,72 @@ class Attempt:
         return self.folder.name
 
     def save(self, state: dict[str, Any], points: Iterable[Point], seconds: float) -> None:
-        """Write a checkpoint in place of the last, which stays if that fails. Raises OSError."""
+        """Write a checkpoint; the last one stays, as the one before, also if that fails. Raises OSError."""
         content = {"state": state, "points": [tuple(point) for point in points], "seconds": seconds}
-        with paths.atomic(self.folder / _CHECKPOINT, "wb") as file:
+        path = self.folder / _CHECKPOINT
+        with paths.atomic(path, "wb") as file:
+            writer = ChecksumWriter(file)
             try:
-                torch.save(content, file)
+                with without_crc32():
+                    torch.save(content, writer)
             except RuntimeError as error:  # torch hides a failed write in an error of its own
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+            writer.finish()
+            file.flush()
+            os.fsync(file.fileno())  # it is whole: not before then does it take the place of the last
+            with suppress(FileNotFoundError):  # the first
+                path.replace(self.folder / _BEFORE)
 
     def load(self) -> None:
-        """Read the last checkpoint. One that is damaged is told and laid aside, and training starts from nothing.
+        """Read the last checkpoint. One that is damaged is reported and laid aside, and the one before it read.
 
-        Raises TrainingError for one that can't be read now, but perhaps later.
+        Where none is whole, training starts from nothing. Raises TrainingError for one that can't be read now, but
+        perhaps later.
         """
-        path = self.folder / _CHECKPOINT
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            return
-        except Exception as error:  # whatever readers of zip and pickle say of bytes that are neither
-            if _is_of_the_machine(error):
-                raise TrainingError(
-                    f"the checkpoint {path} can't be read: {error}. Free some memory, or see to the disk, and run "
-                    "`dvc repro` again; to start from nothing instead, delete it"
-                ) from None
-            damaged = path.with_suffix(".damaged")
-            path.replace(damaged)
-            told = f"warning: the checkpoint is damaged ({type(error).__name__}), now {damaged}"
-            warn(f"{told}; training starts from nothing")
-            return
-        self.state, self.seconds = content["state"], content["seconds"]
-        self.points = [Point(*point) for point in content["points"]]
+        for path in (self.folder / _CHECKPOINT, self.folder / _BEFORE):
+            try:
+                content = read_checkpoint(path)
+            except FileNotFoundError:
+                continue
+            except DataError as error:
+                damaged = path.with_suffix(".damaged")
+                path.replace(damaged)
+                others = path.name == _CHECKPOINT and (self.folder / _BEFORE).exists()
+                following = "the one before it is read" if others else "training starts from nothing"
+                warn(f"warning: the checkpoint is damaged: {error}. It is now {damaged}; {following}")
+            else:
+                self.state, self.seconds = content["state"], content["seconds"]
+                self.points = [Point(*point) for point in content["points"]]
+                return
 
 
-def _is_of_the_machine(error: Exception) -> bool:
-    """Whether reading failed for want of memory, files or a disk that answers, rather than over what was read."""
-    if isinstance(error, OSError):
-        return error.errno != errno.EINVAL  # torch seeks before the beginning of a file that was cut
-    return isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+@contextmanager
+def without_crc32() -> Iterator[None]:
+    """torch writes a CRC-32 of each tensor too, which it never reads: the checksum of the whole file is enough."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, whose bytes are compared with its checksum first.
+
+    Raises FileNotFoundError where there is none, DataError for one that is damaged, TrainingError for one that can't be
+    read now, but perhaps later.
+    """
+    try:
+        return torch.load(io.BytesIO(read_checksummed(path)), map_location="cpu", weights_only=True)
+    except (OSError, MemoryError, RuntimeError) as error:
+        of_memory = "can't allocate memory" in str(error)  # what torch's allocator says in a RuntimeError
+        if isinstance(error, FileNotFoundError) or (isinstance(error, RuntimeError) and not of_memory):
+            raise
+        raise TrainingError(
+            f"the checkpoint {path} can't be read: {error or type(error).__name__}. Free some memory, or see to the "
+            "disk, and run `dvc repro` again; to start from nothing instead, delete it"
+        ) from None
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline import paths
-from pipeline.checkpoint import weights_digest
 from pipeline.datasets.store import DatasetInfo
 from pipeline.errors import DataError
 from pipeline.params import ResolvedRun
@@ -20,18 +19,22 @@ _PARAM = "param "  # before the name of a param among the inputs of run.json (pi
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A trained network's folder: the run that was trained, the file of its weights, and what its channels mean."""
+    """A trained network's folder: the run that was trained, the file of its weights, and what its channels mean.
+
+    sha256: of the weights, as run.json has it; `load_weights` compares.
+    """
 
     run: ResolvedRun
     weights: Path
+    sha256: str
     info: DatasetInfo
 
 
 def read_saved_model(folder: Path) -> SavedModel:
     """Read the folder, models/<run>-<seed> or a copy of it under any name.
 
-    Raises DataError for a folder without weights or without run.json, for weights that are not those of run.json, and
-    for a run.json of a version that did not say yet what the channels mean.
+    Raises DataError for a folder without weights or without run.json, and for a run.json that is damaged or of a
+    version that did not say yet what the channels mean.
     """
     weights, file = folder / paths.WEIGHTS, folder / paths.RUN_RECORD
     if not weights.is_file():
@@ -40,8 +43,8 @@ def read_saved_model(folder: Path) -> SavedModel:
         )
     if not file.is_file():
         raise DataError(f"{file} is missing: it describes the network; copy it from where the weights are from")
-    record = paths.read_json(file)
-    dataset = record.get("dataset") if isinstance(record, dict) else None
+    record = paths.read_json(file, "weights_sha256")
+    dataset = record.get("dataset")
     if not isinstance(dataset, dict) or not isinstance(record.get("inputs"), dict):
         raise DataError(f"{file} is of an older version, which did not note the dataset's classes: train the run again")
     try:
@@ -57,9 +60,7 @@ def read_saved_model(folder: Path) -> SavedModel:
     except (ValidationError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = str(error).splitlines()[0] or type(error).__name__
         raise DataError(f"{file} does not describe a network that this version can build ({reason})") from None
-    if record.get("weights_sha256") != weights_digest(weights):
-        raise DataError(f"{weights} is not the file that {file} describes; copy both from one place")
-    return SavedModel(run, weights, info)
+    return SavedModel(run, weights, record["weights_sha256"], info)
 
 
 def _run_tree(inputs: dict[str, str]) -> dict[str, Any]:

@@ -19,13 +19,13 @@ import yaml
 
 from pipeline import paths
 from pipeline.changed_sources import changed_archive
-from pipeline.checkpoint import weights_digest
 from pipeline.datasets import get_dataset
 from pipeline.datasets.store import DatasetInfo, read_info
 from pipeline.device import choose_device
 from pipeline.errors import DataError
 from pipeline.evaluate_run import TRAINED_BY, TRAINED_ON
 from pipeline.git import commit_with, committed_in, is_shallow
+from pipeline.integrity import file_sha256
 from pipeline.params import Params
 from pipeline.params_problems import read_yaml
 from pipeline.provenance import ABSENT, Inputs, packing_inputs
@@ -154,14 +154,8 @@ def _named(tracked: TrackedRun) -> Trace:
 
 
 def _complete(path: Path, *keys: str) -> dict[str, Any]:
-    """A file that a stage wrote, with these keys. Raises DataError for one of before there were such."""
-    content = paths.read_json(path)
-    missing = [key for key in ("run", "seed", *keys) if key not in content]
-    if missing:
-        raise DataError(
-            f"{path} does not hold {', '.join(missing)}: no stage of this version wrote it; run `dvc repro`"
-        )
-    return content
+    """A file that a stage wrote, with these keys. Raises DataError for one that is damaged or of another version."""
+    return paths.read_json(path, "run", "seed", *keys)
 
 
 def _same_training(scored: dict[str, Any], record: dict[str, Any]) -> bool:
@@ -173,7 +167,7 @@ def _add_model(found: Trace, folder: Path, record: dict[str, Any]) -> None:
     weights = folder / paths.weights_file(found.run, found.seed).name
     if not weights.exists():
         found.mismatches.append(f"{weights} is missing: `dvc checkout` or `dvc repro` brings it")
-    elif weights_digest(weights) != record["weights_sha256"]:
+    elif file_sha256(weights) != record["weights_sha256"]:
         found.mismatches.append(f"{weights} is not the file that training wrote (SHA-256 differs from run.json)")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.paths import RUN_RECORD
+from pipeline import paths
+from pipeline.errors import DataError
 from pipeline.tracking import EXECUTION, of_weights, reader
 
 
@@ -59,20 +61,39 @@ def close_runs(training_ids: Collection[str]) -> None:
 
 
 def run_record(run: TrackedRun) -> dict[str, Any] | None:
-    """The run.json that training gave to MLflow; None for a run whose training did not end. Raises TrackingError."""
-    return _artifact(run, RUN_RECORD)
+    """The run.json that training gave to MLflow; None for a run whose training did not end.
+
+    Raises TrackingError, and DataError for one that is damaged.
+    """
+    with _artifact(run, paths.RUN_RECORD) as file:
+        if file is None:
+            return None
+        try:
+            return paths.read_json(file, "inputs", "processes", "device")
+        except DataError as error:
+            fault = str(error).removeprefix(f"{file} ").partition(";")[0]
+            raise DataError(f"run.json of MLflow's run {run.id} {fault}; trace its model or metrics file") from None
 
 
 def execution_record(run: TrackedRun) -> dict[str, Any]:
-    """When, where and for how long it was trained; of one that did not end what its tags say. Raises TrackingError."""
-    return _artifact(run, EXECUTION) or run.tags
+    """When, where and for how long it was trained; of one that did not end, and of a damaged one, what its tags say.
+
+    Raises TrackingError.
+    """
+    with _artifact(run, EXECUTION) as file:
+        try:
+            content = json.loads(file.read_text()) if file else None
+        except ValueError:
+            content = None
+    return content if isinstance(content, dict) else run.tags
 
 
-def _artifact(run: TrackedRun, name: str) -> dict[str, Any] | None:
+@contextmanager
+def _artifact(run: TrackedRun, name: str) -> Iterator[Path | None]:
+    """A copy of what the run keeps under `name`, for the block; None where it keeps no such thing."""
     with reader() as client, TemporaryDirectory() as folder:
-        if not any(item.path == name for item in client.list_artifacts(run.id)):
-            return None
-        return json.loads(Path(client.download_artifacts(run.id, name, folder)).read_text())
+        kept = any(item.path == name for item in client.list_artifacts(run.id))
+        yield Path(client.download_artifacts(run.id, name, folder)) if kept else None
 
 
 def _search(condition: str) -> Iterator[TrackedRun]:

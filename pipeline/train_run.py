@@ -103,7 +103,7 @@ class _Teacher:
         torch.manual_seed(self.seed)
         pretrained = False if self.start else self.run.training.pretrained
         network = self.device.network(build_network(self.run, self.info, pretrained))
-        load_single_task_weights(network, self.start, self.seed)
+        load_single_task_weights(network, self.start, self.seed, paths.start_file(self.run.name, self.seed))
         return network
 
     def selection(self) -> Selection | None:
@@ -217,7 +217,12 @@ def training_key(inputs: provenance.Inputs, info: DatasetInfo, run: str) -> str:
 
 def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
     """{task: {run, sha256}}: the trained networks that the run starts from; empty where it starts afresh."""
-    return paths.read_json(paths.start_file(run.name, seed)) if run.from_single_task else {}
+    if not run.from_single_task:
+        return {}
+    start = paths.read_json(path := paths.start_file(run.name, seed))
+    if not all(isinstance(source, dict) and {"run", "sha256"} <= source.keys() for source in start.values()):
+        raise DataError(f"{path} names no trained networks: no stage of this version wrote it; run `dvc repro`")
+    return start
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:

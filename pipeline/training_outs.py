@@ -14,11 +14,12 @@ import psutil
 import torch
 
 from pipeline import distributed, git, paths, provenance, resume
-from pipeline.checkpoint import save_weights, weights_digest
+from pipeline.checkpoint import save_weights
 from pipeline.datasets.store import DatasetInfo
 from pipeline.device import Device
 from pipeline.errors import TrainingError
 from pipeline.evaluation import finite_or_none
+from pipeline.integrity import file_sha256
 from pipeline.params import ResolvedRun
 from pipeline.tasks import get_task
 from pipeline.training_state import EpochRecord
@@ -76,18 +77,19 @@ def described(info: DatasetInfo, run: ResolvedRun) -> dict[str, Any]:
 
 
 def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict[str, Any]) -> str:
-    """Write weights, digest, history and run.json; returns the SHA-256 of the weights.
+    """Write weights, digest, history and run.json, which names the SHA-256 of weights and history; returns the former.
 
     Raises TrainingError where that fails, as on a full disk.
     """
     name, seed = record["run"], record["seed"]
     try:
         save_weights(network, paths.weights_file(name, seed))
-        digest = weights_digest(paths.weights_file(name, seed))
+        digest = file_sha256(paths.weights_file(name, seed))
         if not record["starts_from"]:
             paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
         _write_history(paths.history_file(name, seed), history)
-        paths.write_json(paths.run_file(name, seed), record | {"weights_sha256": digest})
+        digests = {"weights_sha256": digest, "history_sha256": file_sha256(paths.history_file(name, seed))}
+        paths.write_json(paths.run_file(name, seed), record | digests)
         return digest
     except OSError as error:
         raise TrainingError(

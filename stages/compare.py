@@ -7,7 +7,6 @@ import argparse
 from pipeline import paths
 from pipeline.comparison import compare, load_results
 from pipeline.delta_tables import format_table, write_delta
-from pipeline.errors import ComparisonError
 from pipeline.params import Params
 from stages._entry import run_stage
 
@@ -15,9 +14,8 @@ from stages._entry import run_stage
 def main(params: Params, show: bool = False) -> None:
     """Write delta.json and delta.csv and print the table; `show`: only print what was written last."""
     if show:
-        if not paths.DELTA_JSON.is_file():
-            raise ComparisonError(f"{paths.DELTA_JSON} is missing; run `dvc repro compare` first")
-        print(format_table(paths.read_json(paths.DELTA_JSON)))
+        needed = ("scores", "delta_m", "runs", "caveats")
+        print(format_table(paths.read_json(paths.DELTA_JSON, *needed, missing="run `dvc repro compare` first")))
         return
     delta = compare(load_results(params), params.evaluation.allow_different)
     write_delta(delta)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipeline import paths
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
@@ -61,6 +62,13 @@ class Project:
     def stage(self, name: str, *arguments: str) -> str:
         return self._run(sys.executable, "-m", f"stages.{name}", *arguments)
 
+    def fails(self, name: str, *arguments: str, code: int = 2) -> str:
+        """What a stage or command says that ends with `code`."""
+        command = (sys.executable, "-m", f"stages.{name}", *arguments)
+        done = subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True)
+        assert done.returncode == code and "Traceback" not in done.stderr, f"{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
     @property
     def environment(self) -> dict[str, str]:
         hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT", "PIPELINE_DEVICE", "PIPELINE_LAUNCHER")
@@ -77,4 +85,4 @@ class Project:
         return done.stdout + done.stderr
 
     def json(self, name: str) -> dict:
-        return json.loads((self.root / name).read_text())
+        return paths.read_json(self.root / name)

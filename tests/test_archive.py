@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from pipeline import paths
 from pipeline.datasets.archive import extracted, fetch
 from pipeline.datasets.unpack import inspect
 from pipeline.errors import DataError
@@ -29,7 +29,7 @@ def test_downloads_checks_and_records(site: Site, tmp_path: Path) -> None:
     record = get(wanted(site.url("a"), sha256=digest, size=len(WHOLE)), raw)
     assert names(raw) == ["set.tar.gz", "source.json"]
     assert (raw / "set.tar.gz").read_bytes() == WHOLE
-    assert record == json.loads((raw / "source.json").read_text())
+    assert record == paths.read_json(raw / "source.json")
     assert record["file_name"] == "set.tar.gz"
     assert (record["source"], record["sha256"], record["size"]) == (site.url("a"), digest, len(WHOLE))
     assert record["published"] is True and record["unpacked_size"] == len(NOISE) + 1

@@ -17,6 +17,7 @@ from test_bad_archive import tar_of, zip_of
 
 import stages.download
 import stages.prepare
+from pipeline import paths
 from pipeline.datasets.archive import extracted
 from pipeline.errors import DataError
 from stages._entry import run_stage
@@ -79,7 +80,7 @@ def test_a_folder_is_read_where_it_lies(local: Path, name: str) -> None:
     write(local / "sets")
     record = get(wanted(), local / "raw", name)
     assert names(local / "raw") == ["source.json"]
-    assert record == json.loads((local / "raw/source.json").read_text())
+    assert record == paths.read_json(local / "raw/source.json")
     assert (record["published"], record["source"], record["size"]) == (False, name, len(NOISE) + 1)
     assert str(local) not in (local / "raw/source.json").read_text()
     with extracted(local / "raw", local / "scratch") as folder:

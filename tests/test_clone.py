@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from pipeline import paths
 from tests import soak
 from tests.project import Project
 
@@ -96,10 +97,8 @@ def test_each_edit_is_named(clone, edit, told):
 def test_what_git_cannot_vouch_for_is_said(clone):
     edited = clone.json(METRICS)
     named = [line for line in edited["inputs"] if line.startswith("file pipeline/losses.py=")]
-    edited["inputs"] = [line for line in edited["inputs"] if line not in named] + [
-        f"file pipeline/losses.py={'f' * 64}"
-    ]
-    (clone.root / METRICS).write_text(json.dumps(edited))
+    others = [line for line in edited["inputs"] if line not in named]
+    paths.write_json(clone.root / METRICS, edited | {"inputs": [*others, f"file pipeline/losses.py={'f' * 64}"]})
     code, text = traced(clone)
     assert code == 1 and "committed in" not in text and "code as in" not in text
     assert f"note: {METRICS} is not in git as it is here" in text
@@ -118,6 +117,6 @@ def test_the_commit_of_the_code_is_found_behind_later_ones(origin, clone):
 
 def test_a_file_of_before_is_one_clear_line(clone):
     old = {key: value for key, value in clone.json(METRICS).items() if key not in ("inputs", "packed_from")}
-    (clone.root / METRICS).write_text(json.dumps(old))
-    expected = f"{METRICS} does not hold inputs, packed_from: no stage of this version wrote it; run `dvc repro`\n"
+    paths.write_json(clone.root / METRICS, old)
+    expected = f"{METRICS} lacks inputs, packed_from: no stage of this version wrote it; run `dvc repro`\n"
     assert traced(clone) == (2, expected)

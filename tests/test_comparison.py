@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import yaml
 from pipeline import paths
 from pipeline.comparison import SAME_RECIPE, TUNED, compare, find_baseline, load_results
 from pipeline.delta_tables import format_table, write_delta
-from pipeline.errors import ComparisonError
+from pipeline.errors import ComparisonError, DataError
 from pipeline.params import Params, Training, parse_params
 
 ROOT = Path(__file__).parents[1]
@@ -231,7 +230,7 @@ def test_only_runs_in_params_are_read(params, results, in_tmp):
 
 def test_a_missing_file_names_the_stage(params, results, in_tmp):
     write(results[:-1])
-    with pytest.raises(ComparisonError, match=r"both-1.json is missing; run `dvc repro evaluate@both-1`"):
+    with pytest.raises(DataError, match=r"both-1.json is missing; run `dvc repro evaluate@both-1`"):
         load_results(params)
 
 
@@ -258,15 +257,15 @@ def test_a_run_from_single_task_is_compared_and_said_to_have_learned_for_longer(
         "both: starts from the trained networks of semseg, depth, so it has learned for longer than these"
     ]
     paths.metrics_file("both", 1).unlink()
-    with pytest.raises(ComparisonError, match="run `dvc repro evaluate_from_single_task@both-1` first"):
+    with pytest.raises(DataError, match="run `dvc repro evaluate_from_single_task@both-1` first"):
         load_results(params)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}"])
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "null", "\0", '{"checksum": 1}'])
 def test_a_damaged_file_is_told(params, results, in_tmp, text):
     write(results)
     paths.metrics_file("depth", 1).write_text(text)
-    with pytest.raises(ComparisonError, match=r"depth-1.json (is damaged|lacks run, seed).*evaluate@depth-1"):
+    with pytest.raises(DataError, match=r"depth-1.json is (of an older version or )?damaged.*dvc repro"):
         load_results(params)
 
 
@@ -284,7 +283,7 @@ def test_a_file_of_another_run_is_refused(params, results, in_tmp, field, value)
 def test_files_say_it_all(results, in_tmp):
     delta = compare(results)
     write_delta(delta)
-    assert json.loads(paths.DELTA_JSON.read_text()) == delta
+    assert paths.read_json(paths.DELTA_JSON) == delta
     rows = list(csv.DictReader(io.StringIO(paths.DELTA_CSV.read_text())))
     found = {(row["run"], row["seed"], row["task"]): row for row in rows}
     assert len(found) == len(rows) == 10 + 2 * 5

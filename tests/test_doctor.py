@@ -232,7 +232,8 @@ def test_without_data_nobody_knows_what_is_needed(project, capsys):
     begin("orphan")
     (paths.PREPARED / "dataset.json").unlink()
     code, told = doctor(capsys, "--fix")
-    assert code == 1 and "can't be told: no prepared dataset" in told and paths.training_folder("orphan").exists()
+    assert code == 1 and "can't be told: data/prepared/dataset.json is missing" in told
+    assert paths.training_folder("orphan").exists()
 
 
 # ---- the moved database --------------------------------------------------------------------------------------

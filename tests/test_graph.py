@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # imports count. A history's scores by epoch do change with a metric: they are for the eye, nothing is made from them.
 ANYWHERE = {
     "errors": "messages to people",
+    "integrity": "refuses files that changed; changes none",
     "interruption": "ends a stage early, or not",
     "names": "which names params may use; a name that is not known is refused",
     "notices": "messages to people",
@@ -280,7 +280,7 @@ def written(project: Path, select_on: str | None) -> dict:
     put(raw, "evaluation.select_on", select_on)
     put(raw, "training.validate_every", 1)
     main(parse_params(raw))
-    return json.loads((project / paths.SELECTION).read_text())
+    return paths.read_json(paths.SELECTION)
 
 
 def test_what_chooses_weights_is_written_down_where_weights_are_chosen(project):

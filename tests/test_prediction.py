@@ -12,12 +12,13 @@ from PIL import Image
 
 import stages.predict
 from pipeline import paths, provenance
-from pipeline.checkpoint import load_weights, save_weights, weights_digest
+from pipeline.checkpoint import load_weights, save_weights
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import Store, read_info, write_split
 from pipeline.device import choose_device
 from pipeline.errors import DataError
 from pipeline.evaluation import as_map, predict
+from pipeline.integrity import file_sha256
 from pipeline.network import build_network
 from pipeline.params import load_params
 from pipeline.training_outs import described
@@ -56,7 +57,7 @@ def write_run_file(**changes: object) -> None:
     """run.json as training writes it, as far as prediction reads it."""
     run, info = load_params().run("all"), read_info()
     inputs = provenance.collect_inputs("train", run.model_dump() | {"seed": 0, "start": {}}, info.digest)
-    weights = weights_digest(paths.weights_file("all", 0))
+    weights = file_sha256(paths.weights_file("all", 0))
     record = {"run": "all", "inputs": inputs.values, "dataset": described(info, run), "weights_sha256": weights}
     paths.write_json(paths.run_file("all", 0), record | changes)
 
@@ -148,7 +149,7 @@ def test_what_has_become_of_params_and_data_does_not_matter(network, in_tmp, cap
         (lambda: paths.run_file("all", 0).unlink(), "run.json is missing: it describes the network"),
         (lambda: write_run_file(dataset=None), "run.json is of an older version, which did not note the dataset's cla"),
         (lambda: write_run_file(inputs={}), "run.json does not describe a network that this version can build"),
-        (lambda: write_run_file(weights_sha256="0" * 64), "is not the file that models/all-0/run.json describes"),
+        (lambda: write_run_file(weights_sha256="0" * 64), "or not the file that models/all-0/run.json describes"),
         (lambda: paths.run_file("all", 0).write_text("{"), "run.json is damaged"),
     ],
 )
@@ -162,7 +163,7 @@ def test_a_folder_that_is_not_enough(network, capsys, harm, told):
 def test_weights_of_another_network_are_told_in_a_line(network):
     other = build_network(load_params().run("all").model_copy(update={"tasks": ("semseg", "depth")}), read_info())
     with pytest.raises(DataError) as caught:
-        load_weights(other, paths.weights_file("all", 0))
+        load_weights(other, path := paths.weights_file("all", 0), file_sha256(path), paths.run_file("all", 0))
     told = str(caught.value)
     assert len(told) < 400 and "\n" not in told
     assert told.startswith("models/all-0/weights.safetensors holds the weights of another network: it has ")

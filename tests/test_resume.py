@@ -1,6 +1,7 @@
 """Going on after a kill: from any step and any validation, exactly as if nothing had happened."""
 
 import copy
+import io
 import math
 import os
 import resource
@@ -127,20 +128,72 @@ def test_a_training_that_is_done_is_not_done_again(training):
     assert again[3] == 0 and same(again, whole)
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "flipped"])
-def test_a_damaged_checkpoint_is_told_and_not_used(training, capsys, damage):
+def flipped(place: float):
+    """One bit flipped, at that part of the file: the rest of it is as it was written."""
+
+    def flip(content: bytes) -> bytes:
+        at = min(int(place * len(content)), len(content) - 1)
+        return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+
+    return flip
+
+
+def in_a_weight(content: bytes) -> bytes:
+    """One bit flipped in a number of the network, which torch.load gives back without a word."""
+    state = torch.load(io.BytesIO(content), weights_only=True)["state"]
+    weights = state["network"]["body.bias"].numpy().tobytes()
+    at = content.index(weights) + 2
+    changed = content[:at] + bytes([content[at] ^ 64]) + content[at + 1 :]
+    read = torch.load(io.BytesIO(changed), weights_only=True)["state"]
+    assert not torch.equal(read["network"]["body.bias"], state["network"]["body.bias"])
+    return changed
+
+
+DAMAGE = {
+    "cut": lambda content: content[: len(content) // 2],
+    "emptied": lambda content: b"",
+    "cut by a byte": lambda content: content[:-1],
+    "longer": lambda content: content + b"0",
+    "a bit in a weight": in_a_weight,
+    **{f"a bit at {place}": flipped(place) for place in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 1)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(training, capsys, damage):
+    whole = training.go("undisturbed")
     with pytest.raises(Killed):
         training.go(kill_at_step=4)
     path = paths.training_folder("k") / "checkpoint.pt"
-    content = path.read_bytes()
-    middle = len(content) // 2
-    flipped = content[:middle] + bytes(255 - byte for byte in content[middle : middle + 500]) + content[middle + 500 :]
-    damaged = {"cut": content[:middle], "emptied": b"", "flipped": flipped}[damage]
+    damaged = damage(path.read_bytes())
     path.write_bytes(damaged)
     again = training.go()
-    assert again[3] == 6 and same(again, training.go("undisturbed"))
-    assert capsys.readouterr().err.count("the checkpoint is damaged") == 1
+    assert again[3] == 4 and same(again, whole), "one step more is done again than without the damage"
+    message = capsys.readouterr().err
+    assert message.count("the checkpoint is damaged") == 1 and "the one before it is read" in message
     assert path.with_suffix(".damaged").read_bytes() == damaged
+
+
+def test_where_both_checkpoints_are_damaged_training_starts_from_nothing(training, capsys):
+    whole = training.go("undisturbed")
+    with pytest.raises(Killed):
+        training.go(kill_at_step=4)
+    for name in ("checkpoint.pt", "before.pt"):
+        path = paths.training_folder("k") / name
+        path.write_bytes(flipped(0.5)(path.read_bytes()))
+    again = training.go()
+    assert again[3] == 6 and same(again, whole)
+    message = capsys.readouterr().err
+    assert message.count("the checkpoint is damaged") == 2 and "training starts from nothing" in message
+
+
+def test_a_kill_between_two_names_leaves_the_checkpoint_before(training):
+    whole = training.go("undisturbed")
+    with pytest.raises(Killed):
+        training.go(kill_at_step=4)
+    (paths.training_folder("k") / "checkpoint.pt").unlink()
+    again = training.go()
+    assert again[3] == 4 and same(again, whole)
 
 
 @pytest.mark.parametrize("error", [OSError(5, "Input/output error"), RuntimeError("you tried: can't allocate memory")])

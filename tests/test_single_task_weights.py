@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from pipeline import paths
-from pipeline.checkpoint import load_single_task_weights, save_weights, weights_digest
+from pipeline.checkpoint import load_single_task_weights, save_weights
 from pipeline.errors import DataError, ParamsError
+from pipeline.integrity import file_sha256
 from pipeline.nets import build
 from pipeline.params import parse_params
 from pipeline.single_task_weights import write_start
@@ -13,6 +14,7 @@ from pipeline.single_task_weights import write_start
 BACKBONE = "mobilenetv3_small_050"
 TASKS = {"semseg": 5, "depth": 1, "edge": 1}
 SEED = 3
+FILE = paths.start_file("fused", SEED)
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def trained(params, in_tmp):
         networks[name] = build("single_task", backbone=run.training.backbone, tasks={task: TASKS[task]})
         path = paths.weights_file(name, SEED)
         save_weights(networks[name], path)
-        paths.write_json(paths.digest_file(name, SEED), {"sha256": weights_digest(path)})
+        paths.write_json(paths.digest_file(name, SEED), {"sha256": file_sha256(path)})
     return networks
 
 
@@ -52,10 +54,10 @@ def fused_network():
 
 def test_every_task_starts_from_its_own_network(params, trained):
     write_start(params, "fused", SEED)
-    start = paths.read_json(paths.start_file("fused", SEED))
+    start = paths.read_json(FILE)
     assert {task: source["run"] for task, source in start.items()} == {task: f"{task}-alone" for task in TASKS}
     network = fused_network()
-    load_single_task_weights(network, start, SEED)
+    load_single_task_weights(network, start, SEED, FILE)
     for task in TASKS:
         single = trained[f"{task}-alone"].state_dict()
         for part, own in (("backbone", network.backbones[task]), ("head", network.heads[task])):
@@ -66,18 +68,18 @@ def test_every_task_starts_from_its_own_network(params, trained):
 
 def test_other_weights_than_those_named_are_refused(params, trained):
     write_start(params, "fused", SEED)
-    start = paths.read_json(paths.start_file("fused", SEED))
+    start = paths.read_json(FILE)
     path = paths.weights_file("depth-alone", SEED)
     save_weights(build("single_task", backbone=BACKBONE, tasks={"depth": 1}), path)
-    with pytest.raises(DataError, match=f"{path} has changed since models/start named it; run `dvc repro`"):
-        load_single_task_weights(fused_network(), start, SEED)
+    with pytest.raises(DataError, match=f"{path} is damaged, or not the file that {FILE} describes"):
+        load_single_task_weights(fused_network(), start, SEED, FILE)
     path.unlink()
-    with pytest.raises(DataError, match=f"no weights in {path}; run `dvc repro`"):
-        load_single_task_weights(fused_network(), start, SEED)
+    with pytest.raises(DataError, match=f"{path} is missing; run `dvc repro`"):
+        load_single_task_weights(fused_network(), start, SEED, FILE)
     save_weights(trained["wide"], path)
-    start["depth"]["sha256"] = weights_digest(path)
+    start["depth"]["sha256"] = file_sha256(path)
     with pytest.raises(DataError, match=f"{path} can't be what depth starts from: .* do not fit"):
-        load_single_task_weights(fused_network(), start, SEED)
+        load_single_task_weights(fused_network(), start, SEED, FILE)
 
 
 def test_a_network_that_is_not_trained_yet_and_a_run_that_starts_afresh(params, trained):

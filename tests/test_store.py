@@ -68,7 +68,7 @@ def test_truncated_file_is_told(tmp_path, samples):
     write_split(tmp_path / "val", iter(samples), SHAPES)
     path = tmp_path / "val" / "depth.bin"
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(DataError, match=r"depth\.bin holds .* prepare"):
+    with pytest.raises(DataError, match=r"depth\.bin is damaged: it holds .*doctor --verify --fix"):
         Store(tmp_path / "val", SHAPES)
     Store(tmp_path / "val", ["semseg"])  # the others are whole
 

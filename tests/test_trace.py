@@ -12,8 +12,9 @@ import yaml
 from torch import nn
 
 from pipeline import distributed, paths, tracking
-from pipeline.checkpoint import save_weights, weights_digest
+from pipeline.checkpoint import save_weights
 from pipeline.errors import DataError, TrackingError
+from pipeline.integrity import file_sha256
 from pipeline.params import load_params
 from pipeline.trace import trace
 from stages import trace as stage
@@ -138,7 +139,7 @@ def test_without_the_model_mlflow_knows_what_it_was_made_from(record):
 def test_a_result_restored_on_another_machine_leads_to_the_run_that_scored_it_there(record):
     torch.manual_seed(1)
     save_weights(nn.Linear(2, 2), paths.weights_file("pair", 0))
-    digest = weights_digest(paths.weights_file("pair", 0))
+    digest = file_sha256(paths.weights_file("pair", 0))
     elsewhere = paths.read_json(paths.run_file("pair", 0)) | {"weights_sha256": digest}
     paths.write_json(paths.run_file("pair", 0), elsewhere)
     score(elsewhere)
@@ -173,7 +174,7 @@ def test_a_run_of_other_programs_and_a_file_of_before(record):
     with pytest.raises(DataError, match="their-own. is none of this pipeline"):
         traced(foreign.info.run_id)
     paths.write_json(paths.metrics_file("pair", 0), {"run": "pair", "seed": 0})
-    with pytest.raises(DataError, match="does not hold input_fingerprint, .*run `dvc repro`"):
+    with pytest.raises(DataError, match="pair-0.json lacks input_fingerprint, .*run `dvc repro`"):
         traced(METRICS)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.store import Store
-from pipeline.errors import TrainingError
+from pipeline.errors import DataError, TrainingError
 from pipeline.tasks import get_task
 
 _PREFETCH_WORKERS = 8
@@ -134,7 +134,20 @@ class ResizedSplit(Dataset):
         )
 
 
-def _collate(items: list[Batch]) -> Batch:
+class _FetchedByWorkers(ResizedSplit):
+    """Hands an error on as if it were a batch: DataLoader would put a worker's traceback into its message."""
+
+    def __getitems__(self, chosen: list[int]) -> list[Batch] | DataError:
+        try:
+            return [self[i] for i in chosen]
+        except DataError as error:
+            return error
+
+
+def _collate(items: list[Batch] | DataError) -> Batch | DataError:
+    if isinstance(items, DataError):
+        return items
+
     def stack(named: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {name: torch.stack([each[name] for each in named]) for name in named[0]}
 
@@ -207,7 +220,7 @@ class TrainingBatches:
         self.batch_size = self._sampler.batch_size
         workers = _PREFETCH_WORKERS if on_gpu else 0  # on the CPU, workers would take the cores that train
         self._loader = DataLoader(
-            ResizedSplit(store, size),
+            _FetchedByWorkers(store, size),
             batch_size=self._sampler.own_batch_size,
             sampler=self._sampler,
             drop_last=True,
@@ -223,9 +236,12 @@ class TrainingBatches:
         return len(self._loader)
 
     def epoch(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, but for the first `done` of them."""
+        """The batches of one epoch, but for the first `done` of them. Raises DataError for a sample that is damaged."""
         self._sampler.epoch, self._sampler.done = epoch, done
-        return iter(self._loader)
+        for batch in self._loader:
+            if isinstance(batch, DataError):
+                raise batch
+            yield batch
 
 
 def _leave_ends_to_the_stage(worker: int) -> None:

@@ -40,3 +40,8 @@ def decode_normals(codes: np.ndarray) -> np.ndarray:
     vectors = codes.astype(np.float32) * np.float32(2 / 255) - np.float32(1)
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     return vectors / np.sqrt(x * x + y * y + z * z)[..., None]  # ten times as fast as linalg.norm on the last axis
+
+
+def is_coded(value: np.ndarray) -> bool:
+    """Whether these are normals in 8 bits; no other label has three channels."""
+    return value.dtype == np.uint8 and value.ndim == 3

@@ -1,12 +1,16 @@
 """The prepared dataset: each split packed into a few flat files that are memory-mapped for reading.
 
     dataset.json                 what it holds: dataset, tasks, class names, splits, digest
-    <split>/index.json           ids, the size of every array, and how many pixels of every label are valid
+    <split>/index.json           ids, size and checksum of every array, and how many pixels of every label are valid
     <split>/image.bin            (H, W, 3) uint8, one image after the other
     <split>/<task>.bin           label values in the dataset's own type: nothing is rounded or resized
     <split>/<task>.valid.bin     one bit a pixel
 
 Ten thousand samples are a dozen files, which is what makes `dvc status` quick, and reading one is a slice of memory.
+
+Every array is compared with its checksum when a process first reads it, and JSON holds its own, so that a byte that
+changed on disk is found before a network learns from it. DVC does not see it: it trusts size and time of a file, and
+links from its cache a file that changed there.
 """
 
 from __future__ import annotations
@@ -14,21 +18,23 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from pipeline import paths
-from pipeline.datasets.sample import Label, Sample, decode_normals
+from pipeline.datasets.flat_file import FlatFile, FlatFileWriter
+from pipeline.datasets.sample import Label, Sample, decode_normals, is_coded
 from pipeline.errors import DataError
 
 _BLOCK = 1 << 22
+_SHOWN = 5  # samples that a message names
+_MISSING = "run `dvc repro prepare` first"
 
 
 @dataclass(frozen=True)
@@ -63,48 +69,6 @@ class DatasetInfo:
         return fixed if fixed is not None else len(self.classes[task])
 
 
-class _Writer:
-    """Appends one kind of array to a flat file."""
-
-    def __init__(self, path: Path):
-        self._file = path.open("wb")
-        self.dtype: str | None = None
-        self.shapes: list[list[int]] = []
-
-    def add(self, array: np.ndarray, packed: bool = False) -> None:
-        dtype = "bits" if packed else array.dtype.str
-        if self.dtype not in (None, dtype) and array.ndim == 3:  # normals of both codings: all become vectors
-            if _coded(array):
-                array = decode_normals(array)
-            else:
-                self._decode()
-            dtype = array.dtype.str
-        if self.dtype not in (None, dtype):
-            raise DataError(f"{self._file.name}: arrays of {dtype} and of {self.dtype} in one split")
-        self.dtype = dtype
-        self.shapes.append(list(array.shape))
-        self._file.write(np.packbits(array).tobytes() if packed else np.ascontiguousarray(array).tobytes())
-
-    def _decode(self) -> None:
-        """Replace the 8-bit normals that are in the file by vectors."""
-        self._file.close()
-        path = Path(self._file.name)
-        coded = path.rename(path.with_suffix(".coded"))
-        self._file = path.open("wb")
-        with coded.open("rb") as file:
-            for shape in self.shapes:
-                codes = np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
-                self._file.write(decode_normals(codes).tobytes())
-        coded.unlink()
-        self.dtype = np.dtype(np.float32).str
-
-    def close(self) -> dict:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return {"dtype": self.dtype, "shapes": self.shapes}
-
-
 def _no_sample() -> str:
     return "; it needs at least one sample"
 
@@ -120,7 +84,7 @@ def write_split(
     folder.mkdir(parents=True, exist_ok=True)
     tasks = tuple(tasks)
     names = ["image", *(name for task in tasks for name in (task, f"{task}.valid"))]
-    writers = {name: _Writer(folder / f"{name}.bin") for name in names}
+    writers = {name: FlatFileWriter(folder / f"{name}.bin") for name in names}
     ids: list[str] = []
     valid: dict[str, list[int]] = {task: [] for task in tasks}
     for sample in samples:
@@ -160,18 +124,13 @@ def check_sample(sample: Sample, tasks: Iterable[str]) -> None:
         expected = np.dtype(np.uint8 if get_task(task).categorical else np.float32)
         channels = get_task(task).label_channels
         shape = label.valid.shape if channels == 1 else (*label.valid.shape, channels)
-        if label.value.shape != shape or (label.value.dtype != expected and not _coded(label.value)):
+        if label.value.shape != shape or (label.value.dtype != expected and not is_coded(label.value)):
             raise DataError(
                 f"sample {sample.id}: the label of {task} is {label.value.dtype} {label.value.shape}, "
                 f"expected {expected} {shape}"
             )
         if label.value.dtype.kind == "f" and not np.isfinite(label.value[label.valid]).all():
             raise DataError(f"sample {sample.id}: {task} has values that are not finite where it is valid")
-
-
-def _coded(value: np.ndarray) -> bool:
-    """Whether these are normals in 8 bits; no other label has three channels."""
-    return value.dtype == np.uint8 and value.ndim == 3
 
 
 def digest(folder: Path, facts: object = None) -> str:
@@ -199,11 +158,9 @@ def write_info(folder: Path, info: DatasetInfo) -> None:
 
 
 def read_info(folder: Path = paths.PREPARED) -> DatasetInfo:
-    """Read dataset.json; DataError says what to run when there is none."""
-    try:
-        raw = json.loads((folder / "dataset.json").read_text())
-    except FileNotFoundError:
-        raise DataError(f"no prepared dataset in {folder}; run `dvc repro prepare` first") from None
+    """Read dataset.json. Raises DataError, with the remedy, for one that is missing or damaged."""
+    names = [field.name for field in fields(DatasetInfo)]
+    raw = paths.read_json(folder / "dataset.json", *names, missing=_MISSING)
     return DatasetInfo(
         dataset=raw["dataset"],
         tasks=tuple(raw["tasks"]),
@@ -216,52 +173,46 @@ def read_info(folder: Path = paths.PREPARED) -> DatasetInfo:
     )
 
 
-class _Field:
-    """One memory-mapped flat file and where each of its arrays begins."""
+def read_index(folder: Path) -> dict[str, Any]:
+    """index.json of a split. Raises DataError, with the remedy, where it is missing or damaged."""
+    return paths.read_json(folder / "index.json", "ids", "fields", "valid_pixels", missing=_MISSING)
 
-    def __init__(self, path: Path, dtype: str, shapes: list[list[int]]):
-        self._packed = dtype == "bits"
-        self._dtype = np.dtype(np.uint8 if self._packed else dtype)
-        self._shapes = [tuple(shape) for shape in shapes]
-        counts = np.array([int(np.prod(shape)) for shape in self._shapes], dtype=np.int64)
-        sizes = (counts + 7) // 8 if self._packed else counts
-        self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        expected = int(self._starts[-1]) * self._dtype.itemsize
-        found = path.stat().st_size if path.exists() else None
-        if found != expected:
-            raise DataError(
-                f"{path} holds {found} bytes where its index says {expected}; "
-                "remove data/prepared and run `dvc repro prepare` again"
-            )
-        self._data = np.memmap(path, dtype=self._dtype, mode="r")
 
-    def __getitem__(self, i: int) -> np.ndarray:
-        shape = self._shapes[i]
-        flat = self._data[self._starts[i] : self._starts[i + 1]]
-        if self._packed:
-            return np.unpackbits(flat, count=int(np.prod(shape))).view(np.bool_).reshape(shape)
-        return np.asarray(flat).reshape(shape)
+def damaged_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """(file, what is wrong with it) of every file of a split that is not as it was packed; reads all of them.
+
+    Raises DataError where the index itself is damaged or missing.
+    """
+    index = read_index(folder)
+    for name, arrays in index["fields"].items():
+        path = folder / f"{name}.bin"
+        try:
+            file = FlatFile(path, index["ids"], **arrays)
+        except DataError as error:
+            yield path, str(error).removeprefix(f"{path} ").partition(";")[0]
+            continue
+        if damaged := [sample for i, sample in enumerate(index["ids"]) if not file.is_whole(i)]:
+            more = f", ... ({len(damaged)} in all)" if len(damaged) > _SHOWN else ""
+            yield path, f"is damaged: not what was packed are the samples {', '.join(damaged[:_SHOWN])}{more}"
 
 
 class Store:
     """One split of a prepared dataset, or a selection of it, as a sequence of samples.
 
-    Reading copies nothing but the valid masks. ids: the samples' names, in order.
+    Reading copies nothing but the valid masks. ids: the samples' names, in order. Raises DataError, with the file and
+    the remedy, for a split that is missing or lacks tasks, and, then or when it is read, for what is damaged.
     """
 
     def __init__(self, folder: Path, tasks: Iterable[str]):
         self.tasks = tuple(tasks)
-        try:
-            index = json.loads((folder / "index.json").read_text())
-        except FileNotFoundError:
-            raise DataError(f"no prepared split in {folder}; run `dvc repro prepare` first") from None
+        index = read_index(folder)
         self.ids: list[str] = index["ids"]
         self._rows = np.arange(len(self.ids))
         absent = [task for task in self.tasks if task not in index["fields"]]
         if absent:
             raise DataError(f"{folder} has no labels for {', '.join(absent)}; add them to data.tasks and prepare again")
         names = ["image", *(name for task in self.tasks for name in (task, f"{task}.valid"))]
-        self._fields = {name: _Field(folder / f"{name}.bin", **index["fields"][name]) for name in names}
+        self._fields = {name: FlatFile(folder / f"{name}.bin", self.ids, **index["fields"][name]) for name in names}
         self._valid_pixels = {task: np.array(index["valid_pixels"][task]) for task in self.tasks}
 
     def __len__(self) -> int:
@@ -276,7 +227,7 @@ class Store:
     def label(self, task: str, i: int) -> Label:
         row = self._rows[i]
         value = self._fields[task][row]
-        return Label(decode_normals(value) if _coded(value) else value, self._fields[f"{task}.valid"][row])
+        return Label(decode_normals(value) if is_coded(value) else value, self._fields[f"{task}.valid"][row])
 
     def labels(self, task: str) -> Iterator[Label]:
         """The labels of one task, without touching the images."""

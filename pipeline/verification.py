@@ -1,0 +1,152 @@
+"""Whether every byte that a result is made from is still the one that was written: `stages.doctor --verify`.
+
+Reads all weights, histories, predictions, prepared data, checkpoints and JSON, and DVC's local cache, whose files are
+named by their MD5. A disk that loses a bit changes neither size nor time of a file, so nothing else looks again; and
+where the file is a link into the cache, its only copy on this machine is lost with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline import paths, resume
+from pipeline.datasets.store import damaged_files
+from pipeline.errors import DataError, OlderFileError
+from pipeline.evaluate_run import predictions_file
+from pipeline.integrity import file_sha256, read_checksummed
+
+_JSON = (
+    "data/packed_from.json", "data/prepared/dataset.json", "data/prepared/*/index.json", "data/raw/source.json",
+    "models/*-[0-9]*/run.json", "models/digests/*-[0-9]*.json", "models/selection.json", "models/start/*-[0-9]*.json",
+    "reports/delta.json", "reports/metrics/*-[0-9]*.json",
+)  # fmt: skip
+_RESULTS = (paths.RAW.parent, paths.MODELS, paths.REPORTS)  # where outs lie
+_NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")  # of a file in the cache, after two digits that its folder has
+_FETCH = "remove it; `dvc pull`, where a remote has it, or else `dvc repro` brings it"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not as it was written: what is wrong with it, and the remedy.
+
+    links: to the same bytes. removable: whether a stage wrote the file, and nothing is lost with it.
+    """
+
+    path: Path
+    what: str
+    remedy: str = _FETCH
+    links: tuple[Path, ...] = ()
+    removable: bool = True
+
+    def remove(self) -> None:
+        """Remove the file, and links to it, which would else pass for whole. Raises DataError."""
+        for path in (self.path, *self.links):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise DataError(f"{path} can't be removed: {error.strerror}") from None
+
+
+def verify() -> Iterator[Damage]:
+    """All that is damaged in this project; nothing is changed. Raises DataError where DVC does not name its cache."""
+    yield from _json_files()
+    yield from _recorded_files()
+    for index in sorted(paths.PREPARED.glob("*/index.json")):
+        if _content(index):
+            yield from (Damage(path, what) for path, what in damaged_files(index.parent))
+    yield from _checkpoints()
+    yield from _cached()
+
+
+def _json_files() -> Iterator[Damage]:
+    """JSON that does not say what its checksum is of, or holds none."""
+    for path in sorted(path for pattern in _JSON for path in Path().glob(pattern)):
+        try:
+            paths.read_json(path)
+        except DataError as error:
+            what, _, remedy = str(error).removeprefix(f"{path} ").partition("; ")
+            older = isinstance(error, OlderFileError)
+            yield Damage(path, what, remedy if older else _FETCH, removable=not older)
+
+
+def _recorded_files() -> Iterator[Damage]:
+    """Files whose SHA-256 another file names: weights and histories in run.json, predictions in a metrics file."""
+    for record in sorted(paths.MODELS.glob(f"*/{paths.RUN_RECORD}")):
+        if trained := _content(record, "run", "seed", "weights_sha256", "history_sha256"):
+            history = paths.history_file(trained["run"], trained["seed"])
+            yield from _compared(record.parent / paths.WEIGHTS, trained["weights_sha256"], record)
+            yield from _compared(history, trained["history_sha256"], record)
+    for record in sorted(paths.METRICS.glob("*.json")):
+        if scored := _content(record, "run", "seed", "predictions_sha256"):
+            yield from _compared(predictions_file(scored["run"], scored["seed"]), scored["predictions_sha256"], record)
+
+
+def _content(record: Path, *keys: str) -> dict[str, Any] | None:
+    """A JSON file, or None for one that is damaged, which `_json_files` reports, or of an older version."""
+    try:
+        return paths.read_json(record, *keys)
+    except DataError:
+        return None
+
+
+def _compared(path: Path, sha256: str, record: Path) -> Iterator[Damage]:
+    try:
+        if path.is_file() and file_sha256(path) != sha256:
+            yield Damage(path, f"is damaged, or not the file that {record} describes (its SHA-256 differs)")
+    except OSError as error:
+        yield Damage(path, f"can't be read: {error.strerror}")
+
+
+def _checkpoints() -> Iterator[Damage]:
+    """Of trainings that no process is at: one that is, writes them."""
+    remedy = "remove it; training continues from the checkpoint before it, or starts from nothing"
+    for path in (path for key in resume.dormant() for path in sorted(paths.training_folder(key).glob("*.pt"))):
+        try:
+            read_checksummed(path)
+        except DataError as error:
+            yield Damage(path, str(error).removeprefix(f"{path} "), remedy)
+        except OSError as error:
+            yield Damage(path, f"can't be read: {error.strerror}", remedy)
+
+
+def _cached() -> Iterator[Damage]:
+    """Files of DVC's local cache that are not what their names say, with the files of the project that they are."""
+    folder = _cache_folder()
+    if folder is None:
+        return
+    files = [path for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")) if _NAME.fullmatch(path.name)]
+    for path in tqdm(files, desc="verify DVC's cache", unit="file", disable=None):
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            what = "is damaged: its MD5 is not its name"
+        except OSError as error:
+            found, what = None, f"can't be read: {error.strerror}"
+        if found != path.parent.name + path.stem:
+            yield Damage(path, what, links=tuple(_links(path)))
+
+
+def _cache_folder() -> Path | None:
+    """Where DVC keeps files by their MD5; None outside a DVC project, and before it kept any."""
+    if not Path(".dvc").is_dir():
+        return None
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True)
+    if done.returncode:
+        raise DataError(f"`dvc cache dir` failed, so DVC's cache can't be verified:\n{done.stderr.strip()}")
+    return Path(done.stdout.strip()) / "files" / "md5"
+
+
+def _links(cached: Path) -> Iterator[Path]:
+    """Files of the project that are hard links to, or symbolic links at, a file of the cache."""
+    for path in (path for folder in _RESULTS for path in folder.rglob("*")):
+        if path.is_file() and path.samefile(cached):
+            yield path
