@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import paths
+from pipeline import forms, paths
 from pipeline.errors import DataError
 from pipeline.params import Params
 from pipeline.unhashed import check_hashed
@@ -31,7 +31,7 @@ def changed_archive(params: Params) -> Iterator[str]:
         return
     from pipeline.datasets.archive import local_archive  # imports much
 
-    record = paths.read_json(source)
+    record = forms.check_record(source, paths.read_json(source))
     path = local_archive(name)
     if path is None or record.get("source") != name or _sha256(path) == record.get("sha256"):
         return

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pipeline import names, paths
+from pipeline import forms, names, paths
 from pipeline.errors import ComparisonError, DataError
 from pipeline.metrics.delta import multi_task_performance, relative_gain, spread
 from pipeline.params import Params, ResolvedRun
@@ -85,7 +85,7 @@ def _load(params: Params, run: str, seed: int) -> Result:
     path, declared = paths.metrics_file(run, seed), params.run(run)
     remedy = f"run `dvc repro {declared.stage('evaluate', seed)}`"
     try:
-        result = paths.read_json(path)
+        result = forms.check_record(path, paths.read_json(path))
     except DataError as error:
         fault = str(error).partition(";")[0]  # "... is missing" or "... is damaged"
         raise ComparisonError(f"{fault}; {remedy} first") from error

@@ -6,7 +6,6 @@ Only what stages wrote is ever removed, of results only what DVC has recorded. R
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from pipeline import paths, provenance, resume, tracked
+from pipeline import paths, provenance, removal, resume, tracked
 from pipeline.datasets.store import read_info
 from pipeline.device import Device
 from pipeline.errors import DataError
@@ -105,7 +104,7 @@ def _recorded_outs() -> set[str]:
 
 def _remove(path: Path) -> None:
     try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        removal.remove(path, path.parent)
     except OSError as error:
         raise DataError(f"{path} can't be removed: {error}") from None
 

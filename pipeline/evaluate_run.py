@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import paths, provenance, resume
+from pipeline import forms, paths, provenance, removal, resume
 from pipeline.checkpoint import load_weights
 from pipeline.cost import measure
 from pipeline.datasets.sample import Sample
@@ -45,7 +44,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     info.check_scored(split)
     experiment = connect(params.experiment)  # a server that is away is told before an hour of scoring
     inputs = _inputs(params, name, seed, info)
-    trained = paths.read_json(paths.run_file(name, seed))
+    trained = forms.check_record(paths.run_file(name, seed), paths.read_json(paths.run_file(name, seed)))
     resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
@@ -140,7 +139,7 @@ def _write_panels(
     folder: Path, kept: list[tuple[Sample, dict[str, np.ndarray]]], run: ResolvedRun, info: DatasetInfo
 ) -> Path | None:
     """predictions.npz for the report, and one picture of this run alone for MLflow."""
-    shutil.rmtree(folder, ignore_errors=True)
+    removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
     arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
     np.savez_compressed(folder / "predictions.npz", **arrays)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline import paths
+from pipeline import forms, paths
 from pipeline.checkpoint import weights_digest
 from pipeline.datasets.store import DatasetInfo
 from pipeline.errors import DataError
@@ -40,8 +40,8 @@ def read_saved_model(folder: Path) -> SavedModel:
         )
     if not file.is_file():
         raise DataError(f"{file} is missing: it describes the network; copy it from where the weights are from")
-    record = paths.read_json(file)
-    dataset = record.get("dataset") if isinstance(record, dict) else None
+    record = forms.check_record(file, paths.read_json(file))
+    dataset = record.get("dataset")
     if not isinstance(dataset, dict) or not isinstance(record.get("inputs"), dict):
         raise DataError(f"{file} is of an older version, which did not note the dataset's classes: train the run again")
     try:

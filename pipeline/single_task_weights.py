@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline import names, paths
-from pipeline.errors import ParamsError
+from pathlib import Path
+
+from pipeline import forms, names, paths
+from pipeline.errors import DataError, ParamsError
 from pipeline.params import Params
 from pipeline.params_rules import single_task_sources
 
@@ -16,5 +18,12 @@ def write_start(params: Params, name: str, seed: int) -> None:
     if name not in params.runs_from_single_task:
         raise ParamsError(f"runs_from_single_task: {names.unknown('run', name, params.runs_from_single_task)}")
     sources = single_task_sources(params, name)
-    start = {task: {"run": run, **paths.read_json(paths.digest_file(run, seed))} for task, run in sources.items()}
+    start = {task: {"run": run, "sha256": _digest(paths.digest_file(run, seed))} for task, run in sources.items()}
     paths.write_json(paths.start_file(name, seed), start)
+
+
+def _digest(file: Path) -> str:
+    record = forms.check_record(file, paths.read_json(file))
+    if "sha256" not in record:
+        raise DataError(f"{file} holds no sha256; remove it and run `dvc repro`")
+    return record["sha256"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from pipeline import paths
+from pipeline import forms, names, paths
 from pipeline.changed_sources import changed_archive
 from pipeline.checkpoint import weights_digest
 from pipeline.datasets import get_dataset
@@ -124,7 +124,7 @@ def _of_mlflow(params: Params, run_id: str, found: Trace | None = None, scored: 
     ids = {run_id, tracked.restored_from if tracked else None}
     if found is None:
         for file in sorted(paths.MODELS.glob("*/run.json")):
-            if paths.read_json(file)["mlflow_run_id"] in ids:
+            if forms.check_record(file, paths.read_json(file))["mlflow_run_id"] in ids:
                 return _of_model(params, file.parent)
     if tracked is None and found is None:
         raise DataError(
@@ -150,14 +150,14 @@ def _named(tracked: TrackedRun) -> Trace:
     """Run and seed by the tags of training, else by the name that tracking gave to a restored run."""
     name, _, seed = tracked.name.rpartition("-")
     name, seed = tracked.tags.get("run", name), tracked.tags.get("seed", seed)
-    if not seed.isdecimal():
+    if not (names.is_run_name(name) and re.fullmatch("[0-9]{1,10}", seed)):
         raise DataError(f"the MLflow run {tracked.id} ({tracked.name}) is none of this pipeline; allowed: {ACCEPTED}")
     return Trace(name, int(seed))
 
 
 def _complete(path: Path, *keys: str) -> dict[str, Any]:
     """A file that a stage wrote, with these keys. Raises DataError for one of before there were such."""
-    content = paths.read_json(path)
+    content = forms.check_record(path, paths.read_json(path))
     missing = [key for key in ("run", "seed", "mlflow_run_id", *keys) if key not in content]
     if missing:
         raise DataError(
@@ -247,8 +247,9 @@ def _recorded_start(found: Trace, params: Params, trained: Inputs) -> dict[str, 
     start: dict[str, dict[str, str]] = {}
     for name, value in trained.values.items():
         if name.startswith(_START):
-            task, key = name.removeprefix(_START).split(".")
+            task, _, key = name.removeprefix(_START).partition(".")
             start.setdefault(task, {})[key] = json.loads(value)
+    forms.check_start("the inputs that were recorded", start)
     for source in start.values():
         path = paths.metrics_file(source["run"], found.seed)
         if not path.exists() or paths.read_json(path).get("weights_sha256") != source["sha256"]:

@@ -9,7 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline import forms
+from pipeline.errors import TrackingError
 from pipeline.tracking import reader
+
+_MOST_RECORD = 16 << 20  # bytes of run.json; those of this pipeline have some thousand
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,22 @@ def close_runs(training_ids: Collection[str]) -> None:
 
 
 def run_record(run: TrackedRun) -> dict[str, Any] | None:
-    """The run.json that training gave to MLflow; None for a run whose training did not end. Raises TrackingError."""
+    """The run.json that training gave to MLflow; None for a run whose training did not end.
+
+    Raises TrackingError, DataError for one that no training wrote.
+    """
+    source = f"run.json of the MLflow run {run.id}"
     with reader() as client, TemporaryDirectory() as folder:
-        if not any(item.path == "run.json" for item in client.list_artifacts(run.id)):
+        found = next((item for item in client.list_artifacts(run.id) if item.path == "run.json"), None)
+        if found is None:
             return None
-        return json.loads(Path(client.download_artifacts(run.id, "run.json", folder)).read_text())
+        if (found.file_size or 0) > _MOST_RECORD:
+            raise TrackingError(f"{source} has {found.file_size:,} bytes; {_MOST_RECORD:,} are allowed")
+        text = Path(client.download_artifacts(run.id, "run.json", folder)).read_text()
+    try:
+        return forms.check_record(source, json.loads(text))
+    except ValueError as error:
+        raise TrackingError(f"{source} is damaged: {error}") from None
 
 
 def _search(condition: str) -> Iterator[TrackedRun]:

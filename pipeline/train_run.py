@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import distributed, paths, provenance, resume
+from pipeline import distributed, forms, paths, provenance, resume
 from pipeline.checkpoint import load_single_task_weights
 from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.loading import Share
@@ -203,7 +203,10 @@ def training_key(inputs: provenance.Inputs, info: DatasetInfo) -> str:
 
 def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
     """{task: {run, sha256}}: the trained networks that the run starts from; empty where it starts afresh."""
-    return paths.read_json(paths.start_file(run.name, seed)) if run.from_single_task else {}
+    if not run.from_single_task:
+        return {}
+    file = paths.start_file(run.name, seed)
+    return forms.check_start(file, paths.read_json(file))
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:

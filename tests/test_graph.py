@@ -25,6 +25,8 @@ GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # imports count. A history's scores by epoch do change with a metric: they are for the eye, nothing is made from them.
 ANYWHERE = {
     "errors": "messages to people",
+    "faults": "messages to people",
+    "forms": "refuses names that no stage wrote",
     "interruption": "ends a stage early, or not",
     "names": "which names params may use; a name that is not known is refused",
     "notices": "messages to people",
@@ -32,6 +34,7 @@ ANYWHERE = {
     "params_problems": "reads YAML and words what is wrong with it",
     "params_rules": "refuses values that don't go together",
     "params_types": "refuses values out of range",
+    "removal": "removes what the stage itself left before; refuses what lies elsewhere",
     "paths": "where files lie: elsewhere, DVC would miss the outs",
 }
 READERS = {

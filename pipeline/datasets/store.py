@@ -16,15 +16,15 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from pipeline import paths
+from pipeline import forms, paths, removal
 from pipeline.datasets.sample import Label, Sample, decode_normals
 from pipeline.errors import DataError
 
@@ -191,7 +191,8 @@ def replace_folder(new: Path, target: Path, old: Path) -> None:
     if target.exists():
         os.replace(target, old)
     os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # whoever made its folder removes that too
+        removal.remove(old, old.parent)
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
@@ -255,7 +256,7 @@ class Store:
             index = json.loads((folder / "index.json").read_text())
         except FileNotFoundError:
             raise DataError(f"no prepared split in {folder}; run `dvc repro prepare` first") from None
-        self.ids: list[str] = index["ids"]
+        self.ids = forms.check_ids(folder / "index.json", index["ids"])
         self._rows = np.arange(len(self.ids))
         absent = [task for task in self.tasks if task not in index["fields"]]
         if absent:
