@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import forms, paths, provenance, removal, resume
+from pipeline import forms, paths, provenance, recorded, removal, resume
 from pipeline.checkpoint import load_weights
 from pipeline.cost import measure
 from pipeline.datasets.sample import Sample
@@ -19,6 +19,7 @@ from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import choose_device
 from pipeline.evaluation import Scorer, as_map, finite_or_none, predict, task_context
 from pipeline.network import build_network
+from pipeline.notices import warn
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
@@ -45,7 +46,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     experiment = connect(params.experiment)  # a server that is away is told before an hour of scoring
     inputs = _inputs(params, name, seed, info)
     trained = forms.check_record(paths.run_file(name, seed), paths.read_json(paths.run_file(name, seed)))
-    resume.forget(trained["training_key"])  # this stage runs, so DVC has recorded the training
+    _forget_checkpoint(trained, run.stage("train", seed))
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     network = device.network(build_network(run, info))
@@ -110,6 +111,18 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         if picture is not None:
             log.artifact(picture, "panels")
         inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))  # the store may have taken its time
+
+
+def _forget_checkpoint(trained: Mapping[str, Any], stage: str) -> None:
+    """Remove what would let the training go on, once DVC has what it made; keep it, and say so, where DVC has not."""
+    folder = paths.model_dir(trained["run"], trained["seed"])
+    if recorded.is_cached(folder):
+        resume.forget(trained["training_key"])
+        return
+    warn(
+        f"warning: DVC's cache lacks {folder}, so the training's checkpoint is kept. If DVC printed `failed to "
+        f"transfer`, as on a full disk: free some space, then run `dvc commit {stage}`"
+    )
 
 
 def origin(trained: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline import forms, names, paths
+from pipeline import forms, names, paths, recorded
 from pipeline.changed_sources import changed_archive
 from pipeline.checkpoint import weights_digest
 from pipeline.datasets import get_dataset
@@ -282,7 +280,5 @@ def _compare_packing(found: Trace, params: Params, packed_from: Inputs) -> None:
 
 def _data_is_stale() -> bool:
     """Whether `data` of params.yaml is other than when DVC last ran `prepare`: its digest then says nothing of now."""
-    lock = Path("dvc.lock")
-    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.exists() else {}
-    packed = stages.get("prepare", {}).get("params", {}).get(str(paths.PARAMS), {})
+    packed = recorded.stages().get("prepare", {}).get("params", {}).get(str(paths.PARAMS), {})
     return "data" in packed and packed["data"] != read_yaml(paths.PARAMS)["data"]

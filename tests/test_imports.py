@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "pipeline.faults": (),
     "pipeline.forms": ("pipeline.errors", "pipeline.names"),
     "pipeline.removal": ("pipeline.errors",),
+    "pipeline.recorded": ("pipeline.errors",),
     "pipeline.loss_weights": (),
     "pipeline.params": (
         "pipeline.errors",
