@@ -40,6 +40,7 @@ class Finding:
 def examine(params: Params) -> Iterator[Finding]:
     """All that is found in this project. Raises TrackingError when MLflow's store can't be reached."""
     yield from uncached()
+    yield from half_written()
     yield from ended_runs()
     yield from leftovers(params)
     yield from orphaned_states(params)
@@ -51,6 +52,14 @@ def uncached() -> Iterator[Finding]:
     recorded.outs()
     if lacking := recorded.not_in_cache():
         yield Finding(f"DVC could not copy {', '.join(lacking)} into its cache", recorded.lost_message(lacking))
+
+
+def half_written() -> Iterator[Finding]:
+    """Temporary files that a killed write left. DVC and git pass over them."""
+    for folder in (paths.PREPARED.parent, paths.MODELS, paths.REPORTS):
+        for path in sorted(folder.rglob(f".*{paths.PARTIAL}")):
+            if paths.is_abandoned(path):
+                yield Finding(f"{path} is what a killed write left", "remove it", partial(_remove, path))
 
 
 def ended_runs() -> Iterator[Finding]:

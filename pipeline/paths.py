@@ -6,11 +6,12 @@ Paths are relative to the working folder, because DVC runs each stage at the roo
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,21 +86,49 @@ def training_folder(key: str) -> Path:
     return project_root() / ".runs" / "train" / key
 
 
+PARTIAL = ".partial"
+"""How files end that are being written: with a dot before their name. .dvcignore and .gitignore name that form, so that
+what a kill leaves of one changes no folder's hash and is not committed."""
+
+
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; it takes that name when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Open a temporary file beside `path`; it takes that name when the block ends well, and vanishes otherwise.
+
+    An OSError of the writing names `path`. While it is open the file is locked: see `is_abandoned`.
+    """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.fchmod(handle, 0o644)  # mkstemp gives 0600; other users may read results
         with os.fdopen(handle, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
+            os.replace(name, path)
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether this is what a killed write left: a temporary file of `atomic` that no process on this machine writes."""
+    if not (path.name.startswith(".") and path.name.endswith(PARTIAL) and path.is_file() and not path.is_symlink()):
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is being written, or there are no locks, or it is gone
+        return False
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
