@@ -19,7 +19,7 @@ _SHOWN = 3  # differences that a message names
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write all parameters and buffers; the file appears whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{paths.PARTIAL}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     try:
         save_file(tensors, partial)

@@ -6,7 +6,6 @@ Only what stages wrote is ever removed, of results only what DVC has recorded. R
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-import yaml
 
-from pipeline import paths, provenance, resume, tracked
+from pipeline import paths, provenance, recorded, removal, resume, tracked
 from pipeline.datasets.store import read_info
 from pipeline.device import Device
 from pipeline.errors import DataError
@@ -47,6 +45,8 @@ def examine(params: Params, verified: bool = False) -> Iterator[Finding]:
     """
     if verified:
         yield from damaged()
+    yield from uncached()
+    yield from half_written()
     yield from ended_runs()
     yield from leftovers(params)
     yield from orphaned_states(params)
@@ -58,6 +58,21 @@ def damaged() -> Iterator[Finding]:
     for each in verify():
         links = "".join(f" (and {path}, a link to it)" for path in each.links)
         yield Finding(f"{each.path}{links} {each.what}", each.remedy, each.remove if each.removable else None)
+
+
+def uncached() -> Iterator[Finding]:
+    """Results that dvc.lock names and DVC's cache lacks. Raises DataError for a damaged dvc.lock."""
+    recorded.outs()
+    if lacking := recorded.not_in_cache():
+        yield Finding(f"DVC could not copy {', '.join(lacking)} into its cache", recorded.lost_message(lacking))
+
+
+def half_written() -> Iterator[Finding]:
+    """Temporary files that a killed write left. DVC and git pass over them."""
+    for folder in (paths.PREPARED.parent, paths.MODELS, paths.REPORTS):
+        for path in sorted(folder.rglob(f".*{paths.PARTIAL}")):
+            if paths.is_abandoned(path):
+                yield Finding(f"{path} is what a killed write left", "remove it", partial(_remove, path))
 
 
 def ended_runs() -> Iterator[Finding]:
@@ -74,19 +89,19 @@ def ended_runs() -> Iterator[Finding]:
 
 def leftovers(params: Params) -> Iterator[Finding]:
     """Results of runs and seeds that params.yaml no longer has."""
-    kept, recorded = _names(params, params.all_runs), _recorded_outs()
+    kept, known = _names(params, params.all_runs), recorded.outs()
     kept_in = {paths.DIGESTS: _names(params, params.runs), paths.STARTS: _names(params, params.runs_from_single_task)}
     for folder in (*_FOLDERS, *_FILES):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if _is_result(path) and path.name.removesuffix(_FILES.get(folder, "")) not in kept_in.get(folder, kept):
-                yield _leftover(path, recorded)
+                yield _leftover(path, known)
 
 
-def _leftover(path: Path, recorded: Collection[str]) -> Finding:
+def _leftover(path: Path, known: Collection[str]) -> Finding:
     what = f"{path} is of a run or seed that is no longer in {paths.PARAMS}"
     if others := _others(path):
         return Finding(what, f"keep what no stage wrote ({', '.join(others)}) elsewhere, then remove it")
-    if str(path) not in recorded:
+    if str(path) not in known:
         return Finding(what, "remove it if nobody needs it: dvc.lock does not name it, so DVC may not have a copy")
     copy = "git has it, if committed" if path.parent == paths.METRICS else "DVC's cache has it, unless `dvc gc` was run"
     return Finding(what, f"remove it ({copy})", partial(_remove, path))
@@ -110,15 +125,9 @@ def _others(path: Path) -> list[str]:
     return sorted(each.name for each in path.iterdir() if not any(map(each.match, _FOLDERS[path.parent])))
 
 
-def _recorded_outs() -> set[str]:
-    lock = Path("dvc.lock")
-    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.exists() else {}
-    return {out["path"] for stage in stages.values() for out in stage.get("outs", ())}
-
-
 def _remove(path: Path) -> None:
     try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        removal.remove(path, path.parent)
     except OSError as error:
         raise DataError(f"{path} can't be removed: {error}") from None
 

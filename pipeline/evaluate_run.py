@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipeline import paths, provenance, resume
+from pipeline import paths, provenance, recorded, removal, resume
 from pipeline.checkpoint import load_weights
 from pipeline.cost import measure
 from pipeline.datasets.sample import Sample
@@ -22,6 +21,7 @@ from pipeline.device import choose_device
 from pipeline.evaluation import Scorer, as_map, finite_or_none, predict, task_context
 from pipeline.integrity import file_sha256, read_recorded
 from pipeline.network import build_network
+from pipeline.notices import warn
 from pipeline.paint import with_middle
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
@@ -56,7 +56,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     network = device.network(build_network(run, info))
     load_weights(network, paths.weights_file(name, seed), trained["weights_sha256"], paths.run_file(name, seed))
-    resume.forget(trained["training_key"])  # DVC has recorded the training, since this stage runs; weights are whole
+    _forget_checkpoint(paths.model_dir(name, seed), trained["training_key"], run.stage("train", seed))
 
     store = Store(paths.PREPARED / split, run.tasks)
     shown = set(panel_indices(len(store), params.evaluation.panels))
@@ -120,6 +120,17 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))  # the store may have taken its time
 
 
+def _forget_checkpoint(folder: Path, key: str, stage: str) -> None:
+    """Remove what would let a training go on, once DVC has what it made; keep it, and say so, where DVC has not."""
+    if recorded.is_cached(folder):
+        resume.forget(key)
+        return
+    warn(
+        f"warning: DVC's cache lacks {folder}, so the training's checkpoint is kept. If DVC printed `failed to "
+        f"transfer`, as on a full disk: free some space, then run `dvc commit {stage}`"
+    )
+
+
 def origin(trained: Mapping[str, Any]) -> dict[str, Any]:
     """What a metrics file keeps of run.json, for where the file comes alone, as into a clone: see pipeline/trace.py.
 
@@ -157,7 +168,7 @@ def _write_panels(
     folder: Path, kept: list[tuple[Sample, dict[str, np.ndarray]]], run: ResolvedRun, info: DatasetInfo
 ) -> Path | None:
     """predictions.npz for the report, and one picture of this run alone for MLflow."""
-    shutil.rmtree(folder, ignore_errors=True)
+    removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
     arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
     np.savez_compressed(folder / "predictions.npz", **arrays)

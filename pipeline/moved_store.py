@@ -47,7 +47,7 @@ def moved_rows(database: Path, root: Path) -> dict[Path, list[Row]]:
         for table, (key, column) in _COLUMNS.items():
             for id, written in connection.execute(f"SELECT {key}, {column} FROM {table}"):
                 old = _local(written)
-                if old is None or _ARTIFACTS not in old.parts:
+                if old is None or _ARTIFACTS not in old.parts or ".." in old.parts:
                     continue
                 base = _base(old)
                 if base != root / _ARTIFACTS:

@@ -7,6 +7,7 @@ they equal the real registries, TASKS, DATASETS and ARCHITECTURES of `pipeline.t
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 TASKS = ("semseg", "human_parts", "sal", "depth", "disparity", "normals", "edge")
@@ -74,6 +75,16 @@ RUN_FAMILIES = ("runs", "runs_from_single_task")
 
 # Encoder-fusion networks, which may start from trained single-task networks, as their papers do.
 FROM_SINGLE_TASK = ("cross_stitch", "nddr_cnn")
+
+
+# A run's name becomes a file name (<run>-<seed>.json), a DVC stage (train@<run>-<seed>) and part of a key (`dvc exp
+# run -S runs.<run>.training.lr=...`): no dots, no spaces, no capitals (some file systems ignore case).
+RUN_NAME_RULE = "a letter, then a-z, 0-9, _ and single inner -, at most 60 in all"
+
+
+def is_run_name(name: object) -> bool:
+    """Whether params.yaml may call a run so."""
+    return isinstance(name, str) and len(name) <= 60 and bool(re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name))
 
 
 def nearest(name: object, known: Iterable[object]) -> str | None:

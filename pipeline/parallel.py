@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 import psutil
 
+from pipeline import recorded
 from pipeline.errors import ParamsError, StageError
 from pipeline.interruption import STARTER
 from pipeline.launcher import VARIABLE as LAUNCHER
@@ -43,13 +44,27 @@ def repro(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
     """Bring everything up to date, with as many stages at a time as there are slots.
 
     slots: the environment of each, such as its device (see `make_slots`). Raises StageError when a stage fails, after
-    those beside it have ended. One slot is a plain `dvc repro`, which stops at the first failure.
+    those beside it have ended, and where DVC ended well but could not keep what a stage made. One slot is a plain
+    `dvc repro`, which stops at the first failure.
     """
     if LAUNCHER in os.environ and len(slots) > 1:
         raise ParamsError(
             f"{LAUNCHER} trains one network on several devices, and {len(slots)} jobs train several at once: "
             "unset it, or use `dvc repro`"
         )
+    failure = None
+    try:
+        _all_stages(params, slots)
+    except StageError as error:
+        failure = error
+    if lacking := recorded.not_in_cache():
+        told = f"{failure}\n" if failure else ""
+        raise StageError(told + recorded.lost_message(lacking))
+    if failure:
+        raise failure
+
+
+def _all_stages(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
     if len(slots) == 1:
         _dvc("repro", slot=slots[0])
         return

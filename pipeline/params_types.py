@@ -73,10 +73,8 @@ def _unique(values: tuple) -> tuple:
 
 
 def _run_name(name: str) -> str:
-    # It becomes a file name (<run>-<seed>.json), a DVC stage (train@<run>-<seed>) and part of a key (`dvc exp
-    # run -S runs.<run>.training.lr=...`): no dots, no spaces, no capitals (some file systems ignore case).
-    if len(name) > 60 or not re.fullmatch(r"[a-z][a-z0-9_]*(-[a-z0-9_]+)*", name):
-        raise ValueError("a run's name is a letter, then a-z, 0-9, _ and single inner -, at most 60 in all")
+    if not names.is_run_name(name):
+        raise ValueError(f"a run's name is {names.RUN_NAME_RULE}")
     return name
 
 

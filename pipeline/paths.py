@@ -6,15 +6,17 @@ Paths are relative to the working folder, because DVC runs each stage at the roo
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline import forms
 from pipeline.errors import REPAIR, DataError, OlderFileError
 
 PARAMS = Path("params.yaml")
@@ -87,21 +89,49 @@ def training_folder(key: str) -> Path:
     return project_root() / ".runs" / "train" / key
 
 
+PARTIAL = ".partial"
+"""How files end that are being written: with a dot before their name. .dvcignore and .gitignore name that form, so that
+what a kill leaves of one changes no folder's hash and is not committed."""
+
+
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; it takes that name when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Open a temporary file beside `path`; it takes that name when the block ends well, and vanishes otherwise.
+
+    An OSError of the writing names `path`. While it is open the file is locked: see `is_abandoned`.
+    """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.fchmod(handle, 0o644)  # mkstemp gives 0600; other users may read results
         with os.fdopen(handle, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
+            os.replace(name, path)
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether this is what a killed write left: a temporary file of `atomic` that no process on this machine writes."""
+    if not (path.name.startswith(".") and path.name.endswith(PARTIAL) and path.is_file() and not path.is_symlink()):
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # it is being written, or there are no locks, or it is gone
+        return False
+    return True
 
 
 CHECKSUM = "checksum"
@@ -119,7 +149,8 @@ def read_json(path: Path, *keys: str, missing: str = "run `dvc repro` to make it
     """Read what `write_json` wrote, without its checksum.
 
     missing: the remedy where there is no such file. Raises DataError, with the remedy, for a file that is missing or
-    can't be read, is no JSON, does not say what its checksum is of, or lacks one of `keys`.
+    can't be read, is no JSON, does not say what its checksum is of, lacks one of `keys`, or holds a name or an id that
+    no stage writes (pipeline/forms.py).
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +170,7 @@ def read_json(path: Path, *keys: str, missing: str = "run `dvc repro` to make it
         raise DataError(f"{path} is damaged: it has changed since it was written (its checksum is another); {REPAIR}")
     if lacks := [key for key in dict.fromkeys(keys) if key not in content]:
         raise DataError(f"{path} lacks {', '.join(lacks)}: no stage of this version wrote it; run `dvc repro`")
-    return content
+    return forms.check_record(path, content)
 
 
 def _checksum(value: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
     That is the photograph's name, with as many of the folders above it as tell it from others of that name. Raises
     DataError for photographs that are missing and for an `out` where files are in the way, its own ones for example.
     """
-    photos = list({photo.absolute(): photo for photo in photos}.values())
+    photos = list({os.path.abspath(photo): photo for photo in photos}.values())
     if missing := [photo for photo in photos if not photo.is_file()]:
         named = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
         folders = " (a folder: name the photographs in it)" if missing[0].is_dir() else ""
@@ -79,16 +80,20 @@ def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
 
 
 def _tail(photo: Path, photos: list[Path]) -> Path:
-    """The last parts of a path that no other has. Case does not tell names apart on every disk."""
+    """The last parts of a path that no other has; never `..`. Case does not tell names apart on every disk."""
 
     def last(path: Path, count: int) -> tuple[str, ...]:
-        return tuple(part.casefold() for part in path.absolute().parts[1:][-count:])
+        return tuple(part.casefold() for part in _parts(path)[-count:])
 
-    parts = photo.absolute().parts[1:]
+    parts = _parts(photo)
     for count in range(1, len(parts)):
         if sum(last(photo, count) == last(other, count) for other in photos) == 1:
             return Path(*parts[-count:])
     return Path(*parts)
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return Path(os.path.abspath(path)).parts[1:]
 
 
 def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterator[Path]:

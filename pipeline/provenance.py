@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _VERSIONS = ("torch", "timm", "numpy", "opencv-python-headless")  # the last resizes images
 _PACKING_VERSIONS = ("numpy", "opencv-python-headless", "scipy")  # the last reads .mat files and thins boundaries
 _BLOCK = 1 << 22
+_IGNORED = (".*.partial", ".DS_Store", "._*", ".nfs*")  # as in .dvcignore
 ABSENT = "absent"
 _SAME_START_SECONDS = 2.0  # psutil derives it from the boot time, which moves when the clock is set
 
@@ -120,12 +122,17 @@ def _folder_digest(folder: Path) -> str:
     if not folder.is_dir():
         return ABSENT
     total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not _is_ignored(path.name)):
         total.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
                 total.update(block)
     return total.hexdigest()
+
+
+def _is_ignored(name: str) -> bool:
+    """Whether .dvcignore has DVC pass over it: a file that is being written, or what systems leave in folders."""
+    return any(fnmatchcase(name, pattern) for pattern in _IGNORED)
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

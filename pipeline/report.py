@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from pipeline import figures, paths, published
+from pipeline import figures, paths, published, removal
 from pipeline.datasets.store import DatasetInfo, Store, read_info
 from pipeline.device import use_cpu_threads
 from pipeline.evaluate_run import load_predictions, painting_contexts, panel_indices
@@ -39,7 +38,7 @@ def write_report(params: Params) -> None:
     tasks = tuple(dict.fromkeys(task for run in params.all_runs.values() for task in run.tasks))
     delta = paths.read_json(paths.DELTA_JSON, "scores", "delta_m", "runs", "caveats")
     results = {name: [_result(name, seed) for seed in params.seeds] for name in params.all_runs}
-    shutil.rmtree(paths.FIGURES, ignore_errors=True)
+    removal.remove(paths.FIGURES, paths.REPORTS)
     paths.FIGURES.mkdir(parents=True)
     use_cpu_threads(params.training.cpu_threads)  # the trivial predictor's sums round as those of the networks' scores
     split = params.evaluation.split

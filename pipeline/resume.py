@@ -7,14 +7,15 @@
     <key>/before.pt        the checkpoint before that, for when the last one is damaged
 
 The key says what the training is made of, so a checkpoint is never used for anything else. The folder outlives the
-stage `train`: until DVC has recorded what it made, a kill would lose that. `evaluate` removes it.
+stage `train`: until DVC has recorded what it made, a kill would lose that. `evaluate` removes it. No other stage
+removes one, however old: a clock may be wrong, and a branch or an experiment may ask for it again. `stages.doctor`
+knows which of them params.yaml asks for, and removes others when it is asked to.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -26,14 +27,14 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from pipeline import distributed, paths
+from pipeline import distributed, paths, removal
 from pipeline.errors import DataError, TrainingError
 from pipeline.integrity import ChecksumWriter, read_checksummed
 from pipeline.notices import warn
 from pipeline.outbox import Point
 from pipeline.training_state import TrainingState
 
-_KEPT_DAYS = 14  # a killed training that nobody takes up again, since its inputs changed, is removed after that
+_OLD_SECONDS = 14 * 86400  # what nothing has touched for so long is mentioned, and kept
 _LOCK_SECONDS = 10.0  # forked workers of a killed process hold its lock until they notice, some seconds later
 _LOOK_SECONDS = 2.0  # nobody who only looks holds it so long
 _CHECKPOINT, _BEFORE = "checkpoint.pt", "before.pt"
@@ -140,7 +141,7 @@ def attempt(key: str) -> Iterator[Attempt]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=_LOCK_SECONDS):
-            _remove_abandoned(folder)
+            _mention_old(folder)
             yield _next_attempt(folder)
     except Timeout:
         raise TrainingError(
@@ -179,11 +180,21 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _remove_abandoned(own: Path) -> None:
+def _mention_old(own: Path) -> None:
+    """Print how much is kept of other trainings that nothing has touched for long."""
+    old, size = 0, 0
     for folder in own.parent.iterdir():
-        with suppress(FileNotFoundError):  # another stage removed it meanwhile
-            if folder != own and time.time() - folder.stat().st_mtime > _KEPT_DAYS * 86400:
-                forget(folder.name)
+        with suppress(OSError):  # another stage removed it meanwhile
+            if folder != own and time.time() - folder.stat().st_mtime > _OLD_SECONDS:
+                size += sum(file.stat().st_size for file in folder.iterdir())
+                old += 1
+    if old:
+        print(
+            f"{own.parent} keeps {old} other training{'s' if old > 1 else ''} that nothing has touched for "
+            f"{_OLD_SECONDS // 86400} days ({size / 1e6:.0f} MB): `python -m stages.doctor` finds those that are no "
+            "longer asked for",
+            flush=True,
+        )
 
 
 def processes(key: str) -> int:
@@ -197,11 +208,19 @@ def cpu_threads(key: str) -> int:
 
 
 def forget(key: str) -> None:
-    """Remove what is kept of a training, unless a process is at it."""
+    """Remove what is kept of a training, unless a process is at it. Raises DataError for a key that leads elsewhere."""
+    kept = paths.training_folder("")
+    removal.check_below(paths.training_folder(key), kept)
     with _unless_in_use(paths.training_folder(key), _LOOK_SECONDS) as folder:
+        failure = None
         for _ in range(10):
             if folder and folder.exists():
-                shutil.rmtree(folder, ignore_errors=True)  # another stage that looks at it may make its lock anew
+                try:
+                    removal.remove(folder, kept)
+                except OSError as error:  # another stage that looks at it may make its lock anew
+                    failure = error
+        if folder and folder.exists():
+            warn(f"warning: {folder} is no longer needed, but can't be removed: {failure}")
 
 
 def dormant() -> dict[str, str | None]:

@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline import paths
+from pipeline import forms, names, paths, recorded
 from pipeline.changed_sources import changed_archive
 from pipeline.datasets import get_dataset
 from pipeline.datasets.store import DatasetInfo, read_info
@@ -148,7 +146,7 @@ def _named(tracked: TrackedRun) -> Trace:
     """Run and seed by the tags of training, else by the name that tracking gave to a restored run."""
     name, _, seed = tracked.name.rpartition("-")
     name, seed = tracked.tags.get("run", name), tracked.tags.get("seed", seed)
-    if not seed.isdecimal():
+    if not (names.is_run_name(name) and re.fullmatch("[0-9]{1,10}", seed)):
         raise DataError(f"the MLflow run {tracked.id} ({tracked.name}) is none of this pipeline; allowed: {ACCEPTED}")
     return Trace(name, int(seed))
 
@@ -253,8 +251,9 @@ def _recorded_start(found: Trace, params: Params, trained: Inputs) -> dict[str, 
     start: dict[str, dict[str, str]] = {}
     for name, value in trained.values.items():
         if name.startswith(_START):
-            task, key = name.removeprefix(_START).split(".")
+            task, _, key = name.removeprefix(_START).partition(".")
             start.setdefault(task, {})[key] = json.loads(value)
+    forms.check_start("the inputs that were recorded", start)
     for source in start.values():
         path = paths.metrics_file(source["run"], found.seed)
         if not path.exists() or paths.read_json(path).get("weights_sha256") != source["sha256"]:
@@ -287,7 +286,5 @@ def _compare_packing(found: Trace, params: Params, packed_from: Inputs) -> None:
 
 def _data_is_stale() -> bool:
     """Whether `data` of params.yaml is other than when DVC last ran `prepare`: its digest then says nothing of now."""
-    lock = Path("dvc.lock")
-    stages = (yaml.safe_load(lock.read_text()) or {}).get("stages", {}) if lock.exists() else {}
-    packed = stages.get("prepare", {}).get("params", {}).get(str(paths.PARAMS), {})
+    packed = recorded.stages().get("prepare", {}).get("params", {}).get(str(paths.PARAMS), {})
     return "data" in packed and packed["data"] != read_yaml(paths.PARAMS)["data"]

@@ -11,8 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline import paths
-from pipeline.errors import DataError
+from pipeline.errors import DataError, TrackingError
 from pipeline.tracking import EXECUTION, of_weights, reader
+
+_MOST_RECORD = 16 << 20  # bytes of run.json; those of this pipeline have some thousand
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,17 @@ def execution_record(run: TrackedRun) -> dict[str, Any]:
 
 @contextmanager
 def _artifact(run: TrackedRun, name: str) -> Iterator[Path | None]:
-    """A copy of what the run keeps under `name`, for the block; None where it keeps no such thing."""
+    """A copy of what the run keeps under `name`, for the block; None where it keeps no such thing.
+
+    Raises TrackingError, too for one that is larger than any that training writes.
+    """
     with reader() as client, TemporaryDirectory() as folder:
-        kept = any(item.path == name for item in client.list_artifacts(run.id))
-        yield Path(client.download_artifacts(run.id, name, folder)) if kept else None
+        found = next((item for item in client.list_artifacts(run.id) if item.path == name), None)
+        if found and (found.file_size or 0) > _MOST_RECORD:
+            raise TrackingError(
+                f"{name} of MLflow's run {run.id} has {found.file_size:,} bytes; {_MOST_RECORD:,} may be"
+            )
+        yield Path(client.download_artifacts(run.id, name, folder)) if found else None
 
 
 def _search(condition: str) -> Iterator[TrackedRun]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import distributed, git, paths, provenance, resume
+from pipeline import distributed, forms, git, paths, provenance, resume
 from pipeline.checkpoint import load_single_task_weights
 from pipeline.datasets.augment import Augmenter, ValueGeometry
 from pipeline.datasets.loading import Share
@@ -219,10 +219,8 @@ def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
     """{task: {run, sha256}}: the trained networks that the run starts from; empty where it starts afresh."""
     if not run.from_single_task:
         return {}
-    start = paths.read_json(path := paths.start_file(run.name, seed))
-    if not all(isinstance(source, dict) and {"run", "sha256"} <= source.keys() for source in start.values()):
-        raise DataError(f"{path} names no trained networks: no stage of this version wrote it; run `dvc repro`")
-    return start
+    file = paths.start_file(run.name, seed)
+    return forms.check_start(file, paths.read_json(file))
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import names, paths
+from pipeline import names, paths, recorded
 from pipeline.changed_sources import refuse_unseen
 from pipeline.comparison import recipe_differences
 from pipeline.errors import ParamsError
@@ -32,6 +32,7 @@ def main(params: Params, file: str, record: bool = False) -> None:
         raise ParamsError(
             f"{file}: dvc.yaml names {', '.join(missing)}, which it lacks; see profiles/ for their values"
         )
+    recorded.stages()  # a dvc.lock that a kill left damaged is named before DVC stumbles over it
     if Path(file) == paths.PARAMS:  # what is trained here was trained from that file
         refuse_unseen(params)
     if params.evaluation.split != "val":

@@ -19,10 +19,12 @@ def main(params: Params, jobs: int | None) -> None:
     import psutil
     import torch
 
+    from pipeline import recorded
     from pipeline.changed_sources import refuse_unseen
     from pipeline.parallel import default_jobs, make_slots, repro
     from pipeline.workers import cores
 
+    recorded.stages()  # a dvc.lock that a kill left damaged is named before DVC stumbles over it
     refuse_unseen(params)
     gpus, available = torch.cuda.device_count(), psutil.virtual_memory().available
     if jobs is None:

@@ -24,6 +24,8 @@ GRAPH = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # imports count. A history's scores by epoch do change with a metric: they are for the eye, nothing is made from them.
 ANYWHERE = {
     "errors": "messages to people",
+    "faults": "messages to people",
+    "forms": "refuses names that no stage wrote",
     "integrity": "refuses files that changed; changes none",
     "interruption": "ends a stage early, or not",
     "names": "which names params may use; a name that is not known is refused",
@@ -32,6 +34,7 @@ ANYWHERE = {
     "params_problems": "reads YAML and words what is wrong with it",
     "params_rules": "refuses values that don't go together",
     "params_types": "refuses values out of range",
+    "removal": "removes what the stage itself left before; refuses what lies elsewhere",
     "paths": "where files lie: elsewhere, DVC would miss the outs",
 }
 READERS = {
@@ -90,6 +93,7 @@ EXEMPT = {
         **BOOKS,
         "distributed": "evaluation is one process",
         "losses": "nothing is trained",
+        "recorded": "looks whether DVC keeps the weights, before their checkpoint is removed",
         "resume": "removes the checkpoint of the training that is scored",
         "workers": "ends processes with their parent",
     },
@@ -103,6 +107,7 @@ EXEMPT = {
         "distributed": "the report is one process",
         "losses": "nothing is trained",
         "network": "the report runs no network",
+        "recorded": "what DVC keeps",
         "resume": "checkpoints",
         "workers": "ends processes with their parent",
     },

@@ -8,6 +8,9 @@ follows from the outs of a stage that reran is DVC's own work; test_pipeline.py 
 from __future__ import annotations
 
 import copy
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +19,9 @@ import yaml
 from dvc.repo import Repo
 from dvc.utils.serialize import _yaml
 
+from pipeline.doctor import half_written
+from pipeline.paths import atomic
+from pipeline.provenance import _folder_digest
 from tests.project import ROOT, Project
 
 SEEDS = [0]
@@ -353,3 +359,59 @@ def test_one_training_brings_what_it_depends_on(edited):
     code(METRIC)(edited)
     output = edited.project.dvc("repro", "--dry", "train@semseg-0")
     assert "Running stage 'selection'" in output and "Stage 'train@semseg-0' didn't change" in output
+
+
+KILLED_WRITE = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import paths
+with paths.atomic(Path(sys.argv[1])) as file:
+    file.write("half of it")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+HASHED = [
+    "data/prepared/dataset.json", "data/prepared/val/index.json", "models/sca-0/run.json", "models/digests/sca-0.json",
+    "reports/metrics/sca-0.json", "reports/history/sca-0.csv", "reports/panels/sca-0/sca.png", "data/own/dataset.yaml",
+]  # fmt: skip
+
+
+def test_what_a_killed_write_leaves_is_no_change(graph):
+    before = graph.project.git("status", "--porcelain")
+    for name in HASHED:
+        done = subprocess.run([sys.executable, "-c", KILLED_WRITE, name], cwd=graph.root)
+        assert done.returncode == -signal.SIGKILL
+    left = [path for name in HASHED for path in (graph.root / name).parent.glob(f".{Path(name).name}.*")]
+    try:
+        assert len(left) == len(HASHED)
+        assert graph.reruns() == set()
+        assert graph.project.git("status", "--porcelain") == before
+        assert {finding.what.split()[0] for finding in half_written()} == {
+            str(path.relative_to(graph.root)) for path in left
+        }
+        for finding in half_written():
+            finding.mend()
+        assert not any(path.exists() for path in left)
+    finally:
+        for path in left:
+            path.unlink(missing_ok=True)
+
+
+def test_what_is_being_written_is_left_alone(graph):
+    path = Path("reports/metrics/sca-0.json")
+    with pytest.raises(KeyboardInterrupt), atomic(path):
+        assert len(list(path.parent.glob(".*.partial"))) == 1
+        assert list(half_written()) == [] and graph.reruns() == set()
+        raise KeyboardInterrupt
+
+
+def test_a_person_s_own_data_is_the_same_with_what_systems_leave(graph):
+    before = _folder_digest(Path("data/own"))
+    left = [graph.root / "data" / "own" / name for name in (".DS_Store", "._a.jpg", ".nfs0001", ".a.npy.x.partial")]
+    try:
+        for path in left:
+            path.write_text("of the system")
+        assert _folder_digest(Path("data/own")) == before and graph.reruns() == set()
+    finally:
+        for path in left:
+            path.unlink()

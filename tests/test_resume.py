@@ -268,14 +268,26 @@ def test_attempts_of_one_training_share_its_name_and_are_counted(in_tmp):
     assert [str(point) for point in second.points] == [str(Point("loss", math.nan, 1, 2))]
 
 
-def test_what_nobody_takes_up_again_is_removed(in_tmp):
-    for key in ("old", "new"):
+@pytest.mark.parametrize("clock", ["a long holiday", "a clock set wrong"])
+def test_what_was_begun_is_kept_whatever_its_age_and_the_clock(in_tmp, monkeypatch, capsys, clock):
+    for key in ("old", "recent"):
         with attempt(key):
-            pass
-    long_ago = time.time() - 15 * 86400
-    os.utime(paths.training_folder("old"), (long_ago, long_ago))
-    with attempt("now"):
-        assert sorted(path.name for path in paths.training_folder("now").parent.iterdir()) == ["new", "now"]
+            (paths.training_folder(key) / "checkpoint.pt").write_bytes(bytes(3_000_000))
+    with attempt("own"):
+        assert "no training" not in capsys.readouterr().out
+    if clock == "a long holiday":
+        long_ago = time.time() - 400 * 86400
+        os.utime(paths.training_folder("old"), (long_ago, long_ago))
+    else:
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() + 400 * 86400)
+    with attempt("own"):
+        pass
+    assert {path.name for path in paths.training_folder("").iterdir()} == {"old", "recent", "own"}
+    assert (paths.training_folder("old") / "checkpoint.pt").stat().st_size == 3_000_000
+    told = capsys.readouterr().out
+    many, size = ("1 other training that", 3) if clock == "a long holiday" else ("2 other trainings that", 6)
+    assert f"keeps {many} nothing has touched for 14 days ({size} MB)" in told and "stages.doctor" in told
 
 
 def test_a_checkpoint_is_used_for_the_same_inputs_alone(root, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline import paths
+from pipeline import paths, removal
 from pipeline.datasets import drive, unpacked
 from pipeline.datasets.transfer import SourceError, copy, download, require_space
 from pipeline.datasets.unpack import inspect, unpack
@@ -310,21 +309,17 @@ def _is_address(source: str) -> bool:
 def _clear(raw: Path, keep: tuple[str, ...] = ()) -> None:
     """Remove whatever an earlier or killed fetch left, the record first: without one no file is taken for whole."""
     for path in sorted(raw.iterdir(), key=lambda path: path.name != SOURCE_FILE):
-        if path.name in keep:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name not in keep:
+            removal.remove(path, raw)
 
 
 def _tidy(partial: Path, parts: Iterable[Path]) -> None:
     """Remove these partial files; the beginning of another archive may still be of use."""
     for part in parts:
         for path in partial.glob(f"*{part.name}*"):  # its state too, and what a killed call left of that
-            path.unlink()
+            removal.remove(path, partial)
     if [path.name for path in partial.iterdir()] == [_LOCK]:
-        shutil.rmtree(partial)
+        removal.remove(partial, partial.parent)
 
 
 def _record(raw: Path, record: dict) -> dict:

@@ -15,6 +15,7 @@ import scipy.io
 from PIL import Image
 
 from pipeline.errors import DataError
+from pipeline.forms import is_plain_name
 
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are the turns below; the standard reserves all others
 _TURNS = {
@@ -201,8 +202,10 @@ def read_ids(path: Path) -> list[str]:
     if not ids:
         raise DataError(f"{shown(path)} is empty; it needs at least one id")
     for name in ids:
-        if set(name) & set("/\\\0") or name in (".", ".."):
+        if not is_plain_name(name):
             raise DataError(f"{shown(path)} holds {name!r}: an id is a plain file name without folder and ending")
+        if name.startswith("."):
+            raise DataError(f"{shown(path)} holds {name!r}: an id may not begin with a dot: DVC passes over such files")
     twice = sorted(name for name, count in Counter(ids).items() if count > 1)
     if twice:
         raise DataError(f"{shown(path)} names {len(twice)} ids twice, the first: {twice[0]}")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -18,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pipeline import paths
+from pipeline import paths, removal
 from pipeline.datasets import get_dataset
 from pipeline.datasets.archive import SOURCE_FILE, extracted
 from pipeline.datasets.sample import Sample
@@ -84,7 +83,7 @@ def _scratch(target: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(f"{folder}.lock", timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
+            removal.remove(folder, target.parent)
             folder.mkdir()
             try:
                 yield folder
@@ -93,7 +92,8 @@ def _scratch(target: Path) -> Iterator[Path]:
                     raise
                 raise DataError(f"no space left for {target}: free some, then run it again") from error
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # the next call removes what is left
+                    removal.remove(folder, target.parent)
     except Timeout:
         raise DataError(f"{target} is being prepared by another process: let that end first") from None
 

@@ -19,15 +19,15 @@ import copy
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from pipeline import paths
+from pipeline import forms, paths, removal
 from pipeline.datasets.flat_file import FlatFile, FlatFileWriter
 from pipeline.datasets.sample import Label, Sample, decode_normals, is_coded
 from pipeline.errors import DataError
@@ -150,7 +150,8 @@ def replace_folder(new: Path, target: Path, old: Path) -> None:
     if target.exists():
         os.replace(target, old)
     os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # whoever made its folder removes that too
+        removal.remove(old, old.parent)
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
@@ -206,7 +207,7 @@ class Store:
     def __init__(self, folder: Path, tasks: Iterable[str]):
         self.tasks = tuple(tasks)
         index = read_index(folder)
-        self.ids: list[str] = index["ids"]
+        self.ids = forms.check_ids(folder / "index.json", index["ids"])
         self._rows = np.arange(len(self.ids))
         absent = [task for task in self.tasks if task not in index["fields"]]
         if absent:
