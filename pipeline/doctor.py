@@ -17,12 +17,13 @@ import torch
 import yaml
 
 from pipeline import paths, provenance, resume, tracked
+from pipeline.database_faults import users
 from pipeline.datasets.store import read_info
 from pipeline.device import Device
-from pipeline.errors import DataError
-from pipeline.moved_store import Row, mend, moved_rows, users
+from pipeline.errors import DataError, TrackingError
+from pipeline.moved_store import Row, mend, moved_rows
 from pipeline.params import Params
-from pipeline.tracking import database
+from pipeline.store_address import database
 from pipeline.train_run import training_inputs, training_key
 
 # What stages leave for each run and seed: folders with the files in them, and files.
@@ -40,10 +41,16 @@ class Finding:
 
 
 def examine(params: Params) -> Iterator[Finding]:
-    """All that is found in this project. Raises TrackingError when MLflow's store can't be reached."""
-    yield from ended_runs()
+    """All that is found in this project. Raises TrackingError, last, where MLflow's store can't be used."""
+    unusable = None
+    try:
+        yield from ended_runs()
+    except TrackingError as error:  # raised in the end: the rest can be looked into without MLflow
+        unusable = error
     yield from leftovers(params)
     yield from orphaned_states(params)
+    if unusable:
+        raise unusable
     yield from moved_artifacts()
 
 
