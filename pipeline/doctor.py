@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from pipeline import paths, provenance, recorded, removal, resume, tracked
+from pipeline.database_faults import users
 from pipeline.datasets.store import read_info
 from pipeline.device import Device
-from pipeline.errors import DataError
-from pipeline.moved_store import Row, mend, moved_rows, users
+from pipeline.errors import DataError, TrackingError
+from pipeline.moved_store import Row, mend, moved_rows
 from pipeline.params import Params
-from pipeline.tracking import database
+from pipeline.store_address import database
 from pipeline.train_run import training_inputs, training_key
 from pipeline.verification import verify
 
@@ -41,15 +42,21 @@ class Finding:
 def examine(params: Params, verified: bool = False) -> Iterator[Finding]:
     """All that is found in this project; `verified`: bytes that changed too, which is to read all data and results.
 
-    Raises TrackingError when MLflow's store can't be reached, DataError for a damaged file that is needed to look.
+    Raises DataError for a damaged file that is needed to look; TrackingError, last, where MLflow's store can't be used.
     """
     if verified:
         yield from damaged()
     yield from uncached()
     yield from half_written()
-    yield from ended_runs()
+    unusable = None
+    try:
+        yield from ended_runs()
+    except TrackingError as error:  # raised in the end: the rest can be looked into without MLflow
+        unusable = error
     yield from leftovers(params)
     yield from orphaned_states(params)
+    if unusable:
+        raise unusable
     yield from moved_artifacts()
 
 

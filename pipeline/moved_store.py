@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import psutil
-
+from pipeline.database_faults import describe, users
 from pipeline.errors import TrackingError
 
 _COLUMNS = {"experiments": ("experiment_id", "artifact_location"), "runs": ("run_uuid", "artifact_uri")}
@@ -74,26 +73,13 @@ def mend(database: Path, rows: list[Row]) -> Path:
     return backup
 
 
-def users(database: Path) -> list[int]:
-    """Other processes of this user that have the database open: `mlflow server`, `make ui`, a training."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            opened = {Path(file.path) for file in process.open_files()}
-        except psutil.Error:  # it ended meanwhile, or is another user's
-            continue
-        if database.resolve() in opened and process.pid != os.getpid():
-            found.append(process.pid)
-    return found
-
-
 @contextmanager
 def _opened(database: Path) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(database, isolation_level=None)) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise TrackingError(f"{database} can't be read or written: {error}") from None
+        raise TrackingError(describe(database, error)[0]) from None
 
 
 def _backup(database: Path, connection: sqlite3.Connection) -> Path:

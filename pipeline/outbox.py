@@ -18,6 +18,8 @@ PATIENCE_SECONDS = 60.0  # how long the end of a stage waits for a store that is
 
 _A_BATCH = 1000  # as many as MLflow takes at once
 _SEND_SECONDS = 5.0  # how far curves in the browser lag behind the training
+_SILENT_SECONDS = 15.0  # before it is printed that a request has no answer yet
+_FIRST_PAUSE, _LONGEST_WAIT = 0.5, 8.0  # seconds between two attempts while a stage waits
 _LONGEST_PAUSE = 30.0  # seconds between two attempts at a store that is away
 _TELL_SECONDS = 60.0  # between two warnings
 
@@ -37,18 +39,55 @@ class StoreAway(Exception):
     """The store did not answer, or said that it can't just now; what was asked of it may have been done or not."""
 
 
+class StoreBlocked(StoreAway):
+    """The store can't be used until somebody mends something: a password, a certificate, a full disk."""
+
+
 def patiently(action: Callable[[], Result], remedy: str) -> Result:
-    """Repeat `action` while the store is away. Raises TrackingError, ending with `remedy`, when that takes too long."""
+    """Repeat `action` while the store is away, which is printed once.
+
+    Raises TrackingError, ending with `remedy`, when that takes too long, and at once for a store that is blocked.
+    """
     began = time.monotonic()
-    pause = 0.5
-    while True:
+    pause = _FIRST_PAUSE
+    silence = threading.Timer(_SILENT_SECONDS, warn, ["waiting for the answer of MLflow's store"])
+    silence.daemon = True
+    silence.start()
+    try:
+        while True:
+            try:
+                return action()
+            except StoreBlocked as blocked:
+                raise TrackingError(f"{blocked}. {remedy}") from None
+            except StoreAway as away:
+                if time.monotonic() + pause > began + PATIENCE_SECONDS:
+                    raise TrackingError(f"{away}, for {PATIENCE_SECONDS:.0f} s. {remedy}") from None
+                if pause == _FIRST_PAUSE:
+                    silence.cancel()
+                    warn(f"{away}: tried again for {PATIENCE_SECONDS:.0f} s")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_WAIT)
+    finally:
+        silence.cancel()
+
+
+def within(seconds: float, action: Callable[[], None]) -> None:
+    """Do `action` in a thread, and raise StoreAway when it has not ended after `seconds`; it may still end."""
+    raised: list[BaseException] = []
+
+    def work() -> None:
         try:
-            return action()
-        except StoreAway as away:
-            if time.monotonic() + pause > began + PATIENCE_SECONDS:
-                raise TrackingError(f"{away}, for {PATIENCE_SECONDS:.0f} s. {remedy}") from None
-        time.sleep(pause)
-        pause = min(2 * pause, 8.0)
+            action()
+        except BaseException as error:  # raised below, where it was asked for
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise StoreAway(f"no answer within {seconds:.0f} s")
+    if raised:
+        raise raised[0]
 
 
 class Outbox:
@@ -120,7 +159,7 @@ class Outbox:
         except StoreAway as away:
             self._failures += 1
             self._due = time.monotonic() + min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
-            if time.monotonic() - self._told >= _TELL_SECONDS:
+            if time.monotonic() - self._told >= _TELL_SECONDS and not self._closed.is_set():
                 self._told = time.monotonic()
                 waiting = len(self.points) - self._sent
                 warn(f"warning: {away}. Work goes on; {waiting} metrics are kept, and sent when it answers")

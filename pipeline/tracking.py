@@ -1,4 +1,4 @@
-"""MLflow: the only file that knows it. The files that stages write are the truth; MLflow holds a copy to look at.
+"""Runs in MLflow. The files that stages write are the truth; MLflow holds a copy to look at.
 
 The store is `mlflow.db` and `mlruns/` at the root of the project, wherever the process runs; the environment variable
 MLFLOW_TRACKING_URI sends everything to a server instead.
@@ -6,9 +6,8 @@ MLFLOW_TRACKING_URI sends everything to a server instead.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import logging
-import os
 import re
 import time
 from collections import Counter
@@ -16,179 +15,29 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# Whether a store is away is to be known soon; what then happens is said in pipeline/outbox.py.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+from pipeline.store_open import connect as connect  # before mlflow: it sets what that reads on import
+from pipeline.store_open import reader as reader
+from pipeline.store_open import translate_mlflow_errors, uploading
 
-import mlflow  # noqa: E402  (the settings above are read on import)
-import requests  # noqa: E402
-from filelock import FileLock  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag  # noqa: E402
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: E402
-from mlflow.tracking.context.registry import resolve_tags  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+# isort: split
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking.context.registry import resolve_tags
 
-from pipeline import interruption  # noqa: E402
-from pipeline.errors import TrackingError  # noqa: E402
-from pipeline.notices import warn  # noqa: E402
-from pipeline.outbox import Outbox, Point, Result, StoreAway, patiently  # noqa: E402
-from pipeline.paths import project_root  # noqa: E402
-from pipeline.provenance import this_process  # noqa: E402
+from pipeline import interruption
+from pipeline.errors import TrackingError
+from pipeline.notices import warn
+from pipeline.outbox import Outbox, Point, Result, StoreAway, patiently, within
+from pipeline.provenance import this_process
 
 EXECUTION = "execution.json"  # the artifact that says when, where and for how long a training ran
 
-_REACH_SECONDS = 5
+_LAST_SECONDS = 10  # of each last try to tell a store how a run ended
 _PARAMS_A_BATCH = 100
 _METRIC_NAME = 250  # characters
 _SYSTEM_SECONDS = 5
-
-logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # its failures are those of the store, told once
-logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-def tracking_uri() -> str:
-    """Where runs go: MLFLOW_TRACKING_URI, else the database at the project root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root() / 'mlflow.db'}"
-
-
-def connect(experiment: str) -> str:
-    """Reach the store and return the id of `experiment`, which is created when it does not exist.
-
-    Raises TrackingError when the server does not answer or a database has no driver here: stages call this before they
-    compute anything.
-    """
-    uri = tracking_uri()
-    remote = uri.startswith(("http://", "https://"))
-    if remote:
-        _require_reachable(uri)
-    mlflow.set_tracking_uri(uri)
-    try:
-        if remote:
-            return _experiment(experiment, None)
-        # Two processes that create the database at the same moment spoil it for both.
-        lock = project_root() / ".runs" / "mlflow.lock"
-        lock.parent.mkdir(exist_ok=True)
-        with FileLock(lock):
-            if (file := database()) and not file.exists():
-                _create(file)
-            return _experiment(experiment, (project_root() / "mlruns").as_uri())
-    except ImportError as error:
-        raise _no_driver(error) from None
-    except MlflowException as error:
-        raise TrackingError(f"MLflow's store {uri} can't be used: {error.message}") from None
-    except SQLAlchemyError as error:
-        raise TrackingError(
-            f"MLflow's store {uri} can't be used: {str(error).splitlines()[0]}. Where MLflow was ended while it made "
-            "or upgraded the database, move the file away, or put back a copy."
-        ) from None
-
-
-def _no_driver(error: ImportError) -> TrackingError:
-    """SQLAlchemy imports the driver that the address names, or its own choice, when it first needs it."""
-    kind = tracking_uri().partition(":")[0]
-    return TrackingError(
-        f"MLFLOW_TRACKING_URI names a database of the kind {kind}, whose driver is not installed ({error}). Install it "
-        "(PostgreSQL: pip install psycopg2-binary; MySQL: pip install PyMySQL), name another with +, such as "
-        "postgresql+psycopg2://..., or unset the variable to record in mlflow.db here. Nothing was started."
-    )
-
-
-def _create(file: Path) -> None:
-    """The database, whole or not at all: MLflow can't go on with one that a kill has left half made."""
-    new = file.with_name(f"{file.name}.new")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for left in (new, new.with_name(f"{new.name}-journal")):
-        left.unlink(missing_ok=True)
-    mlflow.MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
-    if not file.exists():  # or `mlflow ui` has made one meanwhile
-        new.rename(file)
-
-
-def database() -> Path | None:
-    """The file of the local store, or None where runs go to a server."""
-    uri = tracking_uri()
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-@contextmanager
-def reader() -> Iterator[mlflow.MlflowClient | None]:
-    """The store as it is, to look into: None where there is no database yet.
-
-    What it refuses within the block, or is away for, is raised as TrackingError too.
-    """
-    file = database()
-    if file and not file.exists():
-        yield None
-        return
-    uri = tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        _require_reachable(uri)
-    try:
-        with _told_plainly():
-            yield _client(uri)
-    except StoreAway as away:
-        raise TrackingError(f"{away}; try again later") from None
-
-
-def _client(uri: str) -> mlflow.MlflowClient:
-    try:
-        return mlflow.MlflowClient(uri)
-    except ImportError as error:
-        raise _no_driver(error) from None
-
-
-def _require_reachable(uri: str) -> None:
-    try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_REACH_SECONDS)
-        problem = None if answer.ok else f"it answers {answer.status_code}"
-    except requests.RequestException as error:
-        problem = f"no connection ({type(error).__name__})"
-    if problem:
-        raise TrackingError(
-            f"the MLflow server {uri} can't be reached: {problem}. Start it, correct MLFLOW_TRACKING_URI, "
-            "or unset that variable to record in mlflow.db here. Nothing was started."
-        )
-
-
-def _experiment(name: str, artifacts: str | None) -> str:
-    found = mlflow.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return mlflow.create_experiment(name, artifact_location=artifacts)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        found = mlflow.get_experiment_by_name(name)  # another process was a moment faster
-    if found.lifecycle_stage != "active":
-        raise TrackingError(
-            f"the MLflow experiment '{name}' was deleted; set another name in params.yaml: experiment, or restore it "
-            f"(`mlflow experiments restore -x {found.experiment_id}`), which brings back runs that were deleted one by "
-            "one, too"
-        )
-    return found.experiment_id
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    """MLflow's errors as ours: StoreAway for what may go well later, TrackingError for a refusal."""
-    try:
-        yield
-    except MlflowException as error:
-        status, reason = error.get_http_status_code(), error.message
-    except requests.RequestException as error:  # from the upload of an artifact
-        status, reason = error.response.status_code if error.response is not None else 503, str(error)
-    except OSError as error:  # from the copy of an artifact
-        status, reason = 400, str(error)
-    else:
-        return
-    if status >= 500 or status in (408, 429):
-        cause = reason.partition("\n")[0].rpartition(": ")[2].rstrip("\"')")  # the innermost, as Connection refused
-        raise StoreAway(f"MLflow's store {tracking_uri()} is away ({cause:.200})")
-    raise TrackingError(f"MLflow's store {tracking_uri()} refuses: {reason}")
 
 
 def metric_names(names: Iterable[str]) -> dict[str, str]:
@@ -214,8 +63,8 @@ def _metric_part(part: str) -> str:
 class RunLog:
     """One MLflow run that is being written.
 
-    Metrics go through an outbox. Everything else is tried for a minute while the store is away, and raises
-    TrackingError after that, which ends with `remedy`.
+    Metrics go through an outbox, whose thread waits for a store that is away. Everything else is tried for a minute,
+    and raises TrackingError after that, which ends with `remedy`.
     """
 
     def __init__(
@@ -229,13 +78,12 @@ class RunLog:
         """ends: when the run will be said to have ended, in milliseconds since 1970; None: now."""
         self.id = run.info.run_id
         self._ends = ends
-        self._client = mlflow.MlflowClient()
+        self._client = MlflowClient()
         self._remedy = remedy
         self._known_params = run.data.params
         self._monitor: SystemMetricsMonitor | None = None
         arrived = self._arrived if resumed else set
-        near = tracking_uri().startswith("sqlite:")
-        self._outbox = Outbox(self._send, arrived, points, background=not near, recovered=self._watch_again)
+        self._outbox = Outbox(self._send, arrived, points, background=True, recovered=self._watch_again)
 
     @property
     def points(self) -> list[Point]:
@@ -274,7 +122,9 @@ class RunLog:
         self._patiently(lambda: self._client.log_inputs(self.id, [link]))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        self._patiently(lambda: self._client.log_artifact(self.id, str(path), folder))
+        """Add a file. A server that keeps it elsewhere may take a while to answer, and is given the time."""
+        with uploading():
+            self._patiently(lambda: self._client.log_artifact(self.id, str(path), folder))
 
     def json(self, content: dict[str, object], name: str) -> None:
         """Keep `content` as the artifact `name`."""
@@ -291,7 +141,7 @@ class RunLog:
         patiently(lambda: self.terminate("FINISHED"), self._remedy)
 
     def abandon(self, status: str) -> None:
-        """End the run as `status`, delivering what can be delivered at once."""
+        """End the run as `status`, delivering what can be delivered in some seconds."""
         try:
             self._try("sent its last metrics", self._outbox.send)
         finally:  # Ctrl-C, because that takes so long
@@ -303,28 +153,30 @@ class RunLog:
 
     def _try(self, what: str, action: Callable[[], None]) -> None:
         try:
-            action()
+            within(_LAST_SECONDS, action)
         except (StoreAway, TrackingError) as error:
-            warn(f"warning: run {self.id} could not be {what}: {error}")
+            why = str(error).partition(". ")[0]  # the remedy stands elsewhere
+            warn(f"warning: run {self.id} could not be {what}: {why}")
 
-    @_told_plainly()
+    @translate_mlflow_errors()
     def terminate(self, status: str) -> None:
         """Mark the run FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.id, status, self._ends())
 
     def close(self) -> None:
         self._outbox.close()
-        if self._monitor:
-            self._monitor.finish()
+        if self._monitor:  # waits for the answers to what it asked last
+            with contextlib.suppress(StoreAway):
+                within(_LAST_SECONDS / 2, self._monitor.finish)
 
     def _patiently(self, action: Callable[[], Result]) -> Result:
-        return patiently(_told_plainly()(action), self._remedy)
+        return patiently(translate_mlflow_errors()(action), self._remedy)
 
-    @_told_plainly()
+    @translate_mlflow_errors()
     def _send(self, points: list[Point]) -> None:
         self._client.log_batch(self.id, metrics=[Metric(*point) for point in points])
 
-    @_told_plainly()
+    @translate_mlflow_errors()
     def _arrived(self) -> set[tuple[str, int]]:
         names = [name for name in self._client.get_run(self.id).data.metrics if not name.startswith("system/")]
         return {(name, point.step) for name in names for point in self._client.get_metric_history(self.id, name)}
@@ -351,18 +203,27 @@ def training_run(
     long after its start as it was worked on, without the time in which nothing ran.
     The run ends FINISHED, FAILED on an error, KILLED when interrupted. Raises TrackingError.
     """
-    client = mlflow.MlflowClient()
+    client = MlflowClient()
 
-    @_told_plainly()
+    unanswered: list[Exception] = []
+
+    @translate_mlflow_errors()
+    def find() -> Run | None:
+        return _one_of(client, client.search_runs([experiment_id], f"tags.training_id = '{training_id}'"))
+
+    @translate_mlflow_errors()
     def find_or_create() -> Run:
-        found = client.search_runs([experiment_id], f"tags.training_id = '{training_id}'")
-        if not found:
-            own = resolve_tags({"training_id": training_id, **this_process(), **tags})
+        if found := find():
+            _take_up(client, found)
+            return found
+        own = resolve_tags({"training_id": training_id, **this_process(), **tags})
+        try:
             return client.create_run(experiment_id, run_name=name, tags=own)
-        _take_up(client, found[0])
-        return found[0]
+        except MlflowException as error:
+            unanswered.append(error)
+            raise
 
-    remedy = "Nothing that was computed is lost: once it answers, `dvc repro` goes on from here"
+    remedy = "Nothing that was computed is lost: once the store works, `dvc repro` goes on from here"
     began = time.time()
     run = patiently(find_or_create, remedy)
 
@@ -373,9 +234,25 @@ def training_run(
     with _ended_properly(log):
         log.watch_hardware()
         yield log
+        if unanswered:  # it may have been done after all, later than it was looked for
+            patiently(find, remedy)
 
 
-def _take_up(client: mlflow.MlflowClient, run: Run) -> None:
+def _one_of(client: MlflowClient, found: list[Run]) -> Run | None:
+    """The run of a training among those that have its id, of which there is one at most.
+
+    Where the answer to the making of a run came too late, there is another, in which nothing is: that is deleted.
+    """
+    if not found:
+        return None
+    fullest = max(found, key=lambda run: len(run.data.metrics) + len(run.data.params))
+    for run in found:
+        if run is not fullest and not (run.data.metrics or run.data.params):
+            client.delete_run(run.info.run_id)
+    return fullest
+
+
+def _take_up(client: MlflowClient, run: Run) -> None:
     """Say that a run is being written again, and by which process."""
     client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in this_process().items()])
     client.update_run(run.info.run_id, status="RUNNING")
@@ -395,10 +272,10 @@ def continued_run(experiment_id: str, run: str, seed: int, weights_sha256: str) 
     The latter happens when a result came from DVC's cache or remote to a machine with another store, and when a trained
     run was renamed.
     """
-    client = mlflow.MlflowClient()
+    client = MlflowClient()
     condition = of_weights(run, seed, weights_sha256)
 
-    @_told_plainly()
+    @translate_mlflow_errors()
     def find_or_create() -> Run:
         experiments = [each.experiment_id for each in client.search_experiments()]
         found = client.search_runs(experiments, condition, order_by=["attributes.start_time DESC"], max_results=1)
@@ -409,7 +286,7 @@ def continued_run(experiment_id: str, run: str, seed: int, weights_sha256: str) 
         _take_up(client, found[0])
         return found[0]
 
-    remedy = "The files that it should copy are written: once it answers, `dvc repro` does it"
+    remedy = "The files that it should copy are written: once the store works, `dvc repro` does it"
     found = patiently(find_or_create, remedy)
     log = RunLog(found, remedy, ends=lambda: found.info.end_time)
     with _ended_properly(log):

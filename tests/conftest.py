@@ -28,6 +28,8 @@ LONG = (
     "test_pascal_profile.py",
     "test_kill_prepare.py",
     "test_tracking.py",
+    "test_servers.py",
+    "test_database_faults.py",
 )
 
 

@@ -38,6 +38,14 @@ MAY_IMPORT = {
     "pipeline.notices": (),
     "pipeline.interruption": ("pipeline.notices",),
     "pipeline.outbox": ("pipeline.errors", "pipeline.notices"),
+    "pipeline.store_address": ("pipeline.paths",),
+    "pipeline.database_faults": (),
+    "pipeline.store_faults": (
+        "pipeline.database_faults",
+        "pipeline.errors",
+        "pipeline.outbox",
+        "pipeline.store_address",
+    ),
     "pipeline.metrics": ("pipeline.errors", "pipeline.workers"),
     "pipeline.workers": ("pipeline.errors",),
     "pipeline.metrics.delta": (),
@@ -93,8 +101,8 @@ THIRD_PARTY = {
     "pipeline.nets.weights": ("torch", "timm", "safetensors", "numpy", "huggingface_hub"),  # others' files, timm's hub
 }
 
-# Packages that only one module may import, or none.
-ONLY_IN = {"mlflow": ("pipeline.tracking",), "dvc": ()}
+# Packages that only these modules may import, or none.
+ONLY_IN = {"mlflow": ("pipeline.store_open", "pipeline.tracking"), "dvc": ()}
 
 
 def imported(source: str, module: str, is_package: bool = False) -> list[tuple[int, str]]:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import outbox
 from pipeline.errors import TrackingError
-from pipeline.outbox import Outbox, Point, StoreAway, patiently
+from pipeline.outbox import Outbox, Point, StoreAway, StoreBlocked, patiently, within
 
 
 class Store:
@@ -82,6 +82,33 @@ def test_a_store_that_stays_away_is_told_with_the_remedy(monkeypatch):
     sender.add({"loss": math.nan}, 1)
     with pytest.raises(TrackingError, match=r"the store is away, for 1 s\. Run it again"):
         patiently(sender.send, "Run it again")
+
+
+def test_a_store_that_is_blocked_ends_a_wait_at_once_and_a_training_never(capsys):
+    class Blocked(Store):
+        def _fail(self):
+            if self.away:
+                self.away -= 1
+                raise StoreBlocked("the disk is full")
+
+    sender = box(Blocked(away=2), background=True)
+    sender.add({"loss": 1.0}, 1)
+    while "the disk is full. Work goes on" not in capsys.readouterr().err:
+        threading.Event().wait(0.01)
+    sender.add({"loss": 0.5}, 2)
+    sender.close()
+    with pytest.raises(TrackingError, match=r"the disk is full\. Run it again"):
+        patiently(box(Blocked(away=1), points=sender.points).send, "Run it again")
+
+
+def test_what_takes_too_long_is_left_to_itself():
+    ended = threading.Event()
+    with pytest.raises(StoreAway, match="no answer within 0 s"):
+        within(0.1, ended.wait)
+    ended.set()
+    within(5, lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 / 0)
 
 
 def test_what_the_store_refuses_stops_the_work():

@@ -182,7 +182,7 @@ def test_a_server_that_does_not_answer_is_told(record, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free.getsockname()[1]}")
-    with pytest.raises(TrackingError, match="can't be reached"):
+    with pytest.raises(TrackingError, match="is unreachable"):
         traced(MODEL)
 
 
