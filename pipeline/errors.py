@@ -17,6 +17,10 @@ class DataError(PipelineError):
     """An archive, a raw file or the prepared store is missing, damaged or not what it should be."""
 
 
+class MachineError(PipelineError):
+    """The machine lacks memory, space, open files or permission; what was being read may be sound."""
+
+
 class TrackingError(PipelineError):
     """The MLflow store or server cannot be used."""
 

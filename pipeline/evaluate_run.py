@@ -20,6 +20,7 @@ from pipeline.device import choose_device
 from pipeline.evaluation import Scorer, as_map, finite_or_none, predict, task_context
 from pipeline.network import build_network
 from pipeline.notices import warn
+from pipeline.paint import write_png
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
 from pipeline.tracking import connect, continued_run
@@ -155,14 +156,15 @@ def _write_panels(
     removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
     arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
-    np.savez_compressed(folder / "predictions.npz", **arrays)
+    with paths.atomic(folder / "predictions.npz", "wb") as file:
+        np.savez_compressed(file, **arrays)
     if not kept:
         return None
     rows = [np.concatenate(list(_row(sample, predictions, run, info)), axis=1) for sample, predictions in kept]
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = folder / f"{run.name}.png"
-    cv2.imwrite(str(picture), np.concatenate(rows)[..., ::-1])
+    write_png(picture, np.concatenate(rows))
     return picture
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipeline import paths
 
 if TYPE_CHECKING:
     from pipeline.tasks.spec import TaskContext
@@ -13,6 +16,14 @@ if TYPE_CHECKING:
 INVALID = np.array([128, 128, 128], np.uint8)
 _HALF_DEPTH = 3.0  # metres: the depth drawn in the middle of the colormap
 _HALF_DISPARITY = 0.05  # likewise, of Cityscapes' disparity
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB, whole or not at all. Raises OSError, which OpenCV's own writer keeps to itself."""
+    import cv2
+
+    with paths.atomic(path, "wb") as file:
+        file.write(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
 
 def paint_classes(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from pipeline import paths
 from pipeline.checkpoint import load_weights
 from pipeline.datasets.files import read_photo_as_seen
 from pipeline.datasets.loading import image_tensor, resize_image
@@ -17,6 +17,7 @@ from pipeline.errors import DataError
 from pipeline.evaluation import as_map, predict_batch, task_context
 from pipeline.network import build_network
 from pipeline.notices import warn
+from pipeline.paint import write_png
 from pipeline.saved_model import read_saved_model
 from pipeline.tasks import get_task
 
@@ -111,8 +112,9 @@ def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterat
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for task, picture in predictor.paint(predictions).items():
-                np.save(folder / f"{task}.npy", predictions[task])
-                cv2.imwrite(str(folder / f"{task}.png"), picture[..., ::-1])
+                with paths.atomic(folder / f"{task}.npy", "wb") as file:
+                    np.save(file, predictions[task])
+                write_png(folder / f"{task}.png", picture)
         except OSError as error:
             raise DataError(f"{folder} can't be written: {error}") from None
         yield folder
