@@ -232,5 +232,3 @@ def test_it_reads_ones_own_dataset_yaml(raw: dict, in_tmp: Path, capsys) -> None
     (in_tmp / "data/own/dataset.yaml").write_text("name: mine\ntasks: [semseg, depth]\nclasses: {semseg: [a, !!int b]}")
     code, out, err = check(raw, capsys)
     assert (code, out) == (2, "") and "data/own/dataset.yaml: line 3: 'b' can't be read as a whole number" in err
-
-
