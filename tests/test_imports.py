@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "pipeline.errors": (),
     "pipeline.names": (),
-    "pipeline.paths": ("pipeline.errors",),
+    "pipeline.paths": ("pipeline.errors", "pipeline.forms"),
     "pipeline.faults": ("pipeline.errors",),
     "pipeline.forms": ("pipeline.errors", "pipeline.names"),
     "pipeline.removal": ("pipeline.errors",),
