@@ -161,7 +161,11 @@ def follow(key: str) -> Attempt:
 def _next_attempt(folder: Path) -> Attempt:
     for partial in folder.glob(".*"):  # what a kill in the middle of a write left
         partial.unlink()
-    known = _read_record(folder) or {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
+    known = _read_record(folder)
+    if known is None:
+        if (folder / _RECORD).exists():
+            warn(f"warning: {folder / _RECORD} is damaged: the training continues, but in a new MLflow run")
+        known = {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
     known |= {"number": known["number"] + 1, "processes": distributed.count()}
     known["cpu_threads"] = torch.get_num_threads()
     try:
@@ -175,7 +179,7 @@ def _next_attempt(folder: Path) -> Attempt:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        return paths.read_json(folder / _RECORD)
+        return paths.read_json(folder / _RECORD, "training_id", "began", "number")
     except DataError:  # there is none, or a damaged one
         return None
 

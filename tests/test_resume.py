@@ -187,6 +187,20 @@ def test_where_both_checkpoints_are_damaged_training_starts_from_nothing(trainin
     assert message.count("the checkpoint is damaged") == 2 and "training starts from nothing" in message
 
 
+@pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: text.replace("2", "3"), lambda text: "{}"])
+def test_a_damaged_record_is_reported_and_the_checkpoint_used(training, capsys, damage):
+    whole = training.go("undisturbed")
+    with pytest.raises(Killed):
+        training.go(kill_at_step=4)
+    record = paths.training_folder("k") / "attempts.json"
+    before = record.read_text()
+    record.write_text(damage(before))
+    assert record.read_text() != before
+    again = training.go()
+    assert again[3] == 3 and same(again, whole)
+    assert "attempts.json is damaged: the training continues, but in a new MLflow run" in capsys.readouterr().err
+
+
 def test_a_kill_between_two_names_leaves_the_checkpoint_before(training):
     whole = training.go("undisturbed")
     with pytest.raises(Killed):
