@@ -24,6 +24,10 @@ class OlderFileError(DataError):
     """JSON without a checksum: a stage of an older version wrote it, or no stage."""
 
 
+class MachineError(PipelineError):
+    """The machine lacks memory, space, open files or permission; what was being read may be sound."""
+
+
 class TrackingError(PipelineError):
     """The MLflow store or server cannot be used."""
 

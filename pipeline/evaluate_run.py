@@ -22,7 +22,7 @@ from pipeline.evaluation import Scorer, as_map, finite_or_none, predict, task_co
 from pipeline.integrity import file_sha256, read_recorded
 from pipeline.network import build_network
 from pipeline.notices import warn
-from pipeline.paint import with_middle
+from pipeline.paint import with_middle, write_png
 from pipeline.params import Params, ResolvedRun, load_params
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
@@ -171,7 +171,8 @@ def _write_panels(
     removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
     arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
-    np.savez_compressed(folder / "predictions.npz", **arrays)
+    with paths.atomic(folder / "predictions.npz", "wb") as file:
+        np.savez_compressed(file, **arrays)
     if not kept:
         return None
     contexts = painting_contexts(info, run.tasks, [sample for sample, _ in kept])
@@ -179,7 +180,7 @@ def _write_panels(
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = folder / f"{run.name}.png"
-    cv2.imwrite(str(picture), np.concatenate(rows)[..., ::-1])
+    write_png(picture, np.concatenate(rows))
     return picture
 
 

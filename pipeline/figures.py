@@ -14,6 +14,7 @@ import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+from pipeline import paths  # noqa: E402
 from pipeline.datasets.sample import Sample  # noqa: E402
 from pipeline.tasks import get_task  # noqa: E402
 from pipeline.tasks.spec import TaskContext  # noqa: E402
@@ -23,9 +24,13 @@ _BASELINE = "#8c8c8c"
 
 
 def save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight", facecolor="white", metadata={"Software": None})
-    plt.close(figure)
+    """Write a PNG, whole or not at all. Raises OSError."""
+    try:
+        with paths.atomic(path, "wb") as file:
+            options = {"format": "png", "dpi": _DPI, "bbox_inches": "tight", "facecolor": "white"}
+            figure.savefig(file, **options, metadata={"Software": None})
+    finally:
+        plt.close(figure)
 
 
 def panel(

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from pipeline import paths
 
 if TYPE_CHECKING:
     from pipeline.tasks.spec import TaskContext
 
 INVALID = np.array([128, 128, 128], np.uint8)
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB, whole or not at all. Raises OSError, which OpenCV's own writer keeps to itself."""
+    import cv2
+
+    with paths.atomic(path, "wb") as file:
+        file.write(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
 
 def paint_classes(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:

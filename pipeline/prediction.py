@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from pipeline import paths
@@ -18,6 +17,7 @@ from pipeline.errors import REPAIR, DataError
 from pipeline.evaluation import as_map, predict_batch, task_context
 from pipeline.network import build_network
 from pipeline.notices import warn
+from pipeline.paint import write_png
 from pipeline.saved_model import read_saved_model
 from pipeline.tasks import get_task
 
@@ -113,8 +113,9 @@ def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterat
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for task, picture in predictor.paint(predictions).items():
-                np.save(folder / f"{task}.npy", predictions[task])
-                cv2.imwrite(str(folder / f"{task}.png"), picture[..., ::-1])
+                with paths.atomic(folder / f"{task}.npy", "wb") as file:
+                    np.save(file, predictions[task])
+                write_png(folder / f"{task}.png", picture)
         except OSError as error:
             raise DataError(f"{folder} can't be written: {error}") from None
         yield folder

@@ -16,6 +16,6 @@ def write_start(params: Params, name: str, seed: int) -> None:
     if name not in params.runs_from_single_task:
         raise ParamsError(f"runs_from_single_task: {names.unknown('run', name, params.runs_from_single_task)}")
     sources = single_task_sources(params, name)
-    digests = {run: paths.read_json(paths.digest_file(run, seed), "sha256") for run in sources.values()}
-    start = {task: {"run": run, **digests[run]} for task, run in sources.items()}
+    digests = {run: paths.read_json(paths.digest_file(run, seed), "sha256")["sha256"] for run in sources.values()}
+    start = {task: {"run": run, "sha256": digests[run]} for task, run in sources.items()}
     paths.write_json(paths.start_file(name, seed), start)

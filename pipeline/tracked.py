@@ -73,8 +73,8 @@ def run_record(run: TrackedRun) -> dict[str, Any] | None:
         try:
             return paths.read_json(file, "inputs", "processes", "device")
         except DataError as error:
-            fault = str(error).removeprefix(f"{file} ").partition(";")[0]
-            raise DataError(f"run.json of MLflow's run {run.id} {fault}; trace its model or metrics file") from None
+            fault = str(error).removeprefix(str(file)).partition(";")[0]  # " is damaged ..." or ": run is ..."
+            raise DataError(f"run.json of MLflow's run {run.id}{fault}; trace its model or metrics file") from None
 
 
 def execution_record(run: TrackedRun) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from pipeline import interruption, paths
+from pipeline import faults, interruption, paths
 from pipeline.errors import PipelineError
 from pipeline.notices import warn
 from pipeline.params import load_params
@@ -30,6 +30,8 @@ def run_stage(
     grace_seconds: float = interruption.GRACE_SECONDS,
 ) -> NoReturn:
     """Check params.yaml, call `main(params, **arguments)` and exit: 0 or what it returns; 2 after a PipelineError.
+
+    2 too, and one line, where the machine lacks space, memory, open files or permission (pipeline/faults.py).
 
     run_and_seed: the stage works on one run; `--run` and `--seed` become the arguments `name` and `seed`.
     needs_params: whether there is to be a params.yaml, which `main` then gets as its first argument.
@@ -61,6 +63,11 @@ def run_stage(
     except KeyboardInterrupt:
         warn("interrupted")
         code = interruption.EXIT_CODE
+    except Exception as error:
+        if (message := faults.explain(error)) is None:
+            raise
+        warn(message)
+        code = 2
     exit_code.append(code)
     if own_process and code == interruption.EXIT_CODE:
         _leave(exit_code)  # pools of processes would first work off what waits; they end with this one instead
@@ -83,6 +90,7 @@ def _leave(exit_code: list[int]) -> None:
     After an exception that `run_stage` does not know, all goes its usual way.
     """
     if exit_code:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # a disk that is full, of whoever reads this
+                stream.flush()
         os._exit(exit_code[0])

@@ -10,13 +10,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.cost import Cost, cost_of
 from pipeline.params import Params, ResolvedRun
-from stages._entry import run_stage
+from stages._entry import imports, run_stage
+
+if TYPE_CHECKING:
+    from pipeline.cost import Cost
 
 HEAD = ("run", "architecture", "tasks", "backbone", "input", "M", "GMAC", "activations")
 _NUMBERS = 4  # the last columns, aligned to the right
@@ -24,6 +25,12 @@ _NUMBERS = 4  # the last columns, aligned to the right
 
 def main(params: Params, runs: Sequence[str], as_json: bool, file: str) -> None:
     """Print the cost of the named runs, or of all."""
+    with imports():
+        import torch  # once params are known to be right
+
+        from pipeline.cost import cost_of
+
+    torch.set_num_threads(1)  # what is computed is tiny: on a busy machine threads would mostly wait for each other
     chosen = [params.run(name) for name in dict.fromkeys(runs or params.all_runs)]
     costs = [(run, cost_of(run, params.data)) for run in chosen]
     if as_json:
@@ -79,5 +86,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # what is computed is tiny: on a busy machine threads would mostly wait for each other
     run_stage(main, parser=parser())

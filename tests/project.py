@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -21,11 +23,14 @@ class Project:
     """A copy of this project in a folder of its own.
 
     launcher: the command that starts its trainings, if any. device: where they run; by default where the same bits
-    come twice without being asked for.
+    come twice without being asked for. variables: more of the environment of all that it runs. store: the address at
+    which a test finds its runs, if not in `mlflow.db`.
     """
 
     launcher = ""
     device = "cpu"
+    store = ""
+    variables: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, root: Path, params: dict[str, Any]):
         self.root = root
@@ -77,7 +82,7 @@ class Project:
         if self.launcher:
             environment["PIPELINE_LAUNCHER"] = self.launcher
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-        return environment
+        return environment | self.variables
 
     def _run(self, *command: str) -> str:
         done = subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True)

@@ -151,14 +151,18 @@ def outcome(project: Project) -> dict[str, object]:
     }
 
 
+def client_of(project: Project) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(project.store or f"sqlite:///{project.root / 'mlflow.db'}")
+
+
 def runs_of(project: Project) -> list[mlflow.entities.Run]:
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client = client_of(project)
     return client.search_runs([client.get_experiment_by_name(PARAMS["experiment"]).experiment_id])
 
 
 def mlflow_run(project: Project) -> tuple[mlflow.entities.Run, dict[str, list[tuple[int, float]]]]:
     """The only run of the store, and its metrics but those of machine and time: {name: [(step, value), ...]}."""
-    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    client = client_of(project)
     (run,) = runs_of(project)
     names = sorted(name for name in run.data.metrics if not name.startswith(("system/", "cost/")))
     histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}

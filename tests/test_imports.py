@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
     "pipeline.errors": (),
     "pipeline.names": (),
-    "pipeline.paths": ("pipeline.errors",),
-    "pipeline.faults": (),
+    "pipeline.paths": ("pipeline.errors", "pipeline.forms"),
+    "pipeline.faults": ("pipeline.errors",),
     "pipeline.forms": ("pipeline.errors", "pipeline.names"),
     "pipeline.removal": ("pipeline.errors",),
     "pipeline.recorded": ("pipeline.errors",),
@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "pipeline.bilinear": (),
     "pipeline.losses": ("pipeline.bilinear", "pipeline.errors", "pipeline.distributed"),
     "pipeline.tasks": ("pipeline.losses", "pipeline.metrics", "pipeline.errors", "pipeline.names", "pipeline.paint"),
-    "pipeline.paint": ("pipeline.tasks",),  # its types
+    "pipeline.paint": ("pipeline.paths", "pipeline.tasks"),  # the latter: its types
     "pipeline.nets": ("pipeline.bilinear", "pipeline.errors"),
     "pipeline.balancing": ("pipeline.errors", "pipeline.names"),
     "pipeline.datasets": (

@@ -1,6 +1,5 @@
 """Names that come from files, archives, MLflow and the network reach nothing outside the folder they are meant for."""
 
-import json
 import os
 from pathlib import Path
 
@@ -84,7 +83,7 @@ def test_the_folder_itself_stays(in_tmp, name):
 GOOD = {
     "training_key": "a" * 64,
     "sha256": "0" * 64,
-    "mlflow_run_id": "b" * 32,
+    "history_sha256": "b" * 64,
     "run": "multi_task-2",
     "seed": 2**32 - 1,
     "file_name": "NYUD v2 ünï.tgz",
@@ -125,7 +124,8 @@ def test_a_record_is_a_mapping(record):
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     with working_in(folder):
-        record = make_result()
+        make_result()
+        record = paths.read_json(paths.run_file("pair", 0))
     return folder, record
 
 
@@ -169,9 +169,9 @@ def test_trace_refuses_such_a_run_json_of_mlflow(project, tmp_path):
     experiment = tracking.connect("traced")
     client = mlflow.MlflowClient()
     run = client.create_run(experiment, tags={"run": "gone", "seed": "0"}).info.run_id
-    (tmp_path / "run.json").write_text(json.dumps(project | {"run": "../x"}))
+    paths.write_json(tmp_path / "run.json", project | {"run": "../x"})
     client.log_artifact(run, str(tmp_path / "run.json"))
-    with pytest.raises(DataError, match=r"run.json of the MLflow run .*: run is '\.\./x'"):
+    with pytest.raises(DataError, match=r"run.json of MLflow's run .*: run is '\.\./x'"):
         trace(load_params(), run)
 
 
@@ -183,7 +183,6 @@ def test_trace_refuses_such_a_run_json_of_mlflow(project, tmp_path):
         {"../x": {"run": "depth", "sha256": "0" * 64}},
         {"depth": {"run": "depth"}},
         {"depth": "depth"},
-        [],
     ],
 )
 def test_a_run_starts_from_no_file_elsewhere(in_tmp, start):

@@ -134,14 +134,14 @@ def test_what_is_not_here_is_not_lost(lost):
 
 
 def test_the_checkpoint_stays_until_dvc_has_the_model(lost, capsys):
-    trained = {"run": "pair", "seed": 0, "training_key": "a" * 64}
-    with resume.attempt(trained["training_key"]) as attempt:
+    folder, key = Path("models/pair-0"), "a" * 64
+    with resume.attempt(key) as attempt:
         (attempt.folder / "checkpoint.pt").write_bytes(b"hours")
-    evaluate_run._forget_checkpoint(trained, "train")
+    evaluate_run._forget_checkpoint(folder, key, "train")
     assert (attempt.folder / "checkpoint.pt").exists()
     assert "warning: DVC's cache lacks models/pair-0" in capsys.readouterr().err
     dvc("commit", "train")
-    evaluate_run._forget_checkpoint(trained, "train")
+    evaluate_run._forget_checkpoint(folder, key, "train")
     assert not attempt.folder.exists() and capsys.readouterr().err == ""
 
 

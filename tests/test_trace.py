@@ -98,7 +98,7 @@ def remove_run():
 def pack_other_data():
     packed = {"prepare": {"params": {"params.yaml": {"data": {"dataset": "rooms", "tasks": ["depth"]}}}}}
     with open("dvc.lock", "w") as file:
-        yaml.safe_dump({"stages": packed}, file)
+        yaml.safe_dump({"schema": "2.0", "stages": packed}, file)
 
 
 def score_others():

@@ -78,7 +78,8 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
         tags = {"run": name, "seed": str(seed), **git_state()}
         with tracking.training_run(experiment, f"{name}-{seed}", attempt.training_id, tags) as log:
             record = training_record(run, seed, info, inputs, history, device, attempt.key)
-            digest = write_outs(nn.Linear(2, 2), history, record | {"weights": "last epoch", "starts_from": {}})
+            own = {"weights": "last epoch", "starts_from": {}, "training_samples": 8}
+            digest = write_outs(nn.Linear(2, 2), history, record | own)
             log.tags({"weights_sha256": digest})
             log.artifact(paths.run_file(name, seed))
             execution = execution_record(history, attempt, time.time())

@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 from urllib.parse import urljoin
 
 from pipeline.datasets import transfer
+from pipeline.datasets.connection import build_opener
 from pipeline.datasets.transfer import AGAIN, SourceError, ask, page_title, persist
 
 SITE = "https://drive.google.com"
@@ -39,7 +40,7 @@ def download(file: str, part: Path, size: int | None = None, pause: float = 1.0)
         raise SourceError(f"{file!r} is no id of a file on Google Drive; those are letters, digits, - and _")
     address = f"{SITE}/uc?id={file}"
     # Google lets pass whom it has shown the page, and knows them by their cookies.
-    open_url = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar())).open
+    open_url = build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
     try:
         url = persist(lambda: _resolve(address, open_url), pause)
         transfer.download(url, part, size, pause, open_url)

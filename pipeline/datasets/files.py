@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import unicodedata
 import warnings
 from collections import Counter
@@ -12,9 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+from numpy.lib import format as npy
 from PIL import Image
 
+from pipeline.datasets.mat_sizes import check_sizes
 from pipeline.errors import DataError
+from pipeline.faults import raise_if_of_the_machine
 from pipeline.forms import is_plain_name
 
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are the turns below; the standard reserves all others
@@ -153,16 +158,31 @@ def read_npy(path: Path, size: Size | None = None, channels: int = 1) -> np.ndar
 def read_array(path: Path) -> np.ndarray:
     """The array of an npy file as stored, of any shape; numbers or booleans. Raises DataError for anything else."""
     try:
+        _check_declared_size(path)
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise _missing(path) from None
     except Exception as error:  # numpy raises half a dozen kinds for a damaged header
+        raise_if_of_the_machine(error, path)
         raise DataError(f"{shown(path)} can't be read: {error}") from error
     if not isinstance(array, np.ndarray):
         raise DataError(f"{shown(path)} is an archive of arrays (npz), expected one array: write it with np.save")
     if array.dtype.kind not in "biuf":
         raise DataError(f"{shown(path)} holds {array.dtype}, expected numbers")
     return array
+
+
+def _check_declared_size(path: Path) -> None:
+    """Raise ValueError for an npy file whose header says more than there is: numpy would ask for that memory first."""
+    with path.open("rb") as file:
+        if file.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+            return  # numpy says what it is instead
+        file.seek(0)
+        read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+        declared, found = math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell()
+    if declared > found:
+        raise ValueError(f"its header says {declared:,} bytes of numbers, it holds {found:,}")
 
 
 def _one_channel(array: np.ndarray, size: Size | None) -> np.ndarray:
@@ -179,10 +199,13 @@ def read_mat(path: Path, name: str, **options: bool) -> np.ndarray:
     if not path.is_file():
         raise _missing(path)
     try:
-        return scipy.io.loadmat(path, variable_names=[name], **options)[name]
+        with path.open("rb") as file:  # SciPy's own opening hides why it failed
+            check_sizes(file, os.fstat(file.fileno()).st_size)
+            return scipy.io.loadmat(file, variable_names=[name], **options)[name]
     except KeyError:
         raise DataError(f"{shown(path)} holds no {name}") from None
     except Exception as error:  # scipy raises a dozen kinds for a damaged file, some of them its own slips
+        raise_if_of_the_machine(error, path)
         raise DataError(f"{shown(path)} can't be read: {error}") from error
 
 
@@ -197,6 +220,7 @@ def read_ids(path: Path) -> list[str]:
     except FileNotFoundError:
         raise DataError(f"{shown(path)} is missing: it lists the split's ids, one a line") from None
     except (OSError, UnicodeDecodeError) as error:
+        raise_if_of_the_machine(error, path)
         raise DataError(f"{shown(path)} can't be read: {error}") from error
     ids = [unicodedata.normalize("NFC", line.strip()) for line in lines if line.strip()]
     if not ids:
@@ -230,7 +254,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         except Image.DecompressionBombError as error:
             size = str(error).partition(",")[0]
             raise DataError(f"{shown(path)} is too large: {size}; make it smaller, its labels too") from error
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, MemoryError) as error:
+            raise_if_of_the_machine(error, path)
             raise DataError(f"{shown(path)} is not an image, or a damaged one: {error}") from error
         with image:
             yield image

@@ -206,11 +206,7 @@ class TarReader:
             size = 0
         if size:
             self._declare(size, f"member {shown(name)}")
-        self._total += size
-        if self._total > self._most:
-            raise TarRefused(
-                f"with member {shown(name)} it holds {self._total / 1e9:.1f} GB, more than {MAX_RATIO} times its size"
-            )
+        self._count(size, f"member {shown(name)}")
         self._content, self._rest = size, _padded(size)
         return Member(name, size, is_folder)
 
@@ -228,8 +224,14 @@ class TarReader:
     def _metadata(self, size: int, what: str) -> bytes:
         if size > MAX_HEADER:
             raise TarRefused(f"a {what} of {size:,} bytes; {MAX_HEADER:,} are allowed")
+        self._count(size, f"a {what}")
         self._declare(size, f"a {what}")
         return self._exactly(_padded(size))[:size]
+
+    def _count(self, size: int, what: str) -> None:
+        self._total += size
+        if self._total > self._most:
+            raise TarRefused(f"with {what} it holds {self._total / 1e9:.1f} GB, more than {MAX_RATIO} times its size")
 
     def _declare(self, size: int, what: str) -> None:
         if size > self._stream.room():

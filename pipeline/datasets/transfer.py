@@ -18,12 +18,16 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from pipeline import paths
+from pipeline.datasets.connection import build_opener, check_address
 from pipeline.errors import DataError
 
 BLOCK = 1 << 20
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be better the next time
 _TIMEOUT = 60.0  # seconds without a byte
-_ATTEMPTS = 5  # in a row without a single new byte
+_ATTEMPTS = 5  # in a row without progress, which is so many bytes:
+_PROGRESS = 16 << 10
+MAX_FILE = 1 << 40  # bytes; the largest data set that we read has 4 GB
+_LONGEST_VALIDATOR = 1000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _LOCAL = _FULL | {errno.EACCES, errno.EPERM}
 
@@ -44,15 +48,16 @@ def byte_progress(title: str, total: int | None, done: int = 0) -> tqdm:
 
 
 def download(
-    url: str, part: Path, size: int | None = None, pause: float = 1.0, open_url: Callable = urllib.request.urlopen
+    url: str, part: Path, size: int | None = None, pause: float = 1.0, open_url: Callable | None = None
 ) -> None:
     """Bring `url` into the file `part`, which may hold the beginning of it from an earlier, interrupted call.
 
     A beginning is continued only if the server confirms (If-Range) that the file is still the same one; what
     that takes is kept beside it, in `<part>.json`. size: bytes expected, if known. pause: seconds before the
-    second attempt, doubled each time. open_url: `urlopen`, or an opener's `open`. Raises SourceError with the
+    second attempt, doubled each time. open_url: what `connection.build_opener` gives. Raises SourceError with the
     server's answer; DataError if the disk is full, and then keeps what has arrived.
     """
+    open_url = open_url or build_opener()
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         persist(lambda: _attempt(url, part, size, open_url), pause, lambda: _length(part))
@@ -82,7 +87,7 @@ def copy(source: Path, part: Path) -> None:
 
 
 def persist(attempt: Callable[[], T], pause: float, arrived: Callable[[], int] = lambda: 0) -> T:
-    """Call `attempt` until it works; give up after five failures in a row that left `arrived` (bytes) as it was.
+    """Call `attempt` until it works; give up after five failures in a row between which next to nothing `arrived`.
 
     Raises SourceError with the last answer, at once if asking again is no use; OSError if the disk is to blame.
     """
@@ -99,7 +104,7 @@ def persist(attempt: Callable[[], T], pause: float, arrived: Callable[[], int] =
             if getattr(error, "errno", None) in _LOCAL:
                 raise
             last = error
-        failures = 1 if arrived() > before else failures + 1
+        failures = 1 if arrived() - before >= _PROGRESS else failures + 1
         if failures == _ATTEMPTS:
             raise SourceError(f"{_answer(last)} ({_ATTEMPTS} attempts)") from last
         time.sleep(pause * 2 ** (failures - 1))
@@ -119,6 +124,7 @@ def ask(url: str, open_url: Callable, headers: dict[str, str] | None = None) -> 
     """The server's answer. Raises SourceError for what is no address; otherwise what `open_url` raises."""
     request = {"User-Agent": "Mozilla/5.0", "Accept-Encoding": "identity"} | (headers or {})
     try:
+        check_address(url)
         return open_url(urllib.request.Request(url, headers=request), timeout=_TIMEOUT)
     except (ValueError, InvalidURL) as error:
         raise SourceError(f"no address that can be asked: {error}") from error
@@ -154,6 +160,8 @@ def _attempt(url: str, part: Path, size: int | None, open_url: Callable) -> None
         if size is not None and total not in (None, size):
             raise SourceError(f"it is another file: {total} bytes instead of {size}")
         total = size if total is None else total
+        if (total or 0) > MAX_FILE:
+            raise SourceError(f"it says that the file has {total:,} bytes; {MAX_FILE:,} are allowed")
         block = response.read1(BLOCK)
         if not resumed:
             _refuse_page(response.headers.get_content_type(), block)
@@ -163,6 +171,10 @@ def _attempt(url: str, part: Path, size: int | None, open_url: Callable) -> None
             paths.write_json(state, {"url": url, "validator": _validator(response.headers), "size": total})
         with part.open("ab") as file, byte_progress(f"download {part.stem}", total, start) as progress:
             while block:
+                start += len(block)
+                if start > (MAX_FILE if total is None else total):
+                    part.unlink()
+                    raise SourceError(f"it is another file: more than {total or MAX_FILE:,} bytes came")
                 file.write(block)
                 progress.update(len(block))
                 block = response.read1(BLOCK)
@@ -176,12 +188,14 @@ def _read_state(state: Path) -> dict:
         known = paths.read_json(state)
     except DataError:
         return {}
-    return known if isinstance(known, dict) and isinstance(known.get("validator"), str) else {}
+    validator = known.get("validator") if isinstance(known, dict) else None
+    fits = isinstance(validator, str) and len(validator) <= _LONGEST_VALIDATOR and validator.isprintable()
+    return known if fits else {}
 
 
 def _continues(headers, start: int, size: int | None) -> bool:
     """Whether a 206 answer goes on at byte `start` of a file that still has `size` bytes."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+    found = re.fullmatch(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", headers.get("Content-Range", ""))
     return found is not None and int(found[1]) == start and (size is None or found[2] in ("*", str(size)))
 
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from pipeline.datasets.containers import Container, opened
-from pipeline.datasets.tar_stream import Member, TarDamaged, TarRefused, shown
+from pipeline.datasets.tar_stream import MAX_MEMBERS, Member, TarDamaged, TarRefused, shown
 from pipeline.datasets.transfer import SourceError, byte_progress
 from pipeline.datasets.unpacked import walk
 
@@ -25,12 +25,18 @@ def inspect(path: Path, markers: tuple[str, ...], namesakes: tuple[tuple[str, st
     """
     patterns = {pattern: PurePosixPath(pattern).parts for pattern in (*markers, *(pattern for pattern, _ in namesakes))}
     above: dict[str, set[str]] = {pattern: set() for pattern in patterns}
-    tops, unpacked = set(), 0
+    tops, folders, unpacked = set(), set(), 0
     with nullcontext((None, walk(path))) if path.is_dir() else _reading(path, "check") as (_, members):
         for member in members:
             parts = tuple(part for part in member.name.split("/") if part not in ("", "."))
             tops.add("/".join(parts[:2]))
             unpacked += member.size
+            for depth in range(len(parts) - (not member.is_folder), 0, -1):
+                if parts[:depth] in folders:
+                    break
+                folders.add(parts[:depth])
+            if len(folders) > MAX_MEMBERS:
+                raise SourceError(f"it holds more than {MAX_MEMBERS:,} folders")
             for pattern, wanted in patterns.items():
                 above[pattern].update(_above(parts, wanted))
     roots = set.intersection(*(above[marker] for marker in markers))

@@ -8,8 +8,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.tar_stream import Member
+from pipeline.datasets.tar_stream import MAX_DEPTH, Member
 from pipeline.datasets.transfer import BLOCK, SourceError, byte_progress
+
+MAX_FILES = 1_000_000  # five times what an archive may hold: a person's folder may have more beside the data set
 
 
 def walk(folder: Path) -> Iterator[Member]:
@@ -51,6 +53,10 @@ def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _collect(folder: Path, below: str, above: tuple[str, ...], found: list[tuple[str, os.stat_result]]) -> None:
+    if len(above) > MAX_DEPTH + 1:
+        raise SourceError(f"{below} in it lies {len(above) - 1} folders deep; {MAX_DEPTH} are allowed")
+    if len(found) > MAX_FILES:  # as where each of some folders has links to all others
+        raise SourceError(f"more than {MAX_FILES:,} files are in it, links to folders followed")
     try:
         for entry in os.scandir(folder / below):
             name, status = f"{below}{entry.name}", entry.stat()
