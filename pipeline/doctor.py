@@ -48,6 +48,7 @@ def examine(params: Params, verified: bool = False) -> Iterator[Finding]:
         yield from damaged()
     yield from uncached()
     yield from half_written()
+    yield from empty_run_caches()
     unusable = None
     try:
         yield from ended_runs()
@@ -80,6 +81,12 @@ def half_written() -> Iterator[Finding]:
         for path in sorted(folder.rglob(f".*{paths.PARTIAL}")):
             if paths.is_abandoned(path):
                 yield Finding(f"{path} is what a killed write left", "remove it", partial(_remove, path))
+
+
+def empty_run_caches() -> Iterator[Finding]:
+    """Folders of DVC's run cache that a kill left empty, over which DVC fails."""
+    for folder in recorded.empty_run_caches():
+        yield Finding(f"{folder} is empty, and `dvc repro` fails over it", "remove it", folder.rmdir)
 
 
 def ended_runs() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline import evaluate_run, parallel, recorded, resume
-from pipeline.doctor import uncached
+from pipeline.doctor import empty_run_caches, uncached
 from pipeline.errors import DataError, StageError
 from tests.project import ROOT
 
@@ -238,3 +238,26 @@ def test_every_command_that_meets_it_first_names_it(root, in_tmp, command):
     )
     assert done.returncode == 2 and done.stderr.startswith("dvc.lock is empty, as after a kill while DVC wrote it.")
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+# ---- a run cache that a kill left empty -------------------------------------------------------------------------
+
+
+def test_a_run_cache_that_a_kill_left_empty_is_named_and_mended(project):
+    """DVC makes a folder for the stage, then the file in it; where there is none, it can't run the stage again."""
+    dvc("repro", "small")
+    (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
+    assert recorded.empty_run_caches() == []
+    recorded.check_run_caches()
+    entry.unlink()
+    shutil.rmtree("small")
+    Path("dvc.lock").unlink()  # the kill came before it was written
+    failed = subprocess.run([sys.executable, "-m", "dvc", "repro", "small"], text=True, capture_output=True)
+    assert failed.returncode != 0 and "join() argument must be str" in failed.stderr, "DVC does it well now"
+    with pytest.raises(DataError, match=rf"{entry.parent}: empty, .*`python -m stages.doctor --fix`"):
+        recorded.check_run_caches()
+    (finding,) = empty_run_caches()
+    finding.mend()
+    recorded.check_run_caches()
+    dvc("repro", "small")
+    assert (project / "ran").read_text().split() == ["small", "small"]

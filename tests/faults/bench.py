@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,7 @@ class Bench:
         """A copy to spoil; `remove` it afterwards."""
         self._copies += 1
         folder = copy(snapshot, self.folder / f"copy-{self._copies}")
+        move_store(folder, self.folder / snapshot.name.partition(" ")[0])
         self._example_of[folder] = snapshot.name.partition(" ")[0]
         return folder
 
@@ -112,6 +114,17 @@ class Bench:
 def repro(stage: str) -> tuple[str, ...]:
     """The command that runs a stage and what is needed for all that it leaves to be seen."""
     return "dvc", "repro", EXAMPLE_OF[stage].until.get(stage, stage)
+
+
+def move_store(folder: Path, before: Path) -> None:
+    """Let MLflow's store in `folder` look for its files there, and not where it was `before`."""
+    database = folder / "mlflow.db"
+    if not database.exists():
+        return
+    with closing(sqlite3.connect(database)) as store, store:
+        for column, table in (("artifact_location", "experiments"), ("artifact_uri", "runs")):
+            change = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            store.execute(change, (f"{before.as_uri()}/", f"{folder.as_uri()}/"))
 
 
 def copy(source: Path, target: Path) -> Path:
