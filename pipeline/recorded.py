@@ -2,9 +2,7 @@
 
 DVC 3.67.1 rewrites dvc.lock in place, so that a kill in that moment leaves it empty. And it ends with exit code 0 where
 a file of a folder could not be copied into its cache, as on a full disk: the stage counts as done, nothing can restore
-its out, and the next `dvc repro` runs it again (findings/dvc-ends-well-after-a-failed-copy.sh). A kill while it notes a
-stage in its run cache leaves a folder with nothing in it, over which every later run of that stage fails
-(findings/dvc-fails-over-an-empty-run-cache.sh).
+its out, and the next `dvc repro` runs it again (findings/dvc-ends-well-after-a-failed-copy.sh).
 """
 
 from __future__ import annotations
@@ -97,23 +95,6 @@ def not_in_cache() -> dict[str, str]:
     return {path: stage for path, (stage, _) in outs().items() if path in lacking and Path(path).exists()}
 
 
-def empty_run_caches() -> list[Path]:
-    """Folders of DVC's run cache that a kill left empty: `dvc repro` can't run the stages that they are of."""
-    found = []
-    for cache in _likely_caches():
-        found += [folder for folder in sorted(cache.glob("runs/*/*/")) if not any(folder.iterdir())]
-    return found
-
-
-def check_run_caches() -> None:
-    """Raise DataError, with the remedy, where `empty_run_caches` finds one."""
-    if empty := empty_run_caches():
-        raise DataError(
-            f"{', '.join(map(str, empty))}: empty, as after a kill while DVC noted a stage there, and `dvc repro` "
-            "fails over it (`join() argument must be str`). Run `python -m stages.doctor --fix`, while no DVC runs"
-        )
-
-
 def lost_message(lacking: Mapping[str, str]) -> str:
     """What to do about outs that are `not_in_cache`."""
     return (
@@ -140,14 +121,14 @@ def _is_committed() -> bool:
 
 def _caches() -> Iterator[Path]:
     """Where DVC's cache may be, the likely place first: to ask DVC itself takes a second."""
-    yield from _likely_caches()
+    yield from likely_caches()
     try:
         yield Path(_ask_dvc("cache", "dir").strip())
     except DataError:  # no DVC here: then it keeps nothing
         return
 
 
-def _likely_caches() -> Iterator[Path]:
+def likely_caches() -> Iterator[Path]:
     """Where the project's own settings say that DVC's cache is, and the usual place."""
     for name in ("config.local", "config"):
         config = configparser.ConfigParser(interpolation=None, strict=False)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import names, paths, recorded
+from pipeline import dvc_leftovers, names, paths, recorded
 from pipeline.changed_sources import refuse_unseen
 from pipeline.comparison import recipe_differences
 from pipeline.errors import ParamsError
@@ -30,8 +30,8 @@ def main(params: Params, file: str, record: bool = False) -> None:
         raise ParamsError(
             f"{file}: dvc.yaml names {', '.join(missing)}, which it lacks; see profiles/ for their values"
         )
-    recorded.stages()  # what a kill left of dvc.lock and the run cache is named before DVC stumbles over it
-    recorded.check_run_caches()
+    recorded.stages()  # what a kill left of DVC's own files is named before DVC stumbles over it
+    dvc_leftovers.check()
     if Path(file) == paths.PARAMS:  # what is trained here was trained from that file
         refuse_unseen(params)
     if params.evaluation.split != "val":

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import evaluate_run, parallel, recorded, resume
-from pipeline.doctor import empty_run_caches, uncached
+from pipeline import dvc_leftovers, evaluate_run, parallel, recorded, resume
+from pipeline.doctor import stops_dvc, uncached
 from pipeline.errors import DataError, StageError
 from tests.project import ROOT
 
@@ -240,24 +240,28 @@ def test_every_command_that_meets_it_first_names_it(root, in_tmp, command):
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
 
 
-# ---- a run cache that a kill left empty -------------------------------------------------------------------------
+# ---- what a kill of DVC left, over which every later one fails ---------------------------------------------------
 
 
-def test_a_run_cache_that_a_kill_left_empty_is_named_and_mended(project):
-    """DVC makes a folder for the stage, then the file in it; where there is none, it can't run the stage again."""
+def test_what_stops_dvc_is_named_and_mended(project):
+    """A folder of the run cache without its file, and the file of paths in use, cut."""
     dvc("repro", "small")
+    assert list(dvc_leftovers.leftovers()) == []
     (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
-    assert recorded.empty_run_caches() == []
-    recorded.check_run_caches()
-    entry.unlink()
-    shutil.rmtree("small")
-    Path("dvc.lock").unlink()  # the kill came before it was written
-    failed = subprocess.run([sys.executable, "-m", "dvc", "repro", "small"], text=True, capture_output=True)
-    assert failed.returncode != 0 and "join() argument must be str" in failed.stderr, "DVC does it well now"
-    with pytest.raises(DataError, match=rf"{entry.parent}: empty, .*`python -m stages.doctor --fix`"):
-        recorded.check_run_caches()
-    (finding,) = empty_run_caches()
-    finding.mend()
-    recorded.check_run_caches()
-    dvc("repro", "small")
-    assert (project / "ran").read_text().split() == ["small", "small"]
+    in_use = Path(".dvc/tmp/rwlock")
+    for path, damage, says in (
+        (entry.parent, entry.unlink, "join() argument must be str"),
+        (in_use, lambda: in_use.write_text('{"read": {"a": [{"pid": 1'), "JSON structure is corrupted"),
+    ):
+        damage()
+        shutil.rmtree("small", ignore_errors=True)
+        Path("dvc.lock").unlink(missing_ok=True)  # the kill came before it was written
+        failed = subprocess.run([sys.executable, "-m", "dvc", "repro", "small"], text=True, capture_output=True)
+        assert failed.returncode != 0 and says in failed.stderr, "DVC does it well now"
+        with pytest.raises(DataError, match=rf"^{path} is .*`python -m stages.doctor --fix`"):
+            dvc_leftovers.check()
+        (finding,) = stops_dvc()
+        finding.mend()
+        dvc_leftovers.check()
+        dvc("repro", "small")
+    assert (project / "ran").read_text().split() == ["small", "small"], "the second one was in the run cache"

@@ -29,7 +29,10 @@ def tried(bench: Bench, cases: Iterator[Case], show: bool = False) -> Iterator[t
     """Each case with its verdict, printed as a row of a table."""
     for case in cases:
         began = time.monotonic()
-        verdict = case.attempt(bench)
+        try:
+            verdict = case.attempt(bench)
+        except Exception as error:  # of the harness: the other cases are tried all the same
+            verdict = Verdict(FAULT, "", f"the harness failed: {type(error).__name__}: {error}")
         row = f"{verdict.kind:9}  {time.monotonic() - began:5.1f} s  {case.id}"
         print(f"{row}  [{verdict.where}]  {verdict.why}".rstrip(), flush=True)
         if show:

@@ -58,7 +58,7 @@ def attempt(stage: str, process: str, n: int, bench: Bench) -> Verdict:
             return Verdict(FAULT, killed.what, "after the kill something did not end", killed.output)
         done = again(bench, folder, repro(stage))
         if done.code == 0:
-            difference = left(folder, expected) and after_mending(bench, folder, stage, expected, ("file .", "/."))
+            difference = left(folder, expected) and after_mending(bench, folder, stage, expected)
             return Verdict(FAULT if difference else IDENTICAL, killed.what, difference or "", done.output)
         problem = not_clear(done) or after_mending(bench, folder, stage, expected)
         return Verdict(FAULT if problem else REFUSED, killed.what, problem or message(done), done.output)
