@@ -162,7 +162,11 @@ def follow(key: str) -> Attempt:
 def _next_attempt(folder: Path) -> Attempt:
     for partial in folder.glob(".*"):  # what a kill in the middle of a write left
         partial.unlink()
-    known = _read_record(folder) or _record_of_checkpoint(folder)
+    known = _read_record(folder)
+    if known is None and (folder / _RECORD).exists():
+        known = _record_of_checkpoint(folder)
+        run = "the same" if known else "a new"
+        warn(f"warning: {folder / _RECORD} is damaged: the training continues, in {run} MLflow run")
     known = known or {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
     known |= {"number": known["number"] + 1, "processes": distributed.count()}
     known["cpu_threads"] = torch.get_num_threads()
@@ -177,7 +181,7 @@ def _next_attempt(folder: Path) -> Attempt:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        return paths.read_json(folder / _RECORD)
+        return paths.read_json(folder / _RECORD, "training_id", "began", "number")
     except DataError:  # there is none, or a damaged one
         return None
 

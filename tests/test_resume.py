@@ -187,17 +187,21 @@ def test_where_both_checkpoints_are_damaged_training_starts_from_nothing(trainin
     assert message.count("the checkpoint is damaged") == 2 and "training starts from nothing" in message
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:50], lambda content: b"", lambda content: b"[]"])
-def test_a_damaged_record_of_attempts_leaves_it_the_same_training(training, damage):
-    """Or MLflow would have a second run of it."""
+@pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: text.replace("2", "3"), lambda text: "{}"])
+def test_a_damaged_record_is_reported_and_it_stays_the_same_training(training, capsys, damage):
+    """The checkpoint says which: else MLflow would have a second run of it."""
+    whole = training.go("undisturbed")
     with pytest.raises(Killed):
         training.go(kill_at_step=4)
-    path = paths.training_folder("k") / "attempts.json"
-    before = paths.read_json(path)
-    path.write_bytes(damage(path.read_bytes()))
-    with attempt("k") as again:
-        assert again.training_id == before["training_id"] and again.began == before["began"]
-        assert again.number == before["number"] + 1
+    record = paths.training_folder("k") / "attempts.json"
+    before, content = record.read_text(), paths.read_json(record)
+    record.write_text(damage(before))
+    assert record.read_text() != before
+    again = training.go()
+    assert again[3] == 3 and same(again, whole)
+    assert "attempts.json is damaged: the training continues, in the same MLflow run" in capsys.readouterr().err
+    now = paths.read_json(record)
+    assert (now["training_id"], now["number"]) == (content["training_id"], content["number"] + 1)
 
 
 def test_a_kill_between_two_names_leaves_the_checkpoint_before(training):
