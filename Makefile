@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-parallel test test-soak lint bench bench-gpu ui clean
+.PHONY: help setup repro repro-parallel test test-soak test-faults lint bench bench-gpu ui clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 16
@@ -36,6 +36,9 @@ test: $(STAMP)  ## all tests, on two cores
 
 test-soak: $(STAMP)  ## kill a training at 20 random moments and compare it with one that was left alone
 	python -m tests.soak --epochs 200
+
+test-faults: $(STAMP)  ## faults on purpose: kills, changed bytes, full disks, servers that fail; SEED=0 draws them
+	python -m tests.faults --seed $(or $(SEED),0)
 
 lint: $(STAMP)  ## ruff
 	ruff check .

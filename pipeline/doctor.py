@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import paths, provenance, recorded, removal, resume, tracked
+from pipeline import dvc_leftovers, paths, provenance, recorded, removal, resume, tracked
 from pipeline.database_faults import users
 from pipeline.datasets.store import read_info
 from pipeline.device import Device
@@ -48,6 +48,7 @@ def examine(params: Params, verified: bool = False) -> Iterator[Finding]:
         yield from damaged()
     yield from uncached()
     yield from half_written()
+    yield from stops_dvc()
     unusable = None
     try:
         yield from ended_runs()
@@ -80,6 +81,12 @@ def half_written() -> Iterator[Finding]:
         for path in sorted(folder.rglob(f".*{paths.PARTIAL}")):
             if paths.is_abandoned(path):
                 yield Finding(f"{path} is what a killed write left", "remove it", partial(_remove, path))
+
+
+def stops_dvc() -> Iterator[Finding]:
+    """What a kill of DVC left, over which every later one fails."""
+    for each in dvc_leftovers.leftovers():
+        yield Finding(f"{each.path} is {each.what}, and `dvc repro` fails over it", "remove it", each.remove)
 
 
 def ended_runs() -> Iterator[Finding]:

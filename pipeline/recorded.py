@@ -121,19 +121,24 @@ def _is_committed() -> bool:
 
 def _caches() -> Iterator[Path]:
     """Where DVC's cache may be, the likely place first: to ask DVC itself takes a second."""
-    for name in ("config.local", "config"):
-        config = configparser.ConfigParser(interpolation=None, strict=False)
-        try:
-            config.read(_DVC / name)
-        except configparser.Error:
-            continue
-        if folder := config.get("cache", "dir", fallback=None):
-            yield _DVC / folder
-    yield _DVC / "cache"
+    yield from likely_caches()
     try:
         yield Path(_ask_dvc("cache", "dir").strip())
     except DataError:  # no DVC here: then it keeps nothing
         return
+
+
+def likely_caches() -> Iterator[Path]:
+    """Where the project's own settings say that DVC's cache is, and the usual place."""
+    for name in ("config.local", "config"):
+        config = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            config.read(_DVC / name)
+        except (configparser.Error, UnicodeDecodeError):
+            continue
+        if folder := config.get("cache", "dir", fallback=None):
+            yield _DVC / folder
+    yield _DVC / "cache"
 
 
 def _ask_dvc(*arguments: str) -> str:

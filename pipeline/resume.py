@@ -67,7 +67,8 @@ class Attempt:
 
     def save(self, state: dict[str, Any], points: Iterable[Point], seconds: float) -> None:
         """Write a checkpoint; the last one stays, as the one before, also if that fails. Raises OSError."""
-        content = {"state": state, "points": [tuple(point) for point in points], "seconds": seconds}
+        own = {"training_id": self.training_id, "began": self.began, "number": self.number}
+        content = {"state": state, "points": [tuple(point) for point in points], "seconds": seconds, "attempt": own}
         path = self.folder / _CHECKPOINT
         with paths.atomic(path, "wb") as file:
             writer = ChecksumWriter(file)
@@ -162,10 +163,11 @@ def _next_attempt(folder: Path) -> Attempt:
     for partial in folder.glob(".*"):  # what a kill in the middle of a write left
         partial.unlink()
     known = _read_record(folder)
-    if known is None:
-        if (folder / _RECORD).exists():
-            warn(f"warning: {folder / _RECORD} is damaged: the training continues, but in a new MLflow run")
-        known = {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
+    if known is None and (folder / _RECORD).exists():
+        known = _record_of_checkpoint(folder)
+        run = "the same" if known else "a new"
+        warn(f"warning: {folder / _RECORD} is damaged: the training continues, in {run} MLflow run")
+    known = known or {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
     known |= {"number": known["number"] + 1, "processes": distributed.count()}
     known["cpu_threads"] = torch.get_num_threads()
     try:
@@ -182,6 +184,14 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         return paths.read_json(folder / _RECORD, "training_id", "began", "number")
     except DataError:  # there is none, or a damaged one
         return None
+
+
+def _record_of_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """What the last checkpoint says of its attempt, where attempts.json is damaged: it is the same training still."""
+    for path in (folder / _CHECKPOINT, folder / _BEFORE):
+        with suppress(FileNotFoundError, DataError):  # `load` says what is damaged
+            return read_checkpoint(path)["attempt"]
+    return None
 
 
 def _mention_old(own: Path) -> None:

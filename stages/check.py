@@ -14,9 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
-from pipeline import names, paths, recorded
+from pipeline import dvc_leftovers, names, paths, recorded
 from pipeline.changed_sources import refuse_unseen
 from pipeline.comparison import recipe_differences
 from pipeline.errors import ParamsError
@@ -32,7 +30,8 @@ def main(params: Params, file: str, record: bool = False) -> None:
         raise ParamsError(
             f"{file}: dvc.yaml names {', '.join(missing)}, which it lacks; see profiles/ for their values"
         )
-    recorded.stages()  # a dvc.lock that a kill left damaged is named before DVC stumbles over it
+    recorded.stages()  # what a kill left of DVC's own files is named before DVC stumbles over it
+    dvc_leftovers.check()
     if Path(file) == paths.PARAMS:  # what is trained here was trained from that file
         refuse_unseen(params)
     if params.evaluation.split != "val":
@@ -119,12 +118,17 @@ def is_usual(run: ResolvedRun) -> bool:
 
 
 def missing_keys(file: Path, graph: Path) -> list[str]:
-    """What the graph names and the file lacks. The stages have defaults for some of it; DVC refuses to start."""
+    """What the graph names and the file lacks. The stages have defaults for some of it; DVC refuses to start.
+
+    Raises ParamsError for a graph that is no YAML, or lacks its stages.
+    """
     if not graph.exists():
         return []
-    text = graph.read_text(encoding="utf-8")
-    named = set(re.findall(r"\$\{([\w.]+)\}", text))
-    for stage in yaml.safe_load(text)["stages"].values():
+    stages = read_yaml(graph).get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(stage, dict) for stage in stages.values()):
+        raise ParamsError(f"{graph}: holds no stages: it is damaged; put it back with `git checkout {graph}`")
+    named = set(re.findall(r"\$\{([\w.]+)\}", graph.read_text(encoding="utf-8")))
+    for stage in stages.values():
         named |= {each for each in stage.get("params", ()) if isinstance(each, str) and "$" not in each}
     tree = read_yaml(file)
     return sorted(name for name in named if not name.startswith("item.") and not _has(tree, name.split(".")))

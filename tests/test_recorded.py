@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import evaluate_run, parallel, recorded, resume
-from pipeline.doctor import uncached
+from pipeline import dvc_leftovers, evaluate_run, parallel, recorded, resume
+from pipeline.doctor import stops_dvc, uncached
 from pipeline.errors import DataError, StageError
 from tests.project import ROOT
 
@@ -238,3 +238,30 @@ def test_every_command_that_meets_it_first_names_it(root, in_tmp, command):
     )
     assert done.returncode == 2 and done.stderr.startswith("dvc.lock is empty, as after a kill while DVC wrote it.")
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+# ---- what a kill of DVC left, over which every later one fails ---------------------------------------------------
+
+
+def test_what_stops_dvc_is_named_and_mended(project):
+    """A folder of the run cache without its file, and the file of paths in use, cut."""
+    dvc("repro", "small")
+    assert list(dvc_leftovers.leftovers()) == []
+    (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
+    in_use = Path(".dvc/tmp/rwlock")
+    for path, damage, says in (
+        (entry.parent, entry.unlink, "join() argument must be str"),
+        (in_use, lambda: in_use.write_text('{"read": {"a": [{"pid": 1'), "JSON structure is corrupted"),
+    ):
+        damage()
+        shutil.rmtree("small", ignore_errors=True)
+        Path("dvc.lock").unlink(missing_ok=True)  # the kill came before it was written
+        failed = subprocess.run([sys.executable, "-m", "dvc", "repro", "small"], text=True, capture_output=True)
+        assert failed.returncode != 0 and says in failed.stderr, "DVC does it well now"
+        with pytest.raises(DataError, match=rf"^{path} is .*`python -m stages.doctor --fix`"):
+            dvc_leftovers.check()
+        (finding,) = stops_dvc()
+        finding.mend()
+        dvc_leftovers.check()
+        dvc("repro", "small")
+    assert (project / "ran").read_text().split() == ["small", "small"], "the second one was in the run cache"

@@ -188,17 +188,20 @@ def test_where_both_checkpoints_are_damaged_training_starts_from_nothing(trainin
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-5], lambda text: text.replace("2", "3"), lambda text: "{}"])
-def test_a_damaged_record_is_reported_and_the_checkpoint_used(training, capsys, damage):
+def test_a_damaged_record_is_reported_and_it_stays_the_same_training(training, capsys, damage):
+    """The checkpoint says which: else MLflow would have a second run of it."""
     whole = training.go("undisturbed")
     with pytest.raises(Killed):
         training.go(kill_at_step=4)
     record = paths.training_folder("k") / "attempts.json"
-    before = record.read_text()
+    before, content = record.read_text(), paths.read_json(record)
     record.write_text(damage(before))
     assert record.read_text() != before
     again = training.go()
     assert again[3] == 3 and same(again, whole)
-    assert "attempts.json is damaged: the training continues, but in a new MLflow run" in capsys.readouterr().err
+    assert "attempts.json is damaged: the training continues, in the same MLflow run" in capsys.readouterr().err
+    now = paths.read_json(record)
+    assert (now["training_id"], now["number"]) == (content["training_id"], content["number"] + 1)
 
 
 def test_a_kill_between_two_names_leaves_the_checkpoint_before(training):

@@ -1,0 +1,174 @@
+"""A process that has imported DVC, MLflow, torch and all stages, and forks a process for each command that it is given.
+
+Importing takes ten seconds in each stage of a second; a fork takes none. What runs is `dvc` and `python -m
+stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment, closed
+descriptors and a traceback where one is due. Only DVC's shell is left out. Reads one command a line, as JSON; prints
+what became of it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+LIBRARY = ctypes.CDLL(None)  # inject.c is preloaded
+COMMAND_ENDS = 0.02  # seconds between two looks at a command
+
+
+def serve() -> None:
+    """Run the commands that stdin names until it ends."""
+    import_everything()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        began = time.monotonic()
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            enter(order)
+            leave(lambda: command(ORDER["command"]))
+        code = wait(pid, began + order["limit"])
+        print(json.dumps({"code": code, "seconds": time.monotonic() - began, "session": pid}), flush=True)
+
+
+PRELOADED = (
+    *("dvc.commands.repro", "dvc.commands.status", "dvc.fs", "dvc.repo", "dvc.stage.cache", "dvc.stage.run"),
+    *("matplotlib.pyplot", "mlflow.store.tracking.rest_store", "mlflow.store.tracking.sqlalchemy_store", "torch"),
+    *("pipeline.doctor", "pipeline.evaluate_run", "pipeline.report", "pipeline.saved_model", "pipeline.trace"),
+    *("pipeline.train_run", "stages._entry"),
+)
+
+
+SET_BY_IMPORTS: dict[str, str] = {}  # variables that modules set when they are imported
+
+
+def import_everything() -> None:
+    before = dict(os.environ)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    assert sys.modules["torch"].get_num_threads() == 1, "threads would not survive the fork"
+    sys.modules["dvc.stage.run"].subprocess = ForkingSubprocess()
+    SET_BY_IMPORTS.update(set(os.environ.items()) - set(before.items()))
+    gc.freeze()
+
+
+def become(folder: str, environment: Mapping[str, str]) -> None:
+    """Be a process in this folder with this environment, no descriptors but the first three."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update({**SET_BY_IMPORTS, **environment})
+    os.closerange(3, 4096)
+
+
+def wait(pid: int, deadline: float) -> int | None:
+    """The exit code of a child, negative for a signal; None, and the whole session killed, where it takes too long."""
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(COMMAND_ENDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+ORDER: dict[str, Any] = {}  # what this process runs
+
+
+def enter(order: dict[str, Any]) -> None:
+    """Become the process of a command: its folder, environment and output."""
+    ORDER.update(order)
+    output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for target, source in ((0, nothing), (1, output), (2, output)):
+        os.dup2(source, target)
+    become(order["folder"], order["environment"])
+    for number in (signal.SIGINT, signal.SIGHUP):  # ignored where the harness runs in the background
+        signal.signal(number, signal.SIG_DFL)
+
+
+def command(words: list[str]) -> None:
+    if words[0] == "dvc":
+        import dvc.cli
+
+        arm_if("dvc")
+        sys.argv = list(words)
+        sys.exit(dvc.cli.main(words[1:]))
+    stage(words[0], words[1:])
+
+
+def stage(module: str, arguments: Sequence[str]) -> None:
+    """`python -m MODULE ARGUMENTS`, in this process."""
+    arm_if(os.environ.get("DVC_STAGE") or module)
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def arm_if(name: str) -> None:
+    """Lay the fault, where it is one of the process of this name; lift that of the parent."""
+    LIBRARY.faults_disarm()
+    fault = ORDER.get("fault")
+    if fault and fault["process"] == name:
+        file, folder = fault["shared"].encode(), ORDER["folder"].encode()
+        how = fault["kinds"], ctypes.c_long(fault["n"]), fault["action"], int(fault["stays"])
+        assert LIBRARY.faults_arm(file, folder, *how) == 0
+
+
+def leave(work: Callable[[], None]) -> NoReturn:
+    """Do the work and end this process as Python does: its exit functions, a traceback, the exit code."""
+    code: object = 0
+    try:
+        work()
+    except SystemExit as ended:
+        code = ended.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    try:
+        atexit._run_exitfuncs()  # a stage's last one is os._exit
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+class ForkingSubprocess:
+    """In the place of `subprocess` where DVC starts a stage: forks where the command is a stage of ours."""
+
+    class Popen:
+        def __init__(self, arguments: Sequence[str], cwd: str, env: dict[str, str], **_: object):
+            words = arguments[-1].split()
+            assert words[:2] == ["python", "-m"], arguments
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.pid = os.fork()
+            if not self.pid:
+                become(cwd, env)
+                leave(lambda: stage(words[2], words[3:]))
+            self.stage, self.returncode = env["DVC_STAGE"], 0
+
+        def communicate(self) -> None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            note = {"stage": self.stage, "code": self.returncode}
+            with Path(ORDER["stages"]).open("a") as file:
+                file.write(json.dumps(note) + "\n")
+
+
+if __name__ == "__main__":
+    serve()
