@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from pipeline import paths, resume
 from pipeline.datasets.store import damaged_files
-from pipeline.errors import DataError, OlderFileError
+from pipeline.errors import DataError, OlderFileError, UnreadableError
 from pipeline.evaluate_run import predictions_file
 from pipeline.integrity import file_sha256, read_checksummed
 
@@ -31,6 +31,7 @@ _JSON = (
 )  # fmt: skip
 _RESULTS = (paths.RAW.parent, paths.MODELS, paths.REPORTS)  # where outs lie
 _NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")  # of a file in the cache, after two digits that its folder has
+_SEE_TO_IT = "it may be sound: see to its rights, or to the disk or network that holds it"
 _FETCH = "remove it; `dvc pull`, where a remote has it, or else `dvc repro` brings it"
 
 
@@ -74,19 +75,21 @@ def _json_files() -> Iterator[Damage]:
             paths.read_json(path)
         except DataError as error:
             what, _, remedy = str(error).removeprefix(f"{path} ").partition("; ")
-            older = isinstance(error, OlderFileError)
-            yield Damage(path, what, remedy if older else _FETCH, removable=not older)
+            kept = isinstance(error, OlderFileError | UnreadableError)
+            yield Damage(path, what, remedy if kept else _FETCH, removable=not kept)
 
 
 def _recorded_files() -> Iterator[Damage]:
     """Files whose SHA-256 another file names: weights and histories in run.json, predictions in a metrics file."""
     for record in sorted(paths.MODELS.glob(f"*/{paths.RUN_RECORD}")):
         if trained := _content(record, "run", "seed", "weights_sha256", "history_sha256"):
-            history = paths.history_file(trained["run"], trained["seed"])
             yield from _compared(record.parent / paths.WEIGHTS, trained["weights_sha256"], record)
-            yield from _compared(history, trained["history_sha256"], record)
+            if record == paths.run_file(trained["run"], trained["seed"]):  # not a person's copy, of an earlier training
+                history = paths.history_file(trained["run"], trained["seed"])
+                yield from _compared(history, trained["history_sha256"], record)
     for record in sorted(paths.METRICS.glob("*.json")):
-        if scored := _content(record, "run", "seed", "predictions_sha256"):
+        scored = _content(record, "run", "seed", "predictions_sha256")
+        if scored and record == paths.metrics_file(scored["run"], scored["seed"]):
             yield from _compared(predictions_file(scored["run"], scored["seed"]), scored["predictions_sha256"], record)
 
 
@@ -103,7 +106,11 @@ def _compared(path: Path, sha256: str, record: Path) -> Iterator[Damage]:
         if path.is_file() and file_sha256(path) != sha256:
             yield Damage(path, f"is damaged, or not the file that {record} describes (its SHA-256 differs)")
     except OSError as error:
-        yield Damage(path, f"can't be read: {error.strerror}")
+        yield _unreadable(path, error)
+
+
+def _unreadable(path: Path, error: OSError) -> Damage:
+    return Damage(path, f"can't be read: {error.strerror}", _SEE_TO_IT, removable=False)
 
 
 def _checkpoints() -> Iterator[Damage]:
@@ -115,7 +122,7 @@ def _checkpoints() -> Iterator[Damage]:
         except DataError as error:
             yield Damage(path, str(error).removeprefix(f"{path} "), remedy)
         except OSError as error:
-            yield Damage(path, f"can't be read: {error.strerror}", remedy)
+            yield _unreadable(path, error)
 
 
 def _cached() -> Iterator[Damage]:
@@ -128,11 +135,11 @@ def _cached() -> Iterator[Damage]:
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            what = "is damaged: its MD5 is not its name"
         except OSError as error:
-            found, what = None, f"can't be read: {error.strerror}"
+            yield _unreadable(path, error)
+            continue
         if found != path.parent.name + path.stem:
-            yield Damage(path, what, links=tuple(_links(path)))
+            yield Damage(path, "is damaged: its MD5 is not its name", links=tuple(_links(path)))
 
 
 def _cache_folder() -> Path | None:

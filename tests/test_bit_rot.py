@@ -6,6 +6,8 @@ runs the stages and commands that read it.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -284,6 +286,46 @@ def test_json_of_an_older_version_is_reported_and_left(project, capsys):
         path.write_text("{}")
         code = run(stage(doctor.main, "--verify", "--fix", parser=doctor.parser()), capsys)[0]
         assert code == 1 and path.read_text() == "{}"
+
+
+UNREADABLE = (
+    "models/semseg-0/weights.safetensors", "models/semseg-0/run.json", "reports/history/semseg-0.csv",
+    "reports/panels/semseg-0/predictions.npz", ".runs/train/k/checkpoint.pt",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_now_is_reported_and_left(project, capsys, monkeypatch, name):
+    """Rights, too many open files, a network's disk that is away: the bytes may be sound."""
+    with resume.attempt("k") as attempt:
+        attempt.save({"a": 1}, [], 0.0)
+    opened = io.open
+
+    def refuse(file, *arguments, **options):
+        if str(file).endswith(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return opened(file, *arguments, **options)
+
+    with flipped(paths.metrics_file("semseg", 0), 0, bit=0):
+        shutil.copy("kept/metrics/semseg-0.json", paths.METRICS)  # `flipped` puts all back at the end
+        with monkeypatch.context() as patch:
+            patch.setattr("io.open", refuse)
+            found = [damage for damage in verify() if str(damage.path).endswith(name)]
+        assert found and not any(damage.removable for damage in found) and Path(name).exists()
+
+
+def test_a_copy_that_a_person_made_says_nothing_of_the_files_of_now(project):
+    with flipped(paths.metrics_file("semseg", 0), 0, bit=0):
+        shutil.copy("kept/metrics/semseg-0.json", paths.METRICS)
+        shutil.copytree("models/semseg-0", "models/semseg-before")
+        record = paths.read_json(Path("models/semseg-before/run.json"))
+        paths.write_json(Path("models/semseg-before/run.json"), record | {"history_sha256": "0" * 64})
+        scored = paths.read_json(paths.metrics_file("semseg", 0))
+        paths.write_json(paths.METRICS / "before.json", scored | {"predictions_sha256": "0" * 64})
+        try:
+            assert list(verify()) == []
+        finally:
+            shutil.rmtree("models/semseg-before")
 
 
 def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_helps(tmp_path):
