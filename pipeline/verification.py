@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,8 @@ _FETCH = "remove it; `dvc pull`, where a remote has it, or else `dvc repro` brin
 class Damage:
     """A file that is not as it was written: what is wrong with it, and the remedy.
 
-    links: to the same bytes. removable: whether a stage wrote the file, and nothing is lost with it.
+    links: to the same bytes. removable: whether a stage wrote the file, and nothing is lost with it. whole: of a file
+    of DVC's cache, the same with all its bytes, which takes its place: else DVC would run the stage that made it again.
     """
 
     path: Path
@@ -47,14 +50,19 @@ class Damage:
     remedy: str = _FETCH
     links: tuple[Path, ...] = ()
     removable: bool = True
+    whole: Path | None = None
 
     def remove(self) -> None:
-        """Remove the file, and links to it, which would else pass for whole. Raises DataError."""
+        """Remove the file, and links to it, which would else pass for whole; put `whole` there. Raises DataError."""
         for path in (self.path, *self.links):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise DataError(f"{path} can't be removed: {error.strerror}") from None
+        if self.whole:
+            with self.whole.open("rb") as source, paths.atomic(self.path, "wb") as file:
+                shutil.copyfileobj(source, file)
+            self.path.chmod(0o444)  # as DVC has it
 
 
 def verify() -> Iterator[Damage]:
@@ -133,13 +141,28 @@ def _cached() -> Iterator[Damage]:
     files = [path for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")) if _NAME.fullmatch(path.name)]
     for path in tqdm(files, desc="verify DVC's cache", unit="file", disable=None):
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            found = _md5(path)
         except OSError as error:
             yield _unreadable(path, error)
             continue
-        if found != path.parent.name + path.stem:
-            yield Damage(path, "is damaged: its MD5 is not its name", links=tuple(_links(path)))
+        if found != (name := path.parent.name + path.stem):
+            whole = _whole_copy(name)
+            remedy = f"replace it by {whole}, which is whole" if whole else _FETCH
+            yield Damage(path, "is damaged: its MD5 is not its name", remedy, tuple(_links(path)), whole=whole)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _whole_copy(md5: str) -> Path | None:
+    """A file of the project with this MD5: where DVC copies instead of linking, a result may be whole here."""
+    for path in (path for folder in _RESULTS for path in sorted(folder.rglob("*"))):
+        with suppress(OSError):
+            if path.is_file() and _md5(path) == md5:
+                return path
+    return None
 
 
 def _cache_folder() -> Path | None:

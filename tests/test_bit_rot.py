@@ -7,6 +7,7 @@ runs the stages and commands that read it.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import shutil
@@ -361,3 +362,12 @@ def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_help
     assert "is damaged: its MD5 is not its name" in found
     project.dvc("repro", "prepare")
     assert path.read_bytes() == whole and list(damaged_files(path.parent)) == []
+
+    # Where DVC copies, what lies here may be whole: it is put into the cache, and no stage runs again.
+    project.dvc("config", "cache.type", "copy")
+    project.dvc("checkout", "--relink")
+    name = hashlib.md5(whole).hexdigest()
+    path, times = root / ".dvc/cache/files/md5" / name[:2] / name[2:], path.stat()
+    rot()
+    assert "data/prepared/train/image.bin, which is whole" in project.stage("doctor", "--verify", "--fix")
+    assert path.read_bytes() == whole and "Running stage" not in project.dvc("repro", "prepare", "selection")
