@@ -24,6 +24,10 @@ class OlderFileError(DataError):
     """JSON without a checksum: a stage of an older version wrote it, or no stage."""
 
 
+class UnreadableError(DataError):
+    """A file that the machine can't read now, for want of rights or a disk's answer: it may be sound."""
+
+
 class MachineError(PipelineError):
     """The machine lacks memory, space, open files or permission; what was being read may be sound."""
 

@@ -11,12 +11,17 @@ _WRITTEN_BY_DVC = {"params.yaml", "dvc.lock"}
 
 
 def git_state() -> dict[str, str]:
-    """Commit and whether the tree differs from it. What DVC itself rewrites does not make it dirty."""
+    """Commit and whether the tree differs from it. What DVC itself rewrites does not make it dirty.
+
+    Of a repository of which this project is a subfolder, only that folder counts.
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return {"git.commit": "none", "git.dirty": "unknown"}
-    lines = (_git("status", "--porcelain", "--untracked-files=no") or "").splitlines()
-    dirty = [line for line in lines if line[3:] not in _WRITTEN_BY_DVC and not line[3:].startswith("reports/")]
+    prefix = _git("rev-parse", "--show-prefix") or ""  # `git status --porcelain` names paths from the top on
+    lines = (_git("status", "--porcelain", "--untracked-files=no", "--", ".") or "").splitlines()
+    changed = [line[3:].removeprefix(prefix) for line in lines]
+    dirty = [path for path in changed if path not in _WRITTEN_BY_DVC and not path.startswith("reports/")]
     dirty += (_git("ls-files", "--others", "--exclude-standard", "pipeline", "stages") or "").splitlines()
     return {"git.commit": commit, "git.dirty": str(bool(dirty)).lower()}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline import forms
-from pipeline.errors import REPAIR, DataError, OlderFileError
+from pipeline.errors import REPAIR, DataError, OlderFileError, UnreadableError
 
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
@@ -157,7 +157,8 @@ def read_json(path: Path, *keys: str, missing: str = "run `dvc repro` to make it
     except FileNotFoundError:
         raise DataError(f"{path} is missing; {missing}") from None
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}; mend that, then run it again") from None
+        reason = error.strerror or error
+        raise UnreadableError(f"{path} can't be read: {reason}; mend that, then run it again") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); {REPAIR}") from None
     checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would stand amid what stages.trace prints
 # MLflow's client would send a request again whose answer was lost: a second run, values that come twice, an hour's wait
 # where Retry-After says so. What happens instead is said in pipeline/outbox.py, which first asks what has arrived.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from tqdm import tqdm
 
 from pipeline import paths, resume
 from pipeline.datasets.store import damaged_files
-from pipeline.errors import DataError, OlderFileError
+from pipeline.errors import DataError, OlderFileError, UnreadableError
 from pipeline.evaluate_run import predictions_file
 from pipeline.integrity import file_sha256, read_checksummed
 
@@ -31,6 +33,7 @@ _JSON = (
 )  # fmt: skip
 _RESULTS = (paths.RAW.parent, paths.MODELS, paths.REPORTS)  # where outs lie
 _NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")  # of a file in the cache, after two digits that its folder has
+_SEE_TO_IT = "it may be sound: see to its rights, or to the disk or network that holds it"
 _FETCH = "remove it; `dvc pull`, where a remote has it, or else `dvc repro` brings it"
 
 
@@ -38,7 +41,8 @@ _FETCH = "remove it; `dvc pull`, where a remote has it, or else `dvc repro` brin
 class Damage:
     """A file that is not as it was written: what is wrong with it, and the remedy.
 
-    links: to the same bytes. removable: whether a stage wrote the file, and nothing is lost with it.
+    links: to the same bytes. removable: whether a stage wrote the file, and nothing is lost with it. whole: of a file
+    of DVC's cache, the same with all its bytes, which takes its place: else DVC would run the stage that made it again.
     """
 
     path: Path
@@ -46,14 +50,19 @@ class Damage:
     remedy: str = _FETCH
     links: tuple[Path, ...] = ()
     removable: bool = True
+    whole: Path | None = None
 
     def remove(self) -> None:
-        """Remove the file, and links to it, which would else pass for whole. Raises DataError."""
+        """Remove the file, and links to it, which would else pass for whole; put `whole` there. Raises DataError."""
         for path in (self.path, *self.links):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise DataError(f"{path} can't be removed: {error.strerror}") from None
+        if self.whole:
+            with self.whole.open("rb") as source, paths.atomic(self.path, "wb") as file:
+                shutil.copyfileobj(source, file)
+            self.path.chmod(0o444)  # as DVC has it
 
 
 def verify() -> Iterator[Damage]:
@@ -74,19 +83,21 @@ def _json_files() -> Iterator[Damage]:
             paths.read_json(path)
         except DataError as error:
             what, _, remedy = str(error).removeprefix(f"{path} ").partition("; ")
-            older = isinstance(error, OlderFileError)
-            yield Damage(path, what, remedy if older else _FETCH, removable=not older)
+            kept = isinstance(error, OlderFileError | UnreadableError)
+            yield Damage(path, what, remedy if kept else _FETCH, removable=not kept)
 
 
 def _recorded_files() -> Iterator[Damage]:
     """Files whose SHA-256 another file names: weights and histories in run.json, predictions in a metrics file."""
     for record in sorted(paths.MODELS.glob(f"*/{paths.RUN_RECORD}")):
         if trained := _content(record, "run", "seed", "weights_sha256", "history_sha256"):
-            history = paths.history_file(trained["run"], trained["seed"])
             yield from _compared(record.parent / paths.WEIGHTS, trained["weights_sha256"], record)
-            yield from _compared(history, trained["history_sha256"], record)
+            if record == paths.run_file(trained["run"], trained["seed"]):  # not a person's copy, of an earlier training
+                history = paths.history_file(trained["run"], trained["seed"])
+                yield from _compared(history, trained["history_sha256"], record)
     for record in sorted(paths.METRICS.glob("*.json")):
-        if scored := _content(record, "run", "seed", "predictions_sha256"):
+        scored = _content(record, "run", "seed", "predictions_sha256")
+        if scored and record == paths.metrics_file(scored["run"], scored["seed"]):
             yield from _compared(predictions_file(scored["run"], scored["seed"]), scored["predictions_sha256"], record)
 
 
@@ -103,7 +114,11 @@ def _compared(path: Path, sha256: str, record: Path) -> Iterator[Damage]:
         if path.is_file() and file_sha256(path) != sha256:
             yield Damage(path, f"is damaged, or not the file that {record} describes (its SHA-256 differs)")
     except OSError as error:
-        yield Damage(path, f"can't be read: {error.strerror}")
+        yield _unreadable(path, error)
+
+
+def _unreadable(path: Path, error: OSError) -> Damage:
+    return Damage(path, f"can't be read: {error.strerror}", _SEE_TO_IT, removable=False)
 
 
 def _checkpoints() -> Iterator[Damage]:
@@ -115,7 +130,7 @@ def _checkpoints() -> Iterator[Damage]:
         except DataError as error:
             yield Damage(path, str(error).removeprefix(f"{path} "), remedy)
         except OSError as error:
-            yield Damage(path, f"can't be read: {error.strerror}", remedy)
+            yield _unreadable(path, error)
 
 
 def _cached() -> Iterator[Damage]:
@@ -126,13 +141,28 @@ def _cached() -> Iterator[Damage]:
     files = [path for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")) if _NAME.fullmatch(path.name)]
     for path in tqdm(files, desc="verify DVC's cache", unit="file", disable=None):
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            what = "is damaged: its MD5 is not its name"
+            found = _md5(path)
         except OSError as error:
-            found, what = None, f"can't be read: {error.strerror}"
-        if found != path.parent.name + path.stem:
-            yield Damage(path, what, links=tuple(_links(path)))
+            yield _unreadable(path, error)
+            continue
+        if found != (name := path.parent.name + path.stem):
+            whole = _whole_copy(name)
+            remedy = f"replace it by {whole}, which is whole" if whole else _FETCH
+            yield Damage(path, "is damaged: its MD5 is not its name", remedy, tuple(_links(path)), whole=whole)
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _whole_copy(md5: str) -> Path | None:
+    """A file of the project with this MD5: where DVC copies instead of linking, a result may be whole here."""
+    for path in (path for folder in _RESULTS for path in sorted(folder.rglob("*"))):
+        with suppress(OSError):
+            if path.is_file() and _md5(path) == md5:
+                return path
+    return None
 
 
 def _cache_folder() -> Path | None:

@@ -6,6 +6,9 @@ runs the stages and commands that read it.
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -286,6 +289,46 @@ def test_json_of_an_older_version_is_reported_and_left(project, capsys):
         assert code == 1 and path.read_text() == "{}"
 
 
+UNREADABLE = (
+    "models/semseg-0/weights.safetensors", "models/semseg-0/run.json", "reports/history/semseg-0.csv",
+    "reports/panels/semseg-0/predictions.npz", ".runs/train/k/checkpoint.pt",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_now_is_reported_and_left(project, capsys, monkeypatch, name):
+    """Rights, too many open files, a network's disk that is away: the bytes may be sound."""
+    with resume.attempt("k") as attempt:
+        attempt.save({"a": 1}, [], 0.0)
+    opened = io.open
+
+    def refuse(file, *arguments, **options):
+        if str(file).endswith(name):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return opened(file, *arguments, **options)
+
+    with flipped(paths.metrics_file("semseg", 0), 0, bit=0):
+        shutil.copy("kept/metrics/semseg-0.json", paths.METRICS)  # `flipped` puts all back at the end
+        with monkeypatch.context() as patch:
+            patch.setattr("io.open", refuse)
+            found = [damage for damage in verify() if str(damage.path).endswith(name)]
+        assert found and not any(damage.removable for damage in found) and Path(name).exists()
+
+
+def test_a_copy_that_a_person_made_says_nothing_of_the_files_of_now(project):
+    with flipped(paths.metrics_file("semseg", 0), 0, bit=0):
+        shutil.copy("kept/metrics/semseg-0.json", paths.METRICS)
+        shutil.copytree("models/semseg-0", "models/semseg-before")
+        record = paths.read_json(Path("models/semseg-before/run.json"))
+        paths.write_json(Path("models/semseg-before/run.json"), record | {"history_sha256": "0" * 64})
+        scored = paths.read_json(paths.metrics_file("semseg", 0))
+        paths.write_json(paths.METRICS / "before.json", scored | {"predictions_sha256": "0" * 64})
+        try:
+            assert list(verify()) == []
+        finally:
+            shutil.rmtree("models/semseg-before")
+
+
 def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_helps(tmp_path):
     """To prepare again is not enough: DVC finds the file's name in its cache, and links the damaged file again."""
     root = tmp_path / "project"
@@ -319,3 +362,12 @@ def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_help
     assert "is damaged: its MD5 is not its name" in found
     project.dvc("repro", "prepare")
     assert path.read_bytes() == whole and list(damaged_files(path.parent)) == []
+
+    # Where DVC copies, what lies here may be whole: it is put into the cache, and no stage runs again.
+    project.dvc("config", "cache.type", "copy")
+    project.dvc("checkout", "--relink")
+    name = hashlib.md5(whole).hexdigest()
+    path, times = root / ".dvc/cache/files/md5" / name[:2] / name[2:], path.stat()
+    rot()
+    assert "data/prepared/train/image.bin, which is whole" in project.stage("doctor", "--verify", "--fix")
+    assert path.read_bytes() == whole and "Running stage" not in project.dvc("repro", "prepare", "selection")

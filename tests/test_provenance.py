@@ -47,12 +47,11 @@ def test_an_edit_during_the_run_is_listed(project):
         before.check_unchanged(collect(lr=0.3))
 
 
-def test_git_state_knows_what_dvc_writes_itself(project):
-    def git(*arguments):
-        subprocess.run(
-            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True, capture_output=True
-        )
+def git(*arguments):
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *arguments], check=True, capture_output=True)
 
+
+def test_git_state_knows_what_dvc_writes_itself(project):
     assert git_state() == {"git.commit": "none", "git.dirty": "unknown"}
     (project / "params.yaml").write_text("a: 1\n")
     git("init")
@@ -66,6 +65,22 @@ def test_git_state_knows_what_dvc_writes_itself(project):
     git("checkout", "pipeline/training.py")
     assert git_state()["git.dirty"] == "false"
     (project / "pipeline/new_task.py").write_text("")
+    assert git_state()["git.dirty"] == "true"
+
+
+def test_git_state_of_a_project_in_a_subfolder_of_a_repository(project, monkeypatch):
+    (project / "elsewhere").write_text("1")
+    (project / "sub/reports").mkdir(parents=True)
+    for name in ("params.yaml", "dvc.lock", "code.py", "reports/report.md"):
+        (project / "sub" / name).write_text("1")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    monkeypatch.chdir("sub")
+    for name in ("../elsewhere", "params.yaml", "dvc.lock", "reports/report.md"):
+        (project / "sub" / name).write_text("2")
+    assert git_state()["git.dirty"] == "false"
+    (project / "sub/code.py").write_text("2")
     assert git_state()["git.dirty"] == "true"
 
 
