@@ -157,7 +157,7 @@ def reached(stage: str) -> tuple[dict[str, Path], set[str]]:
     return {module: seen[module] for module in counts if not within(module, "stages")}, met
 
 
-@pytest.mark.parametrize("stage", GRAPH.keys() - {"check"})  # its out is the same, whatever code has checked params
+@pytest.mark.parametrize("stage", [stage for stage in GRAPH if stage != "check"])  # its out is always the same
 def test_a_stage_depends_on_the_code_that_it_can_reach(stage):
     known = set(provenance.stage_code(stage, ROOT / "dvc.yaml"))
     seen, met = reached(stage)
