@@ -30,6 +30,7 @@ LONG = (
     "test_tracking.py",
     "test_servers.py",
     "test_database_faults.py",
+    "test_fault_harness.py",
 )
 
 

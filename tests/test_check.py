@@ -103,6 +103,13 @@ def test_a_file_that_is_not_utf_8(in_tmp: Path, content: bytes) -> None:
         read_yaml("params.yaml")
 
 
+@pytest.mark.parametrize("graph", ["", "stages:\n", "stages: [train]\n", "stages:\n  train:\n", "stages: {", "- 1\n"])
+def test_a_damaged_dvc_yaml_is_named(raw: dict, capsys, graph: str) -> None:
+    Path("dvc.yaml").write_text(graph)
+    code, _, err = check(raw, capsys)
+    assert code == 2 and err.startswith("dvc.yaml: ") and len(err.splitlines()) == 1
+
+
 def test_what_yaml_offers_rightly_is_taken(in_tmp: Path) -> None:
     text = "\ufeffa: &x {lr: 1e-3, n: 1.5}\nb:\n  <<: *x\n  n: 2\nc: [*x, *x]\nd: '010'\ne: \"2026-01-05\"\nf: é漢\n"
     Path("params.yaml").write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", help="the id of one case to try alone; may be repeated")
     parser.add_argument("--show", action="store_true", help="print what the last command of each case printed")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the launcher and the server end too
     began, counts = time.monotonic(), Counter()
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         folder = Path(name).resolve()

@@ -14,7 +14,7 @@ from functools import partial
 from tests.faults.bench import Bench, repro
 from tests.faults.commands import NAME, OPEN, READ, SYNC, WRITE, Fault
 from tests.faults.example import EXAMPLE_OF
-from tests.faults.kills import DVC, again, places
+from tests.faults.kills import DVC, after_mending, again, places
 from tests.faults.verdict import FAULT, IDENTICAL, REFUSED, Case, Verdict, left, message, not_clear
 
 # {name: (the calls that fail from the n-th on, what with, whether all that follow do too)}
@@ -60,7 +60,8 @@ def attempt(name: str, stage: str, process: str, n: int, bench: Bench) -> Verdic
         after = again(bench, folder, repro(stage))
         if after.code != 0:
             return Verdict(FAULT, where, f"the next run fails: {message(after)}", done.output + after.output)
-        if difference := left(folder, expected):
+        # Where nothing may be removed, what was begun stays, as after a kill.
+        if left(folder, expected) and (difference := after_mending(bench, folder, stage, expected)):
             return Verdict(FAULT, where, difference, done.output + after.output)
         return Verdict(REFUSED if done.code else IDENTICAL, where, message(done) if done.code else "", done.output)
     finally:
