@@ -195,7 +195,8 @@ def _is_scored(run: str, seed: int, key: str) -> bool:
     if not (trained.exists() and scored.exists()):
         return False
     record = paths.read_json(trained)
-    return record["training_key"] == key and paths.read_json(scored).get("weights_sha256") == record["weights_sha256"]
+    digest = record["weights_sha256"]
+    return resume.is_finished(key, f"{run}-{seed}", digest) and paths.read_json(scored).get("weights_sha256") == digest
 
 
 def moved_artifacts() -> Iterator[Finding]:

@@ -30,7 +30,7 @@ from pipeline.tracking import connect, continued_run
 
 TRAINED_ON = ("device", "processes")  # of run.json
 TRAINED_BY = ("input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
-_NEEDED = (*TRAINED_BY, *TRAINED_ON, "training_key", "training_samples", "weights", "starts_from", "inputs",
+_NEEDED = (*TRAINED_BY, *TRAINED_ON, "training_samples", "weights", "starts_from", "inputs",
            "history_sha256")  # fmt: skip
 _PROTOCOL = (
     "The image is resized to the input size, aspect not kept (area average along a side that shrinks, cubic where it "
@@ -56,7 +56,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     network = device.network(build_network(run, info))
     load_weights(network, paths.weights_file(name, seed), trained["weights_sha256"], paths.run_file(name, seed))
-    _forget_checkpoint(paths.model_dir(name, seed), trained["training_key"], run.stage("train", seed))
+    _forget_checkpoint(paths.model_dir(name, seed), trained["weights_sha256"], run.stage("train", seed))
 
     store = Store(paths.PREPARED / split, run.tasks)
     shown = set(panel_indices(len(store), params.evaluation.panels))
@@ -120,10 +120,10 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))  # the store may have taken its time
 
 
-def _forget_checkpoint(folder: Path, key: str, stage: str) -> None:
+def _forget_checkpoint(folder: Path, weights_sha256: str, stage: str) -> None:
     """Remove what would let a training go on, once DVC has what it made; keep it, and say so, where DVC has not."""
     if recorded.is_cached(folder):
-        resume.forget(key)
+        resume.forget_finished(folder.name, weights_sha256)
         return
     warn(
         f"warning: DVC's cache lacks {folder}, so the training's checkpoint is kept. If DVC printed `failed to "
@@ -134,12 +134,11 @@ def _forget_checkpoint(folder: Path, key: str, stage: str) -> None:
 def origin(trained: Mapping[str, Any]) -> dict[str, Any]:
     """What a metrics file keeps of run.json, for where the file comes alone, as into a clone: see pipeline/trace.py.
 
-    inputs and packed_from, what training and the data were made from, are lists since `dvc metrics` skips these.
+    inputs, what training was made from, is a list since `dvc metrics` skips these.
     """
     threads = json.loads(trained["inputs"]["param cpu_threads"])
-    inputs, packing = provenance.Inputs(trained["inputs"]), provenance.Inputs(paths.read_json(paths.PACKED_FROM))
     own = {key: trained[key] for key in (*TRAINED_BY, *TRAINED_ON)}
-    return own | {"cpu_threads": threads, "inputs": inputs.lines, "packed_from": packing.lines}
+    return own | {"cpu_threads": threads, "inputs": provenance.Inputs(trained["inputs"]).lines}
 
 
 def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:

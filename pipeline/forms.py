@@ -44,7 +44,6 @@ _PATH: Form = (is_inner_path, "a path that stays inside")
 
 # Key -> its form, wherever a file has such a key.
 _FORMS: dict[str, Form] = {
-    "training_key": _SHA256,
     "weights_sha256": _SHA256,
     "input_fingerprint": _SHA256,
     "history_sha256": _SHA256,

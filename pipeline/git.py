@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _WRITTEN_BY_DVC = {"params.yaml", "dvc.lock"}
@@ -33,15 +33,17 @@ def committed_in(path: Path) -> str | None:
     return _git("log", "-1", "--format=%H", "--", str(path)) or None
 
 
-def commit_with(files: Mapping[str, str]) -> str | None:
+def commit_with(files: Mapping[str, str], folders: Iterable[str] = ()) -> str | None:
     """The newest commit of this history that brought `files`, {path: sha256}, all to just this content; else None.
 
-    Later commits have the same content until one changes any of them.
+    folders: may hold no Python files but those. Later commits have the same content until one changes any of them.
     """
     digests: dict[str, str] = {}  # by blob, since most files are the same in most commits
-    for commit in (_git("rev-list", "--full-history", "HEAD", "--", *files) or "").splitlines():
-        listed = (_git("ls-tree", "-r", commit, "--", *files) or "").splitlines()
-        blobs = {path: entry.split()[2] for entry, _, path in (line.partition("\t") for line in listed)}
+    where = [*files, *folders]
+    for commit in (_git("rev-list", "--full-history", "HEAD", "--", *where) or "").splitlines():
+        listed = (_git("ls-tree", "-r", commit, "--", *where) or "").splitlines()
+        entries = (line.partition("\t") for line in listed)
+        blobs = {path: entry.split()[2] for entry, _, path in entries if path in files or path.endswith(".py")}
         if blobs.keys() == files.keys() and all(_digest(blobs[path], digests) == files[path] for path in files):
             return commit
     return None
@@ -49,9 +51,14 @@ def commit_with(files: Mapping[str, str]) -> str | None:
 
 def _digest(blob: str, known: dict[str, str]) -> str:
     if blob not in known:
-        content = subprocess.run(["git", "cat-file", "blob", blob], capture_output=True, check=True).stdout
-        known[blob] = hashlib.sha256(content).hexdigest()
+        done = subprocess.run(["git", "cat-file", "blob", blob], capture_output=True)
+        known[blob] = "" if done.returncode else hashlib.sha256(done.stdout).hexdigest()  # a clone may lack old files
     return known[blob]
+
+
+def is_repository() -> bool:
+    """Whether this project is in git, with a commit."""
+    return _git("rev-parse", "HEAD") is not None
 
 
 def is_shallow() -> bool:

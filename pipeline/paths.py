@@ -25,7 +25,6 @@ GRAPH = Path("dvc.yaml")
 RAW = Path("data/raw")
 CHECKED = Path("data/checked.json")  # params were valid; the same whatever they say, so that nothing reruns for it
 PREPARED = Path("data/prepared")
-PACKED_FROM = Path("data/packed_from.json")  # apart: data that comes out the same from other code is the same data
 MODELS = Path("models")
 DIGESTS = MODELS / "digests"
 STARTS = MODELS / "start"
@@ -33,6 +32,7 @@ SELECTION = MODELS / "selection.json"  # the code that chooses weights, where ev
 WEIGHTS, RUN_RECORD = "weights.safetensors", "run.json"  # in a model's folder
 
 REPORTS = Path("reports")
+PACKED_FROM = REPORTS / "packed_from.json"  # in git, for traces in a clone; apart, so that equal data is no change
 METRICS = REPORTS / "metrics"
 DELTA_JSON = REPORTS / "delta.json"
 DELTA_CSV = REPORTS / "delta.csv"

@@ -144,6 +144,12 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield prefix + key, value
 
 
+def stage_folders(stage: str, dvc_yaml: Path = paths.GRAPH) -> list[str]:
+    """The folders of code among the dependencies of a stage in dvc.yaml."""
+    definition = yaml.safe_load(dvc_yaml.read_text())["stages"][stage]
+    return [name for name in definition.get("deps", ()) if name.startswith("pipeline/") and Path(name).is_dir()]
+
+
 def stage_code(stage: str, dvc_yaml: Path = paths.GRAPH) -> list[Path]:
     """The Python files among the dependencies of a stage in dvc.yaml, folders walked, sorted."""
     definition = yaml.safe_load(dvc_yaml.read_text())["stages"][stage]

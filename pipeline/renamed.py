@@ -35,8 +35,8 @@ def _files(former: Path, record: dict[str, Any]) -> tuple[tuple[Path, str], ...]
     return (former / paths.WEIGHTS, "weights_sha256"), (history, "history_sha256")
 
 
-def take_over(former: Path, run: str, seed: int, key: str) -> None:
-    """Make what `train` leaves of `run` out of what it left under the former name. key: as in run.json."""
+def take_over(former: Path, run: str, seed: int) -> None:
+    """Make what `train` leaves of `run` out of what it left under the former name."""
     record = paths.read_json(former / paths.RUN_RECORD)
     paths.model_dir(run, seed).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(former / paths.WEIGHTS, paths.weights_file(run, seed))
@@ -44,4 +44,4 @@ def take_over(former: Path, run: str, seed: int, key: str) -> None:
     shutil.copyfile(paths.history_file(record["run"], seed), paths.history_file(run, seed))
     if not record["starts_from"]:
         paths.write_json(paths.digest_file(run, seed), {"sha256": record["weights_sha256"]})
-    paths.write_json(paths.run_file(run, seed), record | {"run": run, "training_key": key})
+    paths.write_json(paths.run_file(run, seed), record | {"run": run})

@@ -5,6 +5,7 @@
     <key>/checkpoint.pt    the last checkpoint: tensors and plain values, so that loading it runs no code; at its end
                            a checksum of all bytes before, since torch looks at none
     <key>/before.pt        the checkpoint before that, for when the last one is damaged
+    <key>/result.json      once it has ended: which model and weights it made
 
 The key says what the training is made of, so a checkpoint is never used for anything else. The folder outlives the
 stage `train`: until DVC has recorded what it made, a kill would lose that. `evaluate` removes it. No other stage
@@ -38,7 +39,7 @@ _OLD_SECONDS = 14 * 86400  # what nothing has touched for so long is mentioned, 
 _LOCK_SECONDS = 10.0  # forked workers of a killed process hold its lock until they notice, some seconds later
 _LOOK_SECONDS = 2.0  # nobody who only looks holds it so long
 _CHECKPOINT, _BEFORE = "checkpoint.pt", "before.pt"
-_RECORD = "attempts.json"
+_RECORD, _RESULT = "attempts.json", "result.json"
 
 
 @dataclass
@@ -82,6 +83,10 @@ class Attempt:
             os.fsync(file.fileno())  # it is whole: not before then does it take the place of the last
             with suppress(FileNotFoundError):  # the first
                 path.replace(self.folder / _BEFORE)
+
+    def finish(self, model: str, weights_sha256: str) -> None:
+        """Note what the training made: the name of the model's folder, and the weights. Raises OSError."""
+        paths.write_json(self.folder / _RESULT, {"model": model, "weights_sha256": weights_sha256})
 
     def load(self) -> None:
         """Read the last checkpoint. One that is damaged is reported and laid aside, and the one before it read.
@@ -235,6 +240,22 @@ def forget(key: str) -> None:
                     failure = error
         if folder and folder.exists():
             warn(f"warning: {folder} is no longer needed, but can't be removed: {failure}")
+
+
+def is_finished(key: str, model: str, weights_sha256: str) -> bool:
+    """Whether a training ended, with these weights for the folder `model`."""
+    try:
+        result = paths.read_json(paths.training_folder(key) / _RESULT)
+    except DataError:  # it has not ended, or the note is damaged
+        return False
+    return result == {"model": model, "weights_sha256": weights_sha256}
+
+
+def forget_finished(model: str, weights_sha256: str) -> None:
+    """Remove what is kept of the training that made these weights for the folder `model`, unless a process is at it."""
+    for folder in sorted(paths.training_folder("").glob("*/")):
+        if is_finished(folder.name, model, weights_sha256):
+            forget(folder.name)
 
 
 def dormant() -> dict[str, str | None]:

@@ -22,11 +22,11 @@ from pipeline.datasets.store import DatasetInfo, read_info
 from pipeline.device import choose_device
 from pipeline.errors import DataError
 from pipeline.evaluate_run import TRAINED_BY, TRAINED_ON
-from pipeline.git import commit_with, committed_in, is_shallow
+from pipeline.git import commit_with, committed_in, is_repository, is_shallow
 from pipeline.integrity import file_sha256
 from pipeline.params import Params
 from pipeline.params_problems import read_yaml
-from pipeline.provenance import ABSENT, Inputs, packing_inputs
+from pipeline.provenance import ABSENT, Inputs, packing_inputs, stage_folders
 from pipeline.tracked import TrackedRun, execution_record, find_result, find_run, run_record
 from pipeline.train_run import training_inputs
 
@@ -96,8 +96,8 @@ def _of_model(params: Params, folder: Path, scored: dict[str, Any] | None = None
 
 
 def _of_metrics(params: Params, path: Path) -> Trace:
-    scored = _complete(path, *TRAINED_BY, *TRAINED_ON, "inputs", "packed_from")
-    scored |= {key: Inputs.parse(scored[key]).values for key in ("inputs", "packed_from")}
+    scored = _complete(path, *TRAINED_BY, *TRAINED_ON, "inputs")
+    scored["inputs"] = Inputs.parse(scored["inputs"]).values
     found = _of_scored(params, path, scored)
     _add_commits(found, path, scored["inputs"])
     return found
@@ -195,6 +195,9 @@ def _add_commits(found: Trace, path: Path, inputs: dict[str, str]) -> None:
         found.recorded = {"committed in": commit} | found.recorded
     if found.mlflow or found.model:
         return
+    if not is_repository():
+        found.notes.append("this project is not in git, so the commit of its code is unknown")
+        return
     if commit is None:
         found.notes.append(f"{path} is not in git as it is here")
     code = {
@@ -202,7 +205,7 @@ def _add_commits(found: Trace, path: Path, inputs: dict[str, str]) -> None:
         for name, digest in inputs.items()
         if name.startswith(_CODE) and digest != ABSENT
     }
-    if trained := commit_with(code):
+    if trained := commit_with(code, stage_folders("train")):
         found.recorded = {"code as in": trained} | found.recorded
     elif is_shallow():
         found.notes.append(
@@ -238,7 +241,7 @@ def _compare(found: Trace, params: Params, record: dict[str, Any], scored: dict[
     now = training_inputs(params, found.run, found.seed, info, device, processes, start)
     found.differences = trained.differences(now)
     if not packed:
-        _compare_packing(found, params, Inputs(scored["packed_from"]))
+        _compare_packing(found, params, trained.values["data"])
     elif _data_is_stale():
         found.mismatches.append(f"{paths.PREPARED} was packed with other params: data; run `dvc repro prepare`")
     found.mismatches += changed_archive(params)
@@ -263,8 +266,12 @@ def _recorded_start(found: Trace, params: Params, trained: Inputs) -> dict[str, 
     return start
 
 
-def _compare_packing(found: Trace, params: Params, packed_from: Inputs) -> None:
-    """What would be packed here now, against what the data of a training was packed from."""
+def _compare_packing(found: Trace, params: Params, digest: str) -> None:
+    """What would be packed here now, against what the data of a training was packed from. digest: of that data."""
+    packing = paths.read_json(paths.PACKED_FROM, "data", "inputs")
+    if packing["data"] != [digest]:
+        found.differences["data"] = (digest, *packing["data"])
+    packed_from = Inputs.parse(packing["inputs"])
     now = packing_inputs(params.data)
     here = {name: value for name, value in now.values.items() if value != ABSENT}
     absent = now.values.keys() - here.keys()

@@ -62,7 +62,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
         former = find_former(params, seed, teacher.inputs)
         if former and distributed.is_first():
             print(f"{name}-{seed} is {former.name} by another name: its weights are taken over, nothing is trained")
-            take_over(former, name, seed, training_key(teacher.inputs, info, name))
+            take_over(former, name, seed)
         elif former:
             return
         elif distributed.is_first():
@@ -158,10 +158,11 @@ def _lead(teacher: _Teacher) -> None:
             )
             teacher.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-            record = training_record(run, seed, teacher.info, inputs, history, device, attempt.key)
+            record = training_record(run, seed, teacher.info, inputs, history, device)
             record |= {"weights": weights, "starts_from": teacher.start, "training_samples": len(teacher.stores[0])}
             execution = execution_record(history, attempt, started)
             digest = write_outs(network, history, record)
+            attempt.finish(name, digest)
             log.tags({"weights": weights, "weights_sha256": digest})  # by which `evaluate` finds this run
             costs = {f"cost/{key}": execution[key] for key in ("training_seconds", "peak_memory_mb")}
             log.metrics(costs, run.training.epochs)

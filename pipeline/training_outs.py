@@ -32,12 +32,11 @@ def training_record(
     inputs: provenance.Inputs,
     history: list[EpochRecord],
     device: Device,
-    key: str,
 ) -> dict[str, Any]:
     """What run.json says: what these weights were made from, on what, and how they scored.
 
     Nothing that differs between two trainings that give the same weights: DVC hashes the file, and a clone that
-    reproduces a result is to find nothing changed. `execution_record` has the rest. key: of what `resume` keeps.
+    reproduces a result is to find nothing changed. `execution_record` has the rest.
     """
     return {
         "run": run.name,
@@ -45,7 +44,6 @@ def training_record(
         "input_fingerprint": inputs.fingerprint,
         "inputs": inputs.values,
         "dataset": described(info, run),
-        "training_key": key,
         "device": device.description,
         "processes": distributed.count(),
         "last_validation": finite_or_none(history[-1].scores or {}),

@@ -27,7 +27,7 @@ from pipeline.evaluate_run import predictions_file
 from pipeline.integrity import file_sha256, read_checksummed
 
 _JSON = (
-    "data/packed_from.json", "data/prepared/dataset.json", "data/prepared/*/index.json", "data/raw/source.json",
+    "reports/packed_from.json", "data/prepared/dataset.json", "data/prepared/*/index.json", "data/raw/source.json",
     "models/*-[0-9]*/run.json", "models/digests/*-[0-9]*.json", "models/selection.json", "models/start/*-[0-9]*.json",
     "reports/delta.json", "reports/metrics/*-[0-9]*.json",
 )  # fmt: skip

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline import dvc_leftovers, names, paths, recorded
 from pipeline.changed_sources import refuse_unseen
 from pipeline.comparison import recipe_differences
-from pipeline.errors import ParamsError
+from pipeline.errors import DataError, ParamsError
 from pipeline.params import Params, ResolvedRun
 from pipeline.params_problems import Problem, read_yaml, tell
 from pipeline.timm_names import backbone_problem
@@ -38,6 +38,8 @@ def main(params: Params, file: str, record: bool = False) -> None:
         from pipeline.datasets.folder import check_has_split  # imports much; no other dataset has more splits
 
         check_has_split(Path(params.data.folder), params.evaluation.split)
+    if record and params.data.dataset == "folder" and not Path(params.data.folder).is_dir():
+        raise DataError(f"data.folder: {params.data.folder} is not there; put your data there (docs/datasets.md)")
     if described := own_description(params):
         read_own_dataset(params)
     problems = list(backbone_problems(params))

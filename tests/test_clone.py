@@ -116,7 +116,7 @@ def test_the_commit_of_the_code_is_found_behind_later_ones(origin, clone):
 
 
 def test_a_file_of_before_is_one_clear_line(clone):
-    old = {key: value for key, value in clone.json(METRICS).items() if key not in ("inputs", "packed_from")}
+    old = {key: value for key, value in clone.json(METRICS).items() if key != "inputs"}
     paths.write_json(clone.root / METRICS, old)
-    expected = f"{METRICS} lacks inputs, packed_from: no stage of this version wrote it; run `dvc repro`\n"
+    expected = f"{METRICS} lacks inputs: no stage of this version wrote it; run `dvc repro`\n"
     assert traced(clone) == (2, expected)

@@ -191,6 +191,8 @@ def key_of(name: str, processes: int = 1, device: Device = CPU) -> str:
 
 def test_checkpoints_that_no_training_takes_up(project, capsys):
     wanted, orphan, scored = begin(key_of("depth")), begin("orphan"), begin(key_of("pair"))
+    made = {"model": "pair-0", "weights_sha256": paths.read_json(paths.run_file("pair", 0))["weights_sha256"]}
+    paths.write_json(scored / "result.json", made)
     with resume.attempt("at work"):
         code, told = doctor(capsys)
         assert code == 1 and told.count("found: ") == 2

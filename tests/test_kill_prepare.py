@@ -89,7 +89,7 @@ def test_killed_at_ten_moments(start, in_tmp):
     process = start()
     assert process.wait() == 0, process.stderr.read()
     assert tree(target) == undisturbed and tree(in_tmp / "data" / "raw") == raw
-    left = [".prepared.lock", "packed_from.json", "prepared", "raw"]
+    left = [".prepared.lock", "prepared", "raw"]
     assert sorted(path.name for path in (in_tmp / "data").iterdir()) == left
     deadline = time.monotonic() + 10  # workers look for their parent every second
     while processes(in_tmp) != [psutil.Process()] and time.monotonic() < deadline:

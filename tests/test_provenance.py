@@ -1,6 +1,7 @@
 """Fingerprints change with every input, and an edit during a run is told."""
 
 import ast
+import hashlib
 import subprocess
 
 import pytest
@@ -9,7 +10,7 @@ import yaml
 from pipeline import provenance
 from pipeline.datasets import DATASETS
 from pipeline.errors import TrainingError
-from pipeline.git import git_state
+from pipeline.git import commit_with, git_state
 
 
 @pytest.fixture
@@ -66,6 +67,33 @@ def test_git_state_knows_what_dvc_writes_itself(project):
     assert git_state()["git.dirty"] == "false"
     (project / "pipeline/new_task.py").write_text("")
     assert git_state()["git.dirty"] == "true"
+
+
+def test_the_commit_that_brought_given_code(project):
+    def digests(*names):
+        return {name: hashlib.sha256((project / name).read_bytes()).hexdigest() for name in names}
+
+    def commit(message):
+        git("add", ".")
+        git("commit", "-m", message)
+        return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+    assert commit_with({"pipeline/training.py": "0" * 64}) is None, "no repository"
+    git("init")
+    (project / "pipeline/nets/extra.py").write_text("x = 2\n")
+    with_extra = commit("one")
+    one = digests("pipeline/training.py", "pipeline/nets/heads.py")
+    (project / "pipeline/nets/extra.py").unlink()
+    without_extra = commit("two")
+    (project / "pipeline/training.py").write_text("x = 3\n")
+    edited = commit("three")
+    (project / "unrelated").write_text("")
+    commit("four")
+    assert commit_with(one, ["pipeline/nets"]) == without_extra, "the folder held one file more before"
+    assert commit_with(one) == with_extra
+    now = digests("pipeline/training.py", "pipeline/nets/heads.py")
+    assert commit_with(now, ["pipeline/nets"]) == edited
+    assert commit_with(now | {"pipeline/training.py": "0" * 64}) is None
 
 
 def test_git_state_of_a_project_in_a_subfolder_of_a_repository(project, monkeypatch):

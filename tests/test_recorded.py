@@ -134,14 +134,15 @@ def test_what_is_not_here_is_not_lost(lost):
 
 
 def test_the_checkpoint_stays_until_dvc_has_the_model(lost, capsys):
-    folder, key = Path("models/pair-0"), "a" * 64
-    with resume.attempt(key) as attempt:
+    folder, digest = Path("models/pair-0"), "a" * 64
+    with resume.attempt("k" * 64) as attempt:
+        attempt.finish("pair-0", digest)
         (attempt.folder / "checkpoint.pt").write_bytes(b"hours")
-    evaluate_run._forget_checkpoint(folder, key, "train")
+    evaluate_run._forget_checkpoint(folder, digest, "train")
     assert (attempt.folder / "checkpoint.pt").exists()
     assert "warning: DVC's cache lacks models/pair-0" in capsys.readouterr().err
     dvc("commit", "train")
-    evaluate_run._forget_checkpoint(folder, key, "train")
+    evaluate_run._forget_checkpoint(folder, digest, "train")
     assert not attempt.folder.exists() and capsys.readouterr().err == ""
 
 

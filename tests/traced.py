@@ -61,7 +61,8 @@ def make_project(folder: Path) -> None:
     shutil.copy(CODE / "dvc.yaml", folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     paths.write_json(folder / "data/prepared/dataset.json", INFO)
-    paths.write_json(folder / paths.PACKED_FROM, packing_inputs(load_params().data).values)
+    packing = {"data": [INFO["digest"]], "inputs": packing_inputs(load_params().data).lines}
+    paths.write_json(folder / paths.PACKED_FROM, packing)
 
 
 def make_result(name: str = "pair", seed: int = 0) -> dict:
@@ -77,15 +78,16 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
     with resume.attempt(training_key(inputs, info, name)) as attempt:
         tags = {"run": name, "seed": str(seed), **git_state()}
         with tracking.training_run(experiment, f"{name}-{seed}", attempt.training_id, tags) as log:
-            record = training_record(run, seed, info, inputs, history, device, attempt.key)
+            record = training_record(run, seed, info, inputs, history, device)
             own = {"weights": "last epoch", "starts_from": {}, "training_samples": 8}
             digest = write_outs(nn.Linear(2, 2), history, record | own)
+            attempt.finish(f"{name}-{seed}", digest)
             log.tags({"weights_sha256": digest})
             log.artifact(paths.run_file(name, seed))
             execution = execution_record(history, attempt, time.time())
             log.json(execution, tracking.EXECUTION)
     record = paths.read_json(paths.run_file(name, seed))
-    resume.forget(record["training_key"])
+    resume.forget_finished(f"{name}-{seed}", digest)
     score(record)
     return record | execution | {"mlflow": log.id}
 
