@@ -178,7 +178,7 @@ def test_other_commands_do_not_open_it(project, capfd, module):
 def test_scores_that_can_not_be_written(project, fault):
     make, message = WRITING[fault]
     with make(), pytest.raises(TrackingError, match=rf"{message}.*The files that it should copy are written"):  # noqa: SIM117
-        with tracking.continued_run(tracking.connect("traced"), "0" * 32, "depth-0") as log:
+        with tracking.continued_run(tracking.connect("traced"), "depth", 0, "0" * 64) as log:
             for step in range(POINTS):
                 log.metrics({"depth/rmse": 1 / (step + 1)}, step)
 
