@@ -76,8 +76,11 @@ def uncached() -> Iterator[Finding]:
 
 
 def half_written() -> Iterator[Finding]:
-    """Temporary files that a killed write left. DVC and git pass over them."""
-    for folder in (paths.PREPARED.parent, paths.MODELS, paths.REPORTS):
+    """Temporary files that a killed write left, of a stage or of DVC. DVC and git pass over them."""
+    folders = (paths.PREPARED.parent, paths.MODELS, paths.REPORTS)
+    for path in dvc_leftovers.temporaries(folders):
+        yield Finding(f"{path} is what a killed `dvc` left", "remove it", partial(_remove, path))
+    for folder in folders:
         for path in sorted(folder.rglob(f".*{paths.PARTIAL}")):
             if paths.is_abandoned(path):
                 yield Finding(f"{path} is what a killed write left", "remove it", partial(_remove, path))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _VERSIONS = ("torch", "timm", "numpy", "opencv-python-headless")  # the last resizes images
 _PACKING_VERSIONS = ("numpy", "opencv-python-headless", "scipy")  # the last reads .mat files and thins boundaries
 _BLOCK = 1 << 22
-_IGNORED = (".*.partial", ".DS_Store", "._*", ".nfs*")  # as in .dvcignore
+_IGNORED = (".*.partial", ".*.tmp", ".DS_Store", "._*", ".nfs*")  # as in .dvcignore
 ABSENT = "absent"
 _SAME_START_SECONDS = 2.0  # psutil derives it from the boot time, which moves when the clock is set
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline import dvc_leftovers, evaluate_run, parallel, recorded, resume
-from pipeline.doctor import stops_dvc, uncached
+from pipeline.doctor import half_written, stops_dvc, uncached
 from pipeline.errors import DataError, StageError
 from tests.project import ROOT
 
@@ -266,3 +266,17 @@ def test_what_stops_dvc_is_named_and_mended(project):
         dvc_leftovers.check()
         dvc("repro", "small")
     assert (project / "ran").read_text().split() == ["small", "small"], "the second one was in the run cache"
+
+
+def test_what_a_killed_copy_of_dvc_left_changes_no_hash_and_is_found(in_tmp, monkeypatch):
+    left, other = Path("reports/history/.oLHZX8OLlUPnV9hC6_08rA.tmp"), Path("reports/history/.mine.tmp")
+    left.parent.mkdir(parents=True)
+    for path in (left, other):
+        path.touch()
+    assert list(half_written()) == [], "it may be being written"
+    monkeypatch.setattr(dvc_leftovers, "_QUIET_SECONDS", -1.0)
+    (finding,) = half_written()
+    assert finding.what.startswith(str(left))
+    finding.mend()
+    assert not left.exists() and other.exists()
+    assert ".*.tmp" in (ROOT / ".dvcignore").read_text().split()

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from tests.faults import corruption, kills, servers, system
@@ -41,15 +42,17 @@ def tried(bench: Bench, cases: Iterator[Case], show: bool = False) -> Iterator[t
         yield case, verdict
 
 
-def drawn(bench: Bench, kinds: list[str], count: int | None, seed: int) -> Iterator[Case]:
+def drawn(bench: Bench, kinds: list[str], count: int | None, seed: int, skip: int) -> Iterator[Case]:
     for kind in kinds:
-        yield from KINDS[kind].cases(bench, count or COUNTS[kind], random.Random(f"{seed} {kind}"))
+        cases = KINDS[kind].cases(bench, count or COUNTS[kind], random.Random(f"{seed} {kind}"))
+        yield from islice(cases, skip, None)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--count", type=int, help=f"cases of each kind; otherwise {COUNTS}")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many of each kind, as after an interruption")
     parser.add_argument("--seed", type=int, default=0, help="of the places and the bytes")
     parser.add_argument("--case", action="append", help="the id of one case to try alone; may be repeated")
     parser.add_argument("--show", action="store_true", help="print what the last command of each case printed")
@@ -62,7 +65,7 @@ def main() -> int:
             if arguments.case:
                 cases = iter([KINDS[each.split()[0]].case(each) for each in arguments.case])
             else:
-                cases = drawn(bench, arguments.kinds, arguments.count, arguments.seed)
+                cases = drawn(bench, arguments.kinds, arguments.count, arguments.seed, arguments.skip)
             for case, verdict in tried(bench, cases, arguments.show):
                 counts[case.id.split()[0], verdict.kind] += 1
     for (kind, verdict), number in sorted(counts.items()):

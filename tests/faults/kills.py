@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.faults.example import EXAMPLE_OF
 from tests.faults.verdict import FAULT, IDENTICAL, REFUSED, Case, Verdict, left, message, not_clear
 
 DVC = "dvc"
+SETTLES = 2.5  # seconds after which doctor takes a file of DVC's for left
 
 
 def cases(bench: Bench, count: int, chance: random.Random) -> Iterator[Case]:
@@ -74,6 +76,7 @@ def again(bench: Bench, folder: Path, command: Sequence[str], **how: Any) -> Don
 
 def after_mending(bench: Bench, folder: Path, stage: str, expected: dict[str, Any]) -> str | None:
     """Why a project is not as expected after `doctor --fix`, to which the message led; None where it is."""
+    time.sleep(SETTLES)
     bench.launcher.run(folder, "stages.doctor", "--fix")
     done = again(bench, folder, repro(stage))
     if done.code != 0:

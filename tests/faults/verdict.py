@@ -18,7 +18,8 @@ REFUSES = 2  # a stage's exit code after its one message
 # What DVC says of its own: a reason that the system gave, or a file of the project with what is wrong in it.
 SAYS_WHAT = re.compile(
     r"No space left|Disk quota|Input/output error|Too many open files|Permission denied|Read-only"
-    r"|Unable to acquire lock|dvc\.(lock|yaml)|params\.yaml|\.dvc/|(data|models|reports)/\w"
+    r"|ERROR: .*(Unable to acquire lock|dvc\.(lock|yaml)|params\.yaml|\.dvc/|(data|models|reports)/\w)"
+    r"|'.*' (validation failed|is invalid)"
 )
 SHOWN = 4  # differences that a table names
 
@@ -57,7 +58,7 @@ def not_clear(done: Done) -> str | None:
         return f"exit codes {bad}"
     if done.command[0] != "dvc" and done.code != REFUSES:
         return f"exit code {done.code}"
-    if not stages and done.command[0] == "dvc" and not SAYS_WHAT.search(message(done)):
+    if not stages and done.command[0] == "dvc" and not SAYS_WHAT.search(done.output):
         return f"DVC does not say what is wrong: {message(done)}"
     if not message(done):
         return "nothing is printed"
@@ -69,7 +70,7 @@ def message(done: Done) -> str:
     usual = ("Stage '", "Running stage '", "> python", "Updating lock", "Verifying", "Generating", "To track", "\tgit")
     lines = [line for line in done.output.splitlines() if line.strip() and not line.startswith(usual)]
     lines = [line for line in lines if "had been killed. Auto removed it" not in line]
-    said = [line for line in lines if not re.match("ERROR: failed to (reproduce|run)", line)] or lines
+    said = [line for line in lines if not re.match("ERROR: failed to reproduce '.*': failed to run", line)] or lines
     return " / ".join(said[-3:])
 
 
