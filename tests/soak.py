@@ -8,6 +8,7 @@ done after a few kills, some of them in its scoring, and another takes its place
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -158,6 +159,20 @@ def client_of(project: Project) -> mlflow.MlflowClient:
 def runs_of(project: Project) -> list[mlflow.entities.Run]:
     client = client_of(project)
     return client.search_runs([client.get_experiment_by_name(PARAMS["experiment"]).experiment_id])
+
+
+def resumptions(project: Project) -> dict[str, int]:
+    """{name: how often its training was resumed} of the runs of the store whose training ended."""
+    client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
+    ended = [run.info for run in runs_of(project) if "weights_sha256" in run.data.tags]
+    with tempfile.TemporaryDirectory() as folder:
+        found = {}
+        for run in ended:
+            place = Path(folder) / run.run_id
+            place.mkdir()
+            path = client.download_artifacts(run.run_id, "execution.json", str(place))
+            found[run.run_name] = json.loads(Path(path).read_text())["resumed"]
+    return found
 
 
 def mlflow_run(project: Project) -> tuple[mlflow.entities.Run, dict[str, list[tuple[int, float]]]]:

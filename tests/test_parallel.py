@@ -60,7 +60,7 @@ def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_ot
     again = soak.Repro(project, *PARALLEL)
     assert again.end(within=400) == 2
     assert statuses(project) == {"semseg-0": "FINISHED", "depth-0": "FINISHED", "wrong-0": "FAILED"}
-    assert {project.json(f"models/{run}-0/run.json")["resumed"] for run in ("semseg", "depth")} == {1}
+    assert soak.resumptions(project) == {"semseg-0": 1, "depth-0": 1}
     told = again.output.read_text()
     assert "[wrong-0] the loss of depth is" in told
     assert told.endswith("failed, see above: train@wrong-0. What succeeded beside them is recorded\n")
@@ -79,7 +79,7 @@ def test_two_processes_train_one_network_by_torchrun(project):
     assert repro.end(within=300) == 0, repro.output.read_text()
     assert statuses(project) == {"semseg-0": "FINISHED"}
     record = project.json("models/semseg-0/run.json")
-    assert (record["resumed"], record["processes"]) == (1, 2)
+    assert soak.resumptions(project) == {"semseg-0": 1} and record["processes"] == 2
     assert project.json("reports/metrics/semseg-0.json")["tasks"] == record["last_validation"]
 
 

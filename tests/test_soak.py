@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from soak import KILLS, RUN, STAGE, Repro, Soak, mlflow_run
+from soak import KILLS, RUN, STAGE, Repro, Soak, mlflow_run, resumptions
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -26,7 +26,7 @@ def test_a_killed_training_ends_as_one_that_was_not(soak):
     repro = Repro(project)
     assert repro.end(within=300) == 0, repro.output.read_text()
     soak.check(project)
-    assert project.json(f"models/{RUN}/run.json")["resumed"] == 3
+    assert resumptions(project) == {RUN: 3}
 
 
 def test_the_epoch_was_chosen_on_training_samples_kept_out(soak):

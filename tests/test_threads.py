@@ -74,7 +74,7 @@ def test_the_same_weights_after_a_kill_and_with_more_threads_around(fresh, expec
     training.kill_stage(signal.SIGKILL)
     training.end()
     assert train(project, "4") == expected
-    assert project.json("models/semseg-0/run.json")["resumed"] == 1
+    assert soak.resumptions(project) == {"semseg-0": 1}
 
 
 @pytest.mark.parametrize(("count", "omp"), [(1, "4"), (2, "1"), (3, "2")])
