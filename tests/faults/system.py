@@ -58,11 +58,13 @@ def attempt(name: str, stage: str, process: str, n: int, bench: Bench) -> Verdic
         if done.code != 0 and (problem := not_clear(done)):
             return Verdict(FAULT, where, problem, done.output)
         after = again(bench, folder, repro(stage))
-        if after.code != 0:
-            return Verdict(FAULT, where, f"the next run fails: {message(after)}", done.output + after.output)
-        # Where nothing may be removed, what was begun stays, as after a kill.
-        if left(folder, expected) and (difference := after_mending(bench, folder, stage, expected)):
-            return Verdict(FAULT, where, difference, done.output + after.output)
+        output = done.output + after.output
+        if after.code != 0 and (problem := not_clear(after)):
+            return Verdict(FAULT, where, f"the next run: {problem}", output)
+        # Where nothing may be removed, or DVC's own file is cut, something stays as after a kill.
+        amiss = after.code != 0 or left(folder, expected)
+        if amiss and (difference := after_mending(bench, folder, stage, expected)):
+            return Verdict(FAULT, where, difference, output)
         return Verdict(REFUSED if done.code else IDENTICAL, where, message(done) if done.code else "", done.output)
     finally:
         bench.remove(folder)
