@@ -205,6 +205,7 @@ def test_a_training_goes_on_and_keeps_what_it_measures(project, capfd, monkeypat
     assert [point.step for point in log.points] == list(range(200)), "the next checkpoint keeps all"
 
 
+# What is tested are the commands that the message prints, and one of them is sqlite3's own, which Python has not.
 @pytest.mark.skipif(not shutil.which("sqlite3"), reason="the sqlite3 command is not installed")
 def test_the_remedy_for_a_damaged_database_keeps_it_and_brings_back_what_can_be_read(project):
     with closing(sqlite3.connect("mlflow.db")) as whole:
