@@ -121,14 +121,15 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
 
 
 def _forget_checkpoint(folder: Path, weights_sha256: str, stage: str) -> None:
-    """Remove what would let a training go on, once DVC has what it made; keep it, and say so, where DVC has not."""
-    if recorded.is_cached(folder):
+    """Remove what would let a training resume, once DVC has what it made; keep it where DVC has not."""
+    cached = recorded.is_cached(folder)
+    if cached:
         resume.forget_finished(folder.name, weights_sha256)
-        return
-    warn(
-        f"warning: DVC's cache lacks {folder}, so the training's checkpoint is kept. If DVC printed `failed to "
-        f"transfer`, as on a full disk: free some space, then run `dvc commit {stage}`"
-    )
+    elif cached is False:
+        warn(
+            f"warning: DVC's cache lacks {folder}, so the training's checkpoint is kept. If DVC printed `failed to "
+            f"transfer`, as on a full disk: free some space, then run `dvc commit {stage}`"
+        )
 
 
 def origin(trained: Mapping[str, Any]) -> dict[str, Any]:

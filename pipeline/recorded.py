@@ -61,8 +61,8 @@ def outs() -> dict[str, tuple[str, Mapping[str, Any]]]:
     }
 
 
-def is_cached(path: Path) -> bool:
-    """Whether dvc.lock names `path` as an out, and DVC's cache holds what it names.
+def is_cached(path: Path) -> bool | None:
+    """Whether DVC's cache holds what dvc.lock names as the out `path`; None where dvc.lock does not name it.
 
     For stages, which run while DVC may be writing dvc.lock: one that stays unreadable says nothing is recorded.
     """
@@ -73,10 +73,10 @@ def is_cached(path: Path) -> bool:
         except DataError:
             time.sleep(_PAUSE_SECONDS)
     else:
-        return False
+        return None
     digest = out.get("md5")
     if not isinstance(digest, str):
-        return False
+        return None
     return any((folder / "files" / "md5" / digest[:2] / digest[2:]).exists() for folder in _caches())
 
 

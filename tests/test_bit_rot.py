@@ -365,7 +365,7 @@ def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_help
 
     # Where DVC copies, what lies here may be whole: it is put into the cache, and no stage runs again.
     project.dvc("config", "cache.type", "copy")
-    project.dvc("checkout", "--relink")
+    project.dvc("checkout", "--relink", "data/prepared")
     name = hashlib.md5(whole).hexdigest()
     path, times = root / ".dvc/cache/files/md5" / name[:2] / name[2:], path.stat()
     rot()

@@ -93,7 +93,7 @@ def no_files_left():
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 WRITERS = {
-    "json": lambda path: paths.write_json(path, ["x" * 100] * 1000),
+    "json": lambda path: paths.write_json(path, {"scores": ["x" * 100] * 1000}),
     "png": lambda path: write_png(path, np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)),
 }
 

@@ -76,7 +76,6 @@ def server(postgres, tmp_path):
 
 
 def test_a_training_outlasts_its_server_and_its_database(postgres, server, tmp_path):
-    pytest.importorskip("cryptography")
     authority = Authority(tmp_path)
     soak = Soak(tmp_path, epochs=10)
     project = soak.fresh()

@@ -164,7 +164,7 @@ def test_a_cache_that_is_set_for_all_projects_is_found(project, monkeypatch):
 
 
 def test_what_was_never_recorded_is_in_no_cache(project):
-    assert not recorded.is_cached(MODEL) and recorded.outs() == {} and recorded.not_in_cache() == {}
+    assert recorded.is_cached(MODEL) is None and recorded.outs() == {} and recorded.not_in_cache() == {}
 
 
 def test_a_dvc_lock_that_is_being_written_is_read_again(project, monkeypatch):

@@ -35,7 +35,6 @@ def upstream(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    pytest.importorskip("cryptography")
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
