@@ -23,16 +23,17 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
-from pipeline.datasets.loading import TrainingBatches
-from pipeline.datasets.sample import Label, Sample
-from pipeline.datasets.store import DatasetInfo, Store, damaged_files, write_split
-from pipeline.device import choose_device
-from pipeline.integrity import ChecksumWriter, file_sha256, read_checksummed
-from pipeline.network import build_network
-from pipeline.params import ResolvedRun, load_params
-from pipeline.resume import without_crc32
-from pipeline.step import Step, make_optimizer
-from tests.project import ROOT
+from pipeline.compute.device import choose_device
+from pipeline.core.integrity import ChecksumWriter, file_sha256, read_checksummed
+from pipeline.data.sample import Label, Sample
+from pipeline.data.store import DatasetInfo, Store, damaged_files, write_split
+from pipeline.loading.loader import TrainingBatches
+from pipeline.networks.from_params import build_network
+from pipeline.params.load import load_params
+from pipeline.params.schema import ResolvedRun
+from pipeline.train.resume import without_crc32
+from pipeline.train.step import Step, make_optimizer
+from tests.support.project import ROOT
 
 
 @dataclass(frozen=True)

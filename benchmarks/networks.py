@@ -6,7 +6,7 @@
 
 A step is what the training loop does: forward, the tasks' losses with deep supervision, backward, Adam; on CUDA as a
 CUDA graph. Images and labels are noise: time does not depend on them. `sequential_attention` meets its plain form
-(tests/plain_sca.py and plain_losses.py: float32, NCHW memory, neither captured nor compiled). All networks are timed in
+(tests/reference/sca.py and losses.py: float32, NCHW memory, neither captured nor compiled). All networks are timed in
 turn, round by round, and medians are told, so that ratios hold on a machine that does other things as well. Memory is
 the peak of a process that only takes two steps: on CUDA what torch allocated, on a processor the growth of the resident
 set over what the imports need.
@@ -30,15 +30,15 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe
-from pipeline.cuda_graph import Captured
-from pipeline.datasets.loading import Batch
-from pipeline.device import NORMALIZATIONS, Device, choose_device
-from pipeline.errors import ParamsError
-from pipeline.nets import ARCHITECTURES, build
-from pipeline.step import by_task, task_losses
+from pipeline.compute.device import NORMALIZATIONS, Device, choose_device
+from pipeline.core.errors import ParamsError
+from pipeline.loading.loader import Batch
+from pipeline.networks.registry import ARCHITECTURES, build
 from pipeline.tasks import get_task
-from tests.plain_losses import plain_total
-from tests.plain_sca import PlainHRNet, PlainSequentialAttention
+from pipeline.train.cuda_graph import Captured
+from pipeline.train.step import by_task, task_losses
+from tests.reference.losses import plain_total
+from tests.reference.sca import PlainHRNet, PlainSequentialAttention
 
 BACKBONE = "hrnet_w18_small_v2"
 PLAIN = "sequential_attention, plain"

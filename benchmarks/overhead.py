@@ -28,11 +28,11 @@ import torch
 import yaml
 
 from benchmarks.machine import describe
-from tests.project import ROOT, Project
+from tests.support.project import ROOT, Project
 
 RUN = "multi_task"
 
-# Appended to pipeline/step.py of the copy. On the CPU a step has ended when it returns.
+# Appended to pipeline/train/step.py of the copy. On the CPU a step has ended when it returns.
 CLOCK = """
 
 import atexit, time
@@ -100,14 +100,14 @@ def block(project: Project, steps: int) -> float:
 
 
 def bare_seconds(steps: int) -> float:
-    from pipeline import paths
-    from pipeline.balancing import FixedWeights
-    from pipeline.datasets.resident import training_batches
-    from pipeline.datasets.store import Store, read_info
-    from pipeline.device import NORMALIZATIONS, choose_device
-    from pipeline.network import build_network
-    from pipeline.params import load_params
-    from pipeline.step import by_task, make_optimizer, task_losses
+    from pipeline.compute.device import NORMALIZATIONS, choose_device
+    from pipeline.core import paths
+    from pipeline.data.store import Store, read_info
+    from pipeline.loading.in_memory import training_batches
+    from pipeline.networks.from_params import build_network
+    from pipeline.params.load import load_params
+    from pipeline.train.step import by_task, make_optimizer, task_losses
+    from pipeline.train.weighting import FixedWeights
 
     run = load_params().run(RUN)
     recipe = run.training

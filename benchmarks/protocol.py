@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 import torch
 
-from pipeline.datasets.augment import Augmenter, source_coordinates
-from pipeline.datasets.loading import resize_image, resize_label
-from pipeline.datasets.sample import Label
-from pipeline.datasets.store import Store, read_info
+from pipeline.data.sample import Label
+from pipeline.data.store import Store, read_info
+from pipeline.loading.loader import resize_image, resize_label
 from pipeline.metrics.segmentation import SegmentationMetric
+from pipeline.train.augment import Augmenter, source_coordinates
 
 CLASS_TASKS = ("semseg", "human_parts")
 DRAWS = 4000

@@ -20,11 +20,11 @@ import numpy as np
 import yaml
 
 from benchmarks.machine import describe
+from pipeline.data.sample import Label, Sample
+from pipeline.data.store import Store, write_split
 from pipeline.datasets import get_dataset
 from pipeline.datasets.rooms.dataset import render_frame
-from pipeline.datasets.sample import Label, Sample
-from pipeline.datasets.store import Store, write_split
-from pipeline.params import Data
+from pipeline.params.schema import Data
 
 NYUD_SIZE = (480, 640)
 NYUD_TASKS = ("semseg", "depth", "normals", "edge")

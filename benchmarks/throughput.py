@@ -32,18 +32,19 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.machine import describe
+from pipeline.compute.device import Device, choose_device
+from pipeline.data.sample import Label, Sample
+from pipeline.data.store import DatasetInfo, Store, write_split
 from pipeline.datasets import get_dataset
-from pipeline.datasets.loading import Batch, ResizedSplit, _collate
-from pipeline.datasets.resident import training_batches
-from pipeline.datasets.sample import Label, Sample
-from pipeline.datasets.store import DatasetInfo, Store, write_split
-from pipeline.device import Device, choose_device
-from pipeline.network import build_network
-from pipeline.params import ResolvedRun, load_params
-from pipeline.step import Step, make_optimizer
+from pipeline.loading.in_memory import training_batches
+from pipeline.loading.loader import Batch, ResizedSplit, _collate
+from pipeline.networks.from_params import build_network
+from pipeline.params.load import load_params
+from pipeline.params.schema import ResolvedRun
 from pipeline.tasks import get_task
-from pipeline.train_run import make_augmenter
-from pipeline.training import train
+from pipeline.train.loop import train
+from pipeline.train.step import Step, make_optimizer
+from pipeline.train.train_run import make_augmenter
 
 BATCHES = 20  # at most so many of noise are made
 TRAINING_SAMPLES = {"nyud": 795, "pascal_context": 4998}

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from pipeline import faults, interruption, paths
-from pipeline.errors import PipelineError
-from pipeline.notices import warn
-from pipeline.params import load_params
+from pipeline.core import machine_faults, paths, shutdown
+from pipeline.core.console import warn
+from pipeline.core.errors import PipelineError
+from pipeline.params.load import load_params
 
 
 def run_stage(
@@ -27,16 +27,16 @@ def run_stage(
     needs_params: bool = True,
     parser: argparse.ArgumentParser | None = None,
     argv: Sequence[str] | None = None,
-    grace_seconds: float = interruption.GRACE_SECONDS,
+    grace_seconds: float = shutdown.GRACE_SECONDS,
 ) -> NoReturn:
     """Check params.yaml, call `main(params, **arguments)` and exit: 0 or what it returns; 2 after a PipelineError.
 
-    2 too, and one line, where the machine lacks space, memory, open files or permission (pipeline/faults.py).
+    2 too, and one line, where the machine lacks space, memory, open files or permission (core/machine_faults.py).
 
     run_and_seed: the stage works on one run; `--run` and `--seed` become the arguments `name` and `seed`.
     needs_params: whether there is to be a params.yaml, which `main` then gets as its first argument.
     parser: further arguments; one called `file` is read instead of params.yaml.
-    A stage that is told to end, or whose DVC is gone, exits with 130 (pipeline/interruption.py).
+    A stage that is told to end, or whose DVC is gone, exits with 130 (pipeline/core/shutdown.py).
     Any other exception is our own bug and keeps its traceback.
     """
     exit_code: list[int] = []
@@ -50,7 +50,7 @@ def run_stage(
         parser.add_argument("--seed", required=True, type=int)
     arguments = vars(parser.parse_args(argv))
     try:
-        with interruption.watched(grace_seconds):
+        with shutdown.watched(grace_seconds):
             params = [load_params(arguments.get("file", paths.PARAMS))] if needs_params else []
             code = main(*params, **arguments) or 0
             sys.stdout.flush()
@@ -62,14 +62,14 @@ def run_stage(
         code = 141
     except KeyboardInterrupt:
         warn("interrupted")
-        code = interruption.EXIT_CODE
+        code = shutdown.EXIT_CODE
     except Exception as error:
-        if (message := faults.explain(error)) is None:
+        if (message := machine_faults.explain(error)) is None:
             raise
         warn(message)
         code = 2
     exit_code.append(code)
-    if own_process and code == interruption.EXIT_CODE:
+    if own_process and code == shutdown.EXIT_CODE:
         _leave(exit_code)  # pools of processes would first work off what waits; they end with this one instead
     sys.exit(code)
 

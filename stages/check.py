@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import dvc_leftovers, names, paths, recorded
-from pipeline.changed_sources import refuse_unseen
-from pipeline.comparison import recipe_differences
-from pipeline.errors import DataError, ParamsError
-from pipeline.params import Params, ResolvedRun
-from pipeline.params_problems import Problem, read_yaml, tell
-from pipeline.timm_names import backbone_problem
+from pipeline.comparison.baselines import recipe_differences
+from pipeline.core import dvc_lock, names, paths
+from pipeline.core.errors import DataError, ParamsError
+from pipeline.params.messages import Problem, read_yaml, tell
+from pipeline.params.schema import Params, ResolvedRun
+from pipeline.params.timm_names import backbone_problem
+from pipeline.tools import dvc_orphans
+from pipeline.tools.changed_sources import refuse_unseen
 from stages._entry import run_stage
 
 
@@ -30,8 +31,8 @@ def main(params: Params, file: str, record: bool = False) -> None:
         raise ParamsError(
             f"{file}: dvc.yaml names {', '.join(missing)}, which it lacks; see profiles/ for their values"
         )
-    recorded.stages()  # what a kill left of DVC's own files is named before DVC stumbles over it
-    dvc_leftovers.check()
+    dvc_lock.stages()  # what a kill left of DVC's own files is named before DVC stumbles over it
+    dvc_orphans.check()
     if Path(file) == paths.PARAMS:  # what is trained here was trained from that file
         refuse_unseen(params)
     if params.evaluation.split != "val":
@@ -101,8 +102,8 @@ def network_problems(params: Params) -> Iterator[Problem]:
     unusual = [run for run in map(params.run, params.all_runs) if not is_usual(run)]
     if not unusual:
         return
-    from pipeline.cost import dataset_info  # imports torch
-    from pipeline.dry_run import check_network
+    from pipeline.evaluation.cost import dataset_info  # imports torch
+    from pipeline.evaluation.dry_run import check_network
 
     info = dataset_info(params.data)
     for run in unusual:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline import paths
-from pipeline.comparison import compare, load_results
-from pipeline.delta_tables import format_table, write_delta
-from pipeline.params import Params
+from pipeline.comparison.baselines import compare, load_results
+from pipeline.comparison.tables import format_table, write_delta
+from pipeline.core import paths
+from pipeline.params.schema import Params
 from stages._entry import run_stage
 
 

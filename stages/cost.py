@@ -1,7 +1,7 @@
 """What each run costs for one image, without any data: python -m stages.cost [run ...] [--json] [--params FILE].
 
 M: million parameters. GMAC: billion multiply-accumulates of a forward pass. activations: memory that a training step
-holds for the backward pass, float32. pipeline/cost.py says what exactly is counted.
+holds for the backward pass, float32. pipeline/evaluation/cost.py says what exactly is counted.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from pipeline import paths
-from pipeline.params import Params, ResolvedRun
+from pipeline.core import paths
+from pipeline.params.schema import Params, ResolvedRun
 from stages._entry import imports, run_stage
 
 if TYPE_CHECKING:
-    from pipeline.cost import Cost
+    from pipeline.evaluation.cost import Cost
 
 HEAD = ("run", "architecture", "tasks", "backbone", "input", "M", "GMAC", "activations")
 _NUMBERS = 4  # the last columns, aligned to the right
@@ -28,7 +28,7 @@ def main(params: Params, runs: Sequence[str], as_json: bool, file: str) -> None:
     with imports():
         import torch  # once params are known to be right
 
-        from pipeline.cost import cost_of
+        from pipeline.evaluation.cost import cost_of
 
     torch.set_num_threads(1)  # what is computed is tiny: on a busy machine threads would mostly wait for each other
     chosen = [params.run(name) for name in dict.fromkeys(runs or params.all_runs)]

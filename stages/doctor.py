@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.params import Params
+from pipeline.params.schema import Params
 from stages._entry import imports, run_stage
 
 
 def main(params: Params, fix: bool, verify: bool) -> int:
     """Print each finding with its remedy, mended where asked for; 0 when nothing is left, else 1."""
     with imports():
-        from pipeline.doctor import examine  # imports torch: only once params are known to be right
+        from pipeline.tools.doctor import examine  # imports torch: only once params are known to be right
 
     left = 0
     for finding in examine(params, verify):

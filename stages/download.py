@@ -1,17 +1,17 @@
 """DVC stage `download`: fetch the archive of the dataset that params.yaml names into data/raw."""
 
-from pipeline import paths
-from pipeline.datasets import get_dataset
-from pipeline.datasets.archive import fetch
-from pipeline.params import Params
+from pipeline.core import paths
+from pipeline.download.archive import fetch
+from pipeline.download.catalog import ARCHIVES
+from pipeline.params.schema import Params
 from stages._entry import run_stage
 
 
 def main(params: Params) -> None:
-    dataset = get_dataset(params.data.dataset)
-    record = fetch(dataset.archive, paths.RAW, params.data.archive)
-    if dataset.archive is None:
-        print(f"{dataset.name} is generated: nothing to download")
+    archive = ARCHIVES[params.data.dataset]
+    record = fetch(archive, paths.RAW, params.data.archive)
+    if archive is None:
+        print(f"{params.data.dataset} is generated: nothing to download")
     else:
         size, sha256 = record["size"] / 1e6, record["sha256"][:12]
         which = "" if record["published"] else ", not the published archive"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pipeline.params import Params
+from pipeline.params.schema import Params
 from stages._entry import imports, run_stage
 
 
 def main(params: Params, name: str, seed: int) -> None:
     with imports():
-        from pipeline.evaluate_run import evaluate_run  # imports torch: only once params are known to be right
+        from pipeline.evaluation.evaluate_run import (
+            evaluate_run,  # imports torch: only once params are known to be right
+        )
 
     evaluate_run(params, name, seed)
 

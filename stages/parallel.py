@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.parallel import GRACE_SECONDS
-from pipeline.params import Params
+from pipeline.params.schema import Params
+from pipeline.tools.parallel import GRACE_SECONDS
 from stages._entry import run_stage
 
 
@@ -19,12 +19,12 @@ def main(params: Params, jobs: int | None) -> None:
     import psutil
     import torch
 
-    from pipeline import recorded
-    from pipeline.changed_sources import refuse_unseen
-    from pipeline.parallel import default_jobs, make_slots, repro
-    from pipeline.workers import cores
+    from pipeline.core import dvc_lock
+    from pipeline.core.workers import cores
+    from pipeline.tools.changed_sources import refuse_unseen
+    from pipeline.tools.parallel import default_jobs, make_slots, repro
 
-    recorded.stages()  # a dvc.lock that a kill left damaged is named before DVC stumbles over it
+    dvc_lock.stages()  # a dvc.lock that a kill left damaged is named before DVC stumbles over it
     refuse_unseen(params)
     gpus, available = torch.cuda.device_count(), psutil.virtual_memory().available
     if jobs is None:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline import paths
+from pipeline.core import paths
 from stages._entry import imports, run_stage
 
 
 def main(model: Path, photos: list[Path], out: Path) -> None:
     with imports():
-        from pipeline.prediction import Predictor, places, predict_photos  # imports torch: once arguments are read
+        from pipeline.tools.predict import Predictor, places, predict_photos  # imports torch: once arguments are read
 
     targets = places(photos, out)
     for folder in predict_photos(Predictor(model), targets):

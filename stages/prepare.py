@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pipeline import paths
-from pipeline.params import Params, load_params
-from pipeline.provenance import packing_inputs
+from pipeline.core import paths
+from pipeline.datasets.packing_inputs import packing_inputs
+from pipeline.params.load import load_params
+from pipeline.params.schema import Params
 from stages._entry import imports, run_stage
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pipeline.params import Params
+from pipeline.params.schema import Params
 from stages._entry import imports, run_stage
 
 
 def main(params: Params) -> None:
     with imports():
-        from pipeline.report import write_report
+        from pipeline.report.markdown import write_report
 
     write_report(params)
 

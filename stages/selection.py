@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline import paths
-from pipeline.params import Params
-from pipeline.provenance import selection_inputs
+from pipeline.core import paths
+from pipeline.core.provenance import selection_inputs
+from pipeline.params.schema import Params
 from stages._entry import run_stage
 
 

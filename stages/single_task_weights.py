@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.single_task_weights import write_start
+from pipeline.params.single_task_weights import write_start
 from stages._entry import run_stage
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.params import Params
+from pipeline.params.schema import Params
 from stages._entry import imports, run_stage
 
 if TYPE_CHECKING:
-    from pipeline.trace import Trace
+    from pipeline.tools.trace import Trace
 
 _SHORT = 12  # characters of a digest that people compare
 
@@ -26,7 +26,7 @@ _SHORT = 12  # characters of a digest that people compare
 def main(params: Params, what: str, as_json: bool) -> int:
     """Print where `what` came from; 0 when it is reproducible, else 1."""
     with imports():
-        from pipeline.trace import trace  # imports torch: only once params are known to be right
+        from pipeline.tools.trace import trace  # imports torch: only once params are known to be right
 
     found = trace(params, what)
     print(json.dumps(found.as_object(), indent=2) if as_json else "\n".join(lines(found)))

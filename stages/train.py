@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pipeline import launcher
-from pipeline.params import Params
+from pipeline.params.schema import Params
+from pipeline.tools import launcher
 from stages._entry import imports, run_stage
 
 
 def main(params: Params, name: str, seed: int) -> None:
     launcher.relaunch("stages.train", ["--run-name", name, "--seed", str(seed)])
     with imports():
-        from pipeline.train_run import train_run  # imports torch: only once params are known to be right
+        from pipeline.train.train_run import train_run  # imports torch: only once params are known to be right
 
     train_run(params, name, seed)
 

@@ -1,7 +1,7 @@
 """A training that is killed again and again, beside one that is not: what is left in the end must be the same.
 
-`make test-soak` kills 20 times, one training or two, and takes eight minutes; tests/test_soak.py kills three times. Or
-`python -m tests.soak [--epochs N] [--kills N] [--seed N] [--device cuda] [--compile]`: with few epochs (4) training is
+`make test-soak` kills 20 times, one training or two, and takes eight minutes; tests/e2e/test_soak.py kills three
+times. Or `python -m tests.soak [--epochs N] [--kills N] [--seed N] [--device cuda] [--compile]`: with few epochs (4) training is
 done after a few kills, some of them in its scoring, and another takes its place.
 """
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import mlflow
 import psutil
 
-from tests.project import Project
+from tests.support.project import Project
 
 GONE_SECONDS = 10  # how long a process may live on after it was told to end
 KILLED_WITHIN = 20.0  # seconds of a start: time for some steps

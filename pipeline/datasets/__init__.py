@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline import names
+from pipeline.core import names
+from pipeline.core.errors import DataError
 from pipeline.datasets.ccp import CCP
 from pipeline.datasets.cityscapes_128 import CITYSCAPES_128
 from pipeline.datasets.folder import FOLDER
@@ -11,7 +12,6 @@ from pipeline.datasets.nyuv2_288 import NYUV2_288
 from pipeline.datasets.pascal_context import PASCAL_CONTEXT
 from pipeline.datasets.rooms.dataset import ROOMS
 from pipeline.datasets.spec import Dataset
-from pipeline.errors import DataError
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset for dataset in (ROOMS, CCP, NYUD, PASCAL_CONTEXT, NYUV2_288, CITYSCAPES_128, FOLDER)

@@ -13,17 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.datasets.archive import Archive
+from pipeline.core.errors import DataError
+from pipeline.data.sample import Label, Sample
 from pipeline.datasets.files import read_mat, read_photo
-from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.spec import Dataset
-from pipeline.errors import DataError
-from pipeline.params import Data
+from pipeline.download import catalog
+from pipeline.params.schema import Data
 
 SAMPLES = 1004  # photographs with pixel-level labels
 VAL_EVERY = 5  # there is no official split: every 5th id is held out
 
-_COMMIT = "fe34fb77721a9973fbae92c05f7f12b664d10110"
 _LABELS = "annotations/pixel-level"
 
 # The 8 classes of human_parts in index order, each with all of the CCP labels that belong to it. Judged by
@@ -116,14 +115,7 @@ CCP = Dataset(
     classes={"human_parts": PARTS},
     tasks=("human_parts", "sal", "edge"),
     edge_max_dist=0.0075,
-    archive=Archive(
-        file_name="clothing-co-parsing.tar.gz",
-        sources=(f"https://github.com/bearpaw/clothing-co-parsing/archive/{_COMMIT}.tar.gz",),
-        sha256=None,  # made on demand: the host does not promise the same bytes twice
-        size=None,
-        marker=_LABELS,
-        aliases=(f"clothing-co-parsing-{_COMMIT}.tar.gz", f"{_COMMIT}.tar.gz"),
-    ),
+    archive=catalog.CCP,
     splits=splits,
     read=read,
 )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.errors import DataError
 from pipeline.datasets.files import shown
-from pipeline.errors import DataError
 
 _FAR = 100.0  # metres; no room or street that is measured in metres has a median beyond
 _UNIT = (0.9, 1.1)  # lengths that pass for a unit vector, after rounding to 8 bits

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.datasets.archive import Archive
+from pipeline.data.sample import Sample
 from pipeline.datasets.numbered import Numbered, list_splits, read_numbered
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
-from pipeline.params import Data
+from pipeline.download import catalog
+from pipeline.params.schema import Data
 
 CLASSES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
 
@@ -38,15 +38,7 @@ CITYSCAPES_128 = Dataset(
     classes={"semseg": CLASSES},
     tasks=("semseg", "disparity"),
     edge_max_dist=0.0075,  # it has no edges
-    archive=Archive(
-        file_name="cityscapes2.zip",
-        sources=(),
-        sha256=None,  # none was published
-        size=None,
-        marker=tuple(f"{split}/{kind}/0.npy" for split in ("train", "val") for kind in ("image", "label*", "depth")),
-        aliases=("cityscapes2",),
-        kept_at="a Dropbox folder that the README of the repository lorenmt/mtan links to as `CityScapes`, 128x256",
-    ),
+    archive=catalog.CITYSCAPES_128,
     splits=splits,
     read=read,
     published={"train": 2975, "val": 500},

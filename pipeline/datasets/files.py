@@ -17,10 +17,10 @@ import scipy.io
 from numpy.lib import format as npy
 from PIL import Image
 
+from pipeline.core.errors import DataError
+from pipeline.core.forms import is_plain_name
+from pipeline.core.machine_faults import raise_if_of_the_machine
 from pipeline.datasets.mat_sizes import check_sizes
-from pipeline.errors import DataError
-from pipeline.faults import raise_if_of_the_machine
-from pipeline.forms import is_plain_name
 
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are the turns below; the standard reserves all others
 _TURNS = {

@@ -13,16 +13,16 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError
 
-from pipeline import names
+from pipeline.core import names
+from pipeline.core.dvc_hashing import check_hashed
+from pipeline.core.errors import DataError, ParamsError
+from pipeline.data.sample import Sample
 from pipeline.datasets.layout import AXES, LISTS, Layout, check_labelled, read_sample, read_splits
 from pipeline.datasets.png_codes import READINGS
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
-from pipeline.errors import DataError, ParamsError
-from pipeline.params import Data, Section
-from pipeline.params_problems import Problem, problems_of, read_yaml, tell
-from pipeline.params_types import Name, NoBool, Positive, TaskName, TaskNames, Text, Unique, one_of
-from pipeline.unhashed import check_hashed
+from pipeline.params.messages import Problem, problems_of, read_yaml, tell
+from pipeline.params.schema import Data, Section
+from pipeline.params.types import Name, NoBool, Positive, TaskName, TaskNames, Text, Unique, one_of
 
 DESCRIPTION = "dataset.yaml"
 _SEE = "docs/datasets.md shows the layout and an example"

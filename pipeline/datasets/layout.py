@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.core.errors import DataError
+from pipeline.data.sample import Label, Sample
 from pipeline.datasets import checks, files
 from pipeline.datasets.files import Size
 from pipeline.datasets.png_codes import read_either
-from pipeline.datasets.sample import Label, Sample
-from pipeline.errors import DataError
 
 LISTS = {"train": "gt_sets/train.txt", "val": "gt_sets/val.txt"}
 AXES = ("x", "y", "z")  # right, up, towards the camera: those of Label

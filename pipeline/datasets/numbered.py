@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.errors import DataError
+from pipeline.data.sample import Label, Sample
 from pipeline.datasets import checks, files
 from pipeline.datasets.files import Size
 from pipeline.datasets.layout import Layout, read_normals
-from pipeline.datasets.sample import Label, Sample
-from pipeline.errors import DataError
 
 SPLITS = ("train", "val")
 UNLABELLED = -1

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.datasets.archive import Archive
+from pipeline.data.sample import Sample
 from pipeline.datasets.layout import Layout, read_sample, read_splits
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
-from pipeline.params import Data
+from pipeline.download import catalog
+from pipeline.params.schema import Data
 
 CLASSES = (
     *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf"),
@@ -47,17 +47,7 @@ NYUD = Dataset(
     classes={"semseg": CLASSES},
     tasks=("semseg", "depth", "normals", "edge"),
     edge_max_dist=0.011,
-    archive=Archive(
-        file_name="NYUD_MT.tgz",
-        sources=("gdrive:14EAEMXmd3zs2hIMY63UhHPSFPDAkiTzw",),
-        sha256="33338d895404a9144a2c6892a8b0d6d5c26b02021f945b12e36c431fb369fcb2",
-        size=4_215_751_725,
-        marker=("gt_sets/train.txt", "gt_sets/val.txt", "images/*.jpg", "segmentation/*.png", "depth/*.npy"),
-        namesakes=(
-            ("segmentation/*.mat", "ASTMT's NYUD_MT.tgz, whose labels are MATLAB files and JPEGs"),
-            ("images/*.png", "ATRC's NYUDv2.tar.gz, with frames of 425x560"),
-        ),
-    ),
+    archive=catalog.NYUD,
     splits=splits,
     read=read,
     published={"train": 795, "val": 654},

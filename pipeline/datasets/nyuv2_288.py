@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.datasets.archive import Archive
+from pipeline.data.sample import Sample
 from pipeline.datasets.numbered import Numbered, list_splits, read_numbered
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
-from pipeline.params import Data
+from pipeline.download import catalog
+from pipeline.params.schema import Data
 
 CLASSES = (
     *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table"),
@@ -39,17 +39,7 @@ NYUV2_288 = Dataset(
     classes={"semseg": CLASSES},
     tasks=("semseg", "depth", "normals"),
     edge_max_dist=0.011,  # it has no edges
-    archive=Archive(
-        file_name="nyuv2.zip",
-        sources=(),
-        sha256=None,  # none was published
-        size=None,
-        marker=tuple(
-            f"{split}/{kind}/0.npy" for split in ("train", "val") for kind in ("image", "label", "depth", "normal")
-        ),
-        aliases=("nyuv2",),
-        kept_at="a Dropbox folder that the README of the repository lorenmt/mtan links to as `NYUv2`",
-    ),
+    archive=catalog.NYUV2_288,
     splits=splits,
     read=read,
     published={"train": 795, "val": 654},

@@ -24,14 +24,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.datasets.archive import Archive
+from pipeline.core.errors import DataError
+from pipeline.data.sample import Label, Sample
 from pipeline.datasets.checks import check_classes
 from pipeline.datasets.files import Size, read_ids, read_mat, read_photo, read_png, shown
-from pipeline.datasets.sample import Label, Sample
 from pipeline.datasets.spec import Dataset
-from pipeline.errors import DataError
+from pipeline.download import catalog
 from pipeline.metrics.boundaries import thin
-from pipeline.params import Data
+from pipeline.params.schema import Data
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -218,13 +218,7 @@ PASCAL_CONTEXT = Dataset(
     classes={"semseg": CLASSES, "human_parts": PARTS},
     tasks=tuple(_LABELS),
     edge_max_dist=0.0075,
-    archive=Archive(
-        file_name="PASCAL_MT.tgz",
-        sources=("https://data.vision.ee.ethz.ch/kmaninis/share/MTL/PASCAL_MT.tgz",),
-        sha256=None,  # none was published
-        size=None,
-        marker=("ImageSets/Context", "JPEGImages/*.jpg", "human_parts/*.mat", "pascal-context/trainval/*.mat"),
-    ),
+    archive=catalog.PASCAL_CONTEXT,
     splits=splits,
     read=read,
     published={"train": 4998, "val": 5105},

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.core.errors import DataError
+from pipeline.data.sample import Label
 from pipeline.datasets.files import Codes, shown
-from pipeline.datasets.sample import Label
-from pipeline.errors import DataError
 
 READINGS = ("stored", "levels")
 

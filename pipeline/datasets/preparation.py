@@ -17,15 +17,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from pipeline import paths, removal
+from pipeline.core import paths, removal
+from pipeline.core.errors import DataError
+from pipeline.core.workers import end_with_parent, worker_count
+from pipeline.data.sample import Sample
+from pipeline.data.store import DatasetInfo, check_sample, digest, replace_folder, write_info, write_split
 from pipeline.datasets import get_dataset
-from pipeline.datasets.archive import SOURCE_FILE, extracted
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
-from pipeline.datasets.store import DatasetInfo, check_sample, digest, replace_folder, write_info, write_split
-from pipeline.errors import DataError
-from pipeline.params import Data
-from pipeline.workers import end_with_parent, worker_count
+from pipeline.download.archive import SOURCE_FILE, extracted
+from pipeline.params.schema import Data
 
 _CHUNK = 8
 _SHOWN = 5  # broken samples that a message names

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets.archive import Archive
-from pipeline.datasets.sample import Sample
-from pipeline.params import Data
+from pipeline.data.sample import Sample
+from pipeline.download.catalog import Archive
+from pipeline.params.schema import Data
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from pipeline.errors import TrainingError
+from pipeline.core.errors import TrainingError
 
 
 class Metric(ABC):

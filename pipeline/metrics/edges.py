@@ -13,9 +13,9 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
+from pipeline.core.workers import end_with_parent, worker_count
 from pipeline.metrics.base import Metric, binary_label
 from pipeline.metrics.boundaries import NMS_SIGMA, THRESHOLDS, BoundaryCounts, count_boundaries
-from pipeline.workers import end_with_parent, worker_count
 
 
 class EdgeMetric(Metric):

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pipeline import losses
-from pipeline.paint import paint_depth
-from pipeline.tasks import shared
+from pipeline.tasks import losses
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:
@@ -48,7 +46,4 @@ TASK = Task(
     categorical=False,
     resize_prediction="bilinear",
     on_zoom=_on_zoom,
-    paint=paint_depth,
-    measured=True,
-    trivial=shared.mean_value,
 )

@@ -7,18 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
-from pipeline import losses
-from pipeline.paint import paint_disparity
-from pipeline.tasks.shared import Labels, require_pixels
+from pipeline.tasks import losses
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:
     from pipeline.metrics.base import Metric
-
-_STEPS = 2**16 - 1  # labels are 16-bit codes divided by it, so that the median is exact in these steps
 
 
 def _metric(context: TaskContext) -> Metric:
@@ -36,19 +31,6 @@ def _on_zoom(value: Tensor, factor: Tensor) -> Tensor:
     return value * factor.view(-1, 1, 1, 1).to(value)
 
 
-def _median(labels: Labels, context: TaskContext) -> np.ndarray:
-    """The (lower) median of valid pixels, () float32: no constant has a smaller absolute error.
-
-    To 1/65535, for labels in 0..1. Raises ValueError if none is valid.
-    """
-    counts = np.zeros(_STEPS + 1, np.int64)
-    for value, valid in labels:
-        codes = np.rint(value[valid].astype(np.float64) * _STEPS).astype(np.int64)
-        counts += np.bincount(codes.clip(0, _STEPS), minlength=len(counts))
-    require_pixels(counts.sum())
-    return np.asarray(np.searchsorted(counts.cumsum(), (counts.sum() + 1) // 2) / _STEPS, np.float32)
-
-
 TASK = Task(
     name="disparity",
     title="Disparity",
@@ -63,7 +45,4 @@ TASK = Task(
     categorical=False,
     resize_prediction="bilinear",
     on_zoom=_on_zoom,
-    paint=paint_disparity,
-    measured=True,
-    trivial=_median,
 )

@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline import losses
-from pipeline.paint import paint_grey
-from pipeline.tasks import shared
+from pipeline.tasks import losses, shared
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:
@@ -34,6 +32,4 @@ TASK = Task(
     categorical=True,
     resize_label="max",
     resize_prediction="bilinear",
-    paint=paint_grey,
-    trivial=shared.mean_value,
 )

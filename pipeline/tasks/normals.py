@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline import losses
-from pipeline.paint import paint_normals
-from pipeline.tasks import shared
+from pipeline.tasks import losses
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:
@@ -59,6 +57,4 @@ TASK = Task(
     resize_prediction="bilinear",
     on_flip=_on_flip,
     on_rotate=_on_rotate,
-    paint=paint_normals,
-    trivial=shared.mean_direction,
 )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline import losses
-from pipeline.paint import paint_grey
-from pipeline.tasks import shared
+from pipeline.tasks import losses, shared
 from pipeline.tasks.spec import Task, TaskContext
 
 if TYPE_CHECKING:
@@ -32,6 +30,4 @@ TASK = Task(
     higher_is_better=True,
     categorical=True,
     resize_prediction="bilinear",
-    paint=paint_grey,
-    trivial=shared.mean_value,
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -52,10 +51,9 @@ class Task:
     on_flip, on_rotate, on_zoom: what a geometric change, already made to the pixel grid, does to values: a
         horizontal flip; a rotation of the content counter-clockwise by (B,) radians; an enlargement by (B,)
         factors.
-    paint: (value, valid, context) -> uint8 (H, W, 3) RGB for people; grey where not valid.
-    measured: its values are lengths, painted relative to a middle one, `TaskContext.middle`.
-    trivial: the best predictor that ignores the image, from (value, valid) training labels: () class index,
-        metres or probability, or (3,) unit normal.
+
+    How it is painted stands in pipeline/visual/paint.py, its constant predictor in pipeline/evaluation/trivial.py: an
+    edit there retrains nothing.
     """
 
     name: str
@@ -70,10 +68,7 @@ class Task:
     higher_is_better: bool
     categorical: bool
     resize_prediction: Literal["nearest", "bilinear"]
-    paint: Callable[[np.ndarray, np.ndarray, TaskContext], np.ndarray]
-    trivial: Callable[[Iterable[tuple[np.ndarray, np.ndarray]], TaskContext], np.ndarray]
     resize_label: Literal["nearest", "max"] = "nearest"
-    measured: bool = False
     on_flip: Callable[[Tensor], Tensor] = unchanged
     on_rotate: Callable[[Tensor, Tensor], Tensor] = unchanged
     on_zoom: Callable[[Tensor, Tensor], Tensor] = unchanged

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import psutil
 
-from tests.project import ROOT
+from tests.support.project import ROOT
 
 READ, OPEN, WRITE, SYNC, NAME = 1, 2, 4, 8, 16  # kinds of system calls, as inject.c has them
 CHANGES = OPEN | WRITE | SYNC | NAME

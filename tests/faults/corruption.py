@@ -19,7 +19,7 @@ from tests.faults.commands import KILL, Fault
 from tests.faults.example import ARCHIVE, RUN
 from tests.faults.kills import again
 from tests.faults.verdict import FAULT, IDENTICAL, REFUSED, Case, Verdict, left, message, not_clear
-from tests.nyud_archive import TOP, nyud_files
+from tests.support.nyud_archive import TOP, nyud_files
 
 REMEDY = "--verify --fix"  # of doctor, where a message names it
 TRAIN, EVALUATE = f"train@{RUN}", f"evaluate@{RUN}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.nyud_archive import TOP, nyud_files, write_tgz
-from tests.project import Project
+from tests.support.nyud_archive import TOP, nyud_files, write_tgz
+from tests.support.project import Project
 
 FRAMES = 12
 ARCHIVE = "archives/own.tgz"
@@ -62,7 +62,7 @@ class Example:
         (folder / ARCHIVE).parent.mkdir()
         write_tgz(frames(), folder / ARCHIVE)
         if self.has_store:
-            make_store = f"from pipeline.tracking import connect; connect({EXPERIMENT!r})"
+            make_store = f"from pipeline.tracking.mlflow_run import connect; connect({EXPERIMENT!r})"
             subprocess.run([sys.executable, "-c", make_store], cwd=folder, env=project.environment, check=True)
         return project
 

@@ -66,8 +66,20 @@ PRELOADED = (  # with what these import, all but a hundred small modules of what
     *("dvc.utils.strictyaml", "dvc_data.hashfile.db.local", "networkx", "scmrepo.git", "zc.lockfile", "flufl.lock"),
     *("alembic.command", "git", "matplotlib.pyplot", "mlflow.store.tracking.rest_store", "sqlalchemy.dialects.sqlite"),
     *("mlflow.store.tracking.sqlalchemy_workspace_store", "opentelemetry.sdk.metrics", "torch"),
-    *("pipeline.comparison", "pipeline.doctor", "pipeline.evaluate_run", "pipeline.launcher", "pipeline.report"),
-    *("pipeline.saved_model", "pipeline.timm_names", "pipeline.trace", "pipeline.train_run", "stages._entry"),
+    *(
+        "pipeline.comparison.baselines",
+        "pipeline.tools.doctor",
+        "pipeline.evaluation.evaluate_run",
+        "pipeline.tools.launcher",
+        "pipeline.report.markdown",
+    ),
+    *(
+        "pipeline.tools.saved_model",
+        "pipeline.params.timm_names",
+        "pipeline.tools.trace",
+        "pipeline.train.train_run",
+        "stages._entry",
+    ),
 )
 
 

@@ -18,7 +18,7 @@ from tests.faults.example import EXPERIMENT
 from tests.faults.kills import again
 from tests.faults.outcome import mlflow_state, outcome
 from tests.faults.verdict import FAULT, IDENTICAL, REFUSED, Case, Verdict, differences, message, not_clear
-from tests.mlflow_server import Fault, FaultServer, Server
+from tests.support.mlflow_server import Fault, FaultServer, Server
 
 STAGE = "train@semseg-0"
 FOREVER = 1_000_000

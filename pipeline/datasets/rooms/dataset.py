@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.sample import Sample
 from pipeline.datasets.rooms.camera import Camera, camera_rays, draw_camera
 from pipeline.datasets.rooms.labels import make_labels
 from pipeline.datasets.rooms.people import PARTS
 from pipeline.datasets.rooms.render import Caster, photograph, shade
 from pipeline.datasets.rooms.scene import CLASSES, Room, build_room
-from pipeline.datasets.sample import Sample
 from pipeline.datasets.spec import Dataset
 
 if TYPE_CHECKING:
-    from pipeline.params import Data
+    from pipeline.params.schema import Data
 
 _SPLIT_CODES = {"train": 0, "val": 1}
 _PROBE = (18, 24)  # a glance through the camera before it is accepted

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.data.sample import Label
 from pipeline.datasets.rooms.camera import Camera
 from pipeline.datasets.rooms.render import Caster, Hits
 from pipeline.datasets.rooms.scene import CLASSES, Room
 from pipeline.datasets.rooms.texture import noise
-from pipeline.datasets.sample import Label
 
 EDGE_JUMP = 0.05  # relative depth step between instances that counts as an occlusion edge
 BASELINE = 0.075  # metres between the depth sensor's projector and its camera

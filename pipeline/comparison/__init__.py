@@ -1,0 +1,1 @@
+"""Runs against their single-task baselines and beside published rows."""

@@ -1,0 +1,1 @@
+"""Device, processes that compute together, and resizing of maps. Torch only."""

@@ -1,0 +1,1 @@
+"""Scores, cost and constant predictors of one network."""

@@ -1,0 +1,213 @@
+"""Score one trained network and keep what the report shows: the work of the DVC stage `evaluate`."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipeline.compute.device import choose_device
+from pipeline.core import dvc_lock, paths, provenance, removal, run_folders
+from pipeline.core.console import warn
+from pipeline.core.integrity import file_sha256, read_recorded
+from pipeline.data.sample import Sample
+from pipeline.data.store import DatasetInfo, Store, read_info
+from pipeline.evaluation.cost import measure
+from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, predict, task_context
+from pipeline.networks.from_params import build_network
+from pipeline.networks.saved_weights import load_weights
+from pipeline.params.load import load_params
+from pipeline.params.schema import Params, ResolvedRun
+from pipeline.tasks import get_task
+from pipeline.tasks.spec import TaskContext
+from pipeline.tracking.mlflow_run import connect, continued_run
+from pipeline.visual.paint import MEASURED, paint, with_middle, write_png
+
+TRAINED_ON = ("device", "processes")  # of run.json
+TRAINED_BY = ("input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
+_NEEDED = (*TRAINED_BY, *TRAINED_ON, "training_samples", "weights", "starts_from", "inputs",
+           "history_sha256")  # fmt: skip
+_PROTOCOL = (
+    "The image is resized to the input size, aspect not kept (area average along a side that shrinks, cubic where it "
+    "grows); the decoded prediction is resized to its label (class maps by the pixel that a centre falls on, others "
+    "bilinearly, in float32) and compared with the untouched label. In training, pixels that a rotation or a zoom "
+    "brought in from outside carried no label."
+)
+
+
+def evaluate_run(params: Params, name: str, seed: int) -> None:
+    """Score run `name` with `seed` on the split that `evaluation.split` names.
+
+    Writes reports/metrics/<run>-<seed>.json and, for `evaluation.panels` samples, predictions and a picture under
+    reports/panels/<run>-<seed>/; adds both to the MLflow run that training began.
+    Raises TrainingError when an input was edited meanwhile, DataError where the dataset has no such split.
+    """
+    run, info, split = params.run(name), read_info(), params.evaluation.split
+    info.check_scored(split)
+    experiment = connect(params.experiment)  # a server that is away is told before an hour of scoring
+    inputs = _inputs(params, name, seed, info)
+    trained = paths.read_json(paths.run_file(name, seed), *_NEEDED)
+    recipe = run.training
+    device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
+    network = device.network(build_network(run, info))
+    load_weights(network, paths.weights_file(name, seed), trained["weights_sha256"], paths.run_file(name, seed))
+    _forget_checkpoint(paths.model_dir(name, seed), trained["weights_sha256"], run.stage("train", seed))
+
+    store = Store(paths.PREPARED / split, run.tasks)
+    shown = set(panel_indices(len(store), params.evaluation.panels))
+    scorer = Scorer(run.tasks, info, device.torch_device, params.evaluation.edge_nms)
+    kept: list[tuple[Sample, dict[str, np.ndarray]]] = []
+    seen = 0
+    batches = predict(network, store, run.tasks, run.training, params.evaluation.batch_size, device)
+    for samples, predictions in batches:
+        for task, predicted in predictions.items():
+            scorer.update(task, predicted, [sample.labels[task] for sample in samples])
+        for i, sample in enumerate(samples):
+            if seen + i in shown:
+                kept.append((sample, {task: as_map(of[i]) for task, of in predictions.items()}))
+        seen += len(samples)
+
+    cost = asdict(measure(network, run.training.input_size))
+    metrics = {
+        "run": name,
+        "seed": seed,
+        "architecture": run.architecture,
+        "backbone": run.training.backbone,
+        "dataset": info.dataset,
+        "dataset_digest": info.digest,
+        "split": split,
+        "samples": len(store),
+        "training_samples": trained["training_samples"],
+        "labelled": {
+            "train": Store(paths.PREPARED / "train", run.all_tasks).label_counts(),
+            split: store.label_counts(),
+        },
+        "skipped": {split: len(ids) for split, ids in info.skipped.items()},
+        "published_split": info.published,
+        "weights": trained["weights"],
+        "starts_from": {task: source["run"] for task, source in trained["starts_from"].items()},
+        "protocol": {"all": _PROTOCOL, **scorer.protocol},
+        "schedule": run.training.model_dump(mode="json") | {"task_weights": run.loss_weights},
+        **cost,
+        **origin(trained),
+        "headline": {
+            task: {"metric": get_task(task).headline, "higher_is_better": get_task(task).higher_is_better}
+            for task in run.tasks
+        },
+        "tasks": finite_or_none(scorer.compute()),
+    }
+    inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
+    picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
+    metrics |= {"history_sha256": trained["history_sha256"]}
+    metrics |= {"predictions_sha256": file_sha256(predictions_file(name, seed))}  # by both, the report knows its files
+    paths.write_json(paths.metrics_file(name, seed), metrics)
+    with continued_run(experiment, name, seed, trained["weights_sha256"]) as log:
+        prefix = "" if split == "val" else f"{split}/"  # a run may be scored on both
+        flat = {f"{prefix}{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
+        flat = {name: value for name, value in flat.items() if value is not None}
+        log.params(cost)
+        log.tags({"scored_split": split})
+        log.scores(flat, step=run.training.epochs)
+        log.dataset(f"{info.dataset} {split}", info.digest, "evaluation")
+        log.artifact(paths.metrics_file(name, seed))
+        if picture is not None:
+            log.artifact(picture, "panels")
+        inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))  # the store may have taken its time
+
+
+def _forget_checkpoint(folder: Path, weights_sha256: str, stage: str) -> None:
+    """Remove what would let a training resume, once DVC has what it made; keep it where DVC has not."""
+    cached = dvc_lock.is_cached(folder)
+    if cached:
+        run_folders.delete_finished(folder.name, weights_sha256)
+    elif cached is False:
+        warn(
+            f"warning: DVC's cache lacks {folder}, so the training's checkpoint is kept. If DVC printed `failed to "
+            f"transfer`, as on a full disk: free some space, then run `dvc commit {stage}`"
+        )
+
+
+def origin(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """What a metrics file keeps of run.json, for where the file comes alone, as into a clone: see tools/trace.py.
+
+    inputs, what training was made from, is a list since `dvc metrics` skips these.
+    """
+    threads = json.loads(trained["inputs"]["param cpu_threads"])
+    own = {key: trained[key] for key in (*TRAINED_BY, *TRAINED_ON)}
+    return own | {"cpu_threads": threads, "inputs": provenance.Inputs(trained["inputs"]).lines}
+
+
+def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:
+    """What decides the scores, as DVC will record it when the stage ends."""
+    scoring = params.evaluation.model_dump(include={"batch_size", "edge_nms", "panels", "split"})
+    values = params.run(name).model_dump() | {"evaluation": scoring}
+    return provenance.collect_inputs("evaluate", values, info.digest, [paths.weights_file(name, seed)])
+
+
+def panel_indices(count: int, panels: int) -> list[int]:
+    """Samples shown to people: evenly spread over the split, the same for every run."""
+    return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels else []
+
+
+def painting_contexts(info: DatasetInfo, tasks: Iterable[str], shown: Sequence[Sample]) -> dict[str, TaskContext]:
+    """{task: context} for the pictures of these samples: what is measured has one scale in all of them."""
+    contexts = {task: task_context(info, task) for task in tasks}
+    for task in contexts:
+        if task in MEASURED:
+            labels = [sample.labels[task] for sample in shown]
+            contexts[task] = with_middle(contexts[task], [label.value[label.valid] for label in labels])
+    return contexts
+
+
+def _write_panels(
+    folder: Path, kept: list[tuple[Sample, dict[str, np.ndarray]]], run: ResolvedRun, info: DatasetInfo
+) -> Path | None:
+    """predictions.npz for the report, and one picture of this run alone for MLflow."""
+    removal.remove(folder, paths.PANELS)
+    folder.mkdir(parents=True)
+    arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
+    with paths.atomic(folder / "predictions.npz", "wb") as file:
+        np.savez_compressed(file, **arrays)
+    if not kept:
+        return None
+    contexts = painting_contexts(info, run.tasks, [sample for sample, _ in kept])
+    rows = [np.concatenate(list(_row(sample, predictions, contexts)), axis=1) for sample, predictions in kept]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    picture = folder / f"{run.name}.png"
+    write_png(picture, np.concatenate(rows))
+    return picture
+
+
+def _row(sample: Sample, predictions: dict[str, np.ndarray], contexts: dict[str, TaskContext]) -> Iterator[np.ndarray]:
+    """Image, then label and prediction of each task, painted at the image's size."""
+    height, width = sample.image.shape[:2]
+    yield sample.image
+    for task, context in contexts.items():
+        label = sample.labels[task]
+        everywhere = np.ones_like(label.valid)
+        for painted in (
+            paint(task, label.value, label.valid, context),
+            paint(task, predictions[task], everywhere, context),
+        ):
+            yield cv2.resize(painted, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
+    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}.
+
+    sha256: of its file, as the metrics file has it. Raises DataError for a file that is another or missing.
+    """
+    content = read_recorded(predictions_file(run, seed), sha256, paths.metrics_file(run, seed))
+    with np.load(io.BytesIO(content)) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def predictions_file(run: str, seed: int) -> Path:
+    return paths.panel_dir(run, seed) / "predictions.npz"

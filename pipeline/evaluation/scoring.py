@@ -1,0 +1,162 @@
+"""Scoring: every prediction at its label's original resolution, against the untouched label, pooled over the split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, groupby, zip_longest
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.compute import distributed
+from pipeline.compute.device import NORMALIZATIONS, Device
+from pipeline.core.errors import TrainingError
+from pipeline.data.sample import Label, Sample
+from pipeline.data.store import DatasetInfo, Store
+from pipeline.loading.loader import scoring_batches, value_tensor
+from pipeline.params.schema import Training
+from pipeline.tasks import get_task
+from pipeline.tasks.spec import Task, TaskContext
+
+Scores = dict[str, dict[str, float]]
+Size = tuple[int, int]
+
+
+def task_context(info: DatasetInfo, task: str, edge_nms: bool = False) -> TaskContext:
+    return TaskContext(classes=info.classes.get(task), edge_max_dist=info.edge_max_dist, edge_nms=edge_nms)
+
+
+def predict(
+    network: nn.Module,
+    store: Store,
+    tasks: tuple[str, ...],
+    recipe: Training,
+    batch_size: int,
+    device: Device,
+    rank: int = 0,
+    count: int = 1,
+) -> Iterator[tuple[list[Sample], dict[str, list[Tensor]]]]:
+    """Batches of samples of `store`, in order, with the decoded predictions of each; one in `count`, from `rank` on.
+
+    A prediction is (1, C, H, W) at the size of its label: class maps resized by nearest pixel, others bilinearly in
+    float32, with no rounding on the way (the protocol of the field, without its uint8 detour).
+    """
+    network.eval()
+    for image, samples in scoring_batches(store, recipe.input_size, batch_size, rank, count):
+        sizes = {name: [sample.labels[name].valid.shape for sample in samples] for name in tasks}
+        yield samples, predict_batch(network, image, sizes, recipe, device)
+
+
+@torch.inference_mode()
+def predict_batch(
+    network: nn.Module, image: Tensor, sizes: Mapping[str, Sequence[Size]], recipe: Training, device: Device
+) -> dict[str, list[Tensor]]:
+    """Decoded predictions for images (B, 3, h, w) in 0..255 at the input size, by a network in evaluation mode.
+
+    sizes[task]: of each image, the size (H, W) that its prediction, (1, C, H, W), is to have. Raises TrainingError for
+    one that is not finite.
+    """
+    with device.autocast():
+        final = network(device.image(image, NORMALIZATIONS[recipe.normalization])).final
+    predictions = {}
+    for name, wanted in sizes.items():
+        task = get_task(name)
+        if not final[name].isfinite().all():  # decoding would hide it: an argmax or a sigmoid is always finite
+            raise TrainingError(f"predictions of {name} are not finite: the network diverged, train it again")
+        decoded = task.decode(final[name].float()).split(1)
+        predictions[name] = [resize_prediction(task, each, size) for each, size in zip(decoded, wanted, strict=True)]
+    return predictions
+
+
+def resize_prediction(task: Task, decoded: Tensor, size: Size) -> Tensor:
+    """(1, C, h, w) -> (1, C, H, W)."""
+    if decoded.shape[-2:] == size:
+        return decoded
+    if task.resize_prediction == "nearest":
+        return F.interpolate(decoded.float(), size=size, mode="nearest-exact").to(decoded.dtype)
+    return F.interpolate(decoded, size=size, mode="bilinear", align_corners=False)
+
+
+def as_map(prediction: Tensor) -> np.ndarray:
+    """(1, C, H, W) decoded -> a label's layout: (H, W), or (H, W, C) where C > 1."""
+    array = prediction[0].cpu().numpy()
+    return array[0] if array.shape[0] == 1 else array.transpose(1, 2, 0)
+
+
+class Scorer:
+    """The metrics of several tasks over one split. edge_nms: suppress non-maxima of edge predictions first.
+
+    Processes may each update one with batches of their own, which `pool` then brings together.
+    """
+
+    def __init__(self, tasks: tuple[str, ...], info: DatasetInfo, device: torch.device, edge_nms: bool = False):
+        contexts = {task: task_context(info, task, edge_nms) for task in tasks}
+        self._metrics = {task: get_task(task).metric(context).to(device) for task, context in contexts.items()}
+        self._device = device
+        self._fractions: list[list[tuple[str, dict[str, Tensor]]]] = []  # by batch: what each update added
+
+    def begin_batch(self) -> None:
+        """Say that what follows is of the next of this process's batches."""
+        self._fractions.append([])
+
+    def pool(self) -> None:
+        """Make every sum that of all processes, which took turns at the batches: to the bit that of one process.
+
+        Fractions are added one by one, in the order in which one process would have come to them.
+        """
+        if distributed.count() == 1:
+            return
+        turns = zip_longest(*distributed.gather(self._fractions), fillvalue=[])
+        for task, fractions in chain.from_iterable(chain.from_iterable(turns)):
+            self._metrics[task].add(fractions)
+        for metric in self._metrics.values():
+            metric.change_counts(distributed.total)
+
+    def update(self, task: str, predictions: Sequence[Tensor], labels: Sequence[Label]) -> None:
+        """Add decoded predictions, each (1, C, H, W) at the size of its label. Those of one size go in together."""
+        for _, group in groupby(zip(predictions, labels, strict=True), key=lambda pair: pair[1].valid.shape):
+            prediction, label = zip(*group, strict=True)
+            value = torch.stack([value_tensor(each.value) for each in label])
+            valid = torch.stack([torch.from_numpy(np.array(each.valid))[None] for each in label])
+            self._metrics[task].update(torch.cat(prediction), value.to(self._device), valid.to(self._device))
+            if distributed.count() > 1:
+                self._fractions[-1].append((task, self._metrics[task].take_fractions()))
+
+    def compute(self) -> Scores:
+        return {task: metric.compute() for task, metric in self._metrics.items()}
+
+    @property
+    def protocol(self) -> dict[str, str]:
+        """What each task's metric does, in words."""
+        return {task: metric.protocol for task, metric in self._metrics.items()}
+
+
+def score(
+    network: nn.Module,
+    store: Store,
+    tasks: tuple[str, ...],
+    info: DatasetInfo,
+    recipe: Training,
+    batch_size: int,
+    device: Device,
+) -> Scores:
+    """Score `network` on every sample of `store`, processes taking turns at the batches: {task: {metric: value}}."""
+    scorer = Scorer(tasks, info, device.torch_device)
+    turns = distributed.rank(), distributed.count()
+    for samples, predictions in predict(network, store, tasks, recipe, batch_size, device, *turns):
+        scorer.begin_batch()
+        for task, predicted in predictions.items():
+            scorer.update(task, predicted, [sample.labels[task] for sample in samples])
+    scorer.pool()
+    return scorer.compute()
+
+
+def finite_or_none(scores: Scores) -> dict[str, dict[str, float | None]]:
+    """JSON has no NaN: a metric that is not defined on this split (no valid pixel, say) is null in the files."""
+    return {
+        task: {name: value if math.isfinite(value) else None for name, value in of.items()}
+        for task, of in scores.items()
+    }

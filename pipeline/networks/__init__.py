@@ -1,0 +1,1 @@
+"""Networks: a backbone and one of the registered architectures. Torch and timm only."""

@@ -1,0 +1,1 @@
+"""Heads: from a pyramid of maps to one task's prediction."""

@@ -1,0 +1,152 @@
+"""InvPT: attention over all positions of all tasks at once, at resolutions that double from stage to stage.
+
+Ye, Xu, "Inverted Pyramid Multi-task Transformer for Dense Scene Understanding", ECCV 2022, arXiv:2203.07997.
+Shapes: B batch, C channels, H, W; T tasks; stages 0, 1, 2 at strides 32, 16, 8 with C, C / 2, C / 4 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compute.resize import resize
+from pipeline.networks.backbones.backbone import Backbone
+from pipeline.networks.blocks import ConvNorm, Prediction
+from pipeline.networks.invpt.blocks import DecoderBlock, Upsample
+from pipeline.networks.outputs import Outputs
+
+
+class Preliminary(nn.Module):
+    """A task's preliminary decoder: two 3x3 conv + BN + ReLU, a prediction, and both combined by a 1x1 convolution.
+
+    (B, in, H, W) -> features (B, out, H, W), prediction (B, task channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, width: int, out_channels: int, task_channels: int):
+        super().__init__()
+        self.blocks = nn.Sequential(ConvNorm(in_channels, in_channels, 3), ConvNorm(in_channels, width, 3))
+        self.predict = Prediction(width, task_channels)
+        self.combine = nn.Conv2d(width + task_channels, out_channels, 1)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.blocks(x)
+        prediction = self.predict(features)
+        return self.combine(torch.cat([features, prediction], 1)), prediction
+
+
+class Stage(nn.Module):
+    """One UP-Transformer stage of the decoder. In stage 0 nothing is upsampled, skipped or received.
+
+    x (B, T, H, W, in), message, the backbone's map (B, S, 2H, 2W) -> (B, T', 2H, 2W, out), message, and what the
+    stage gives to the final features of each main task: a list of (B, full, 2H, 2W).
+
+    tasks, targets: T, T'. outputs: how many of the tasks, the first ones, are main; their results are normalised
+    together, over all their channels at once, as released. in_channels, skip_channels: None in stage 0.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        channels: int,
+        full: int,
+        tasks: int,
+        targets: int,
+        outputs: int,
+        in_channels: int | None = None,
+        skip_channels: int | None = None,
+    ):
+        super().__init__()
+        first = in_channels is None
+        self.up = None if first else nn.ModuleList(Upsample(in_channels, channels) for _ in range(tasks))
+        self.skip = None if first else nn.Conv2d(skip_channels, channels, 3, padding=1)
+        self.block = DecoderBlock(channels, tasks, targets, pool=2 ** (index + 1), receives=not first)
+        self.norm = nn.LayerNorm(outputs * channels)
+        self.widen = nn.ModuleList(nn.Identity() if first else nn.Conv2d(channels, full, 1) for _ in range(outputs))
+        self.out_channels = channels
+
+    def forward(self, x: Tensor, message: Tensor | None, skip: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
+        if self.up is not None:
+            extra, maps = self.skip(skip), x.permute(1, 0, 4, 2, 3)
+            raised = [up(m, skip.shape[-2:]) + extra for up, m in zip(self.up, maps, strict=True)]
+            x = torch.stack(raised, 1).permute(0, 1, 3, 4, 2)
+        x, message = self.block(x, message)
+        count = len(self.widen)
+        normed = self.norm(x[:, :count].permute(0, 2, 3, 1, 4).flatten(3)).permute(0, 3, 1, 2).chunk(count, 1)
+        return x, message, [widen(m) for widen, m in zip(self.widen, normed, strict=True)]
+
+
+class InvPT(nn.Module):
+    """Image (B, 3, H, W) -> Outputs; its `auxiliary` are the preliminary predictions of all tasks, at stride 32.
+
+    tasks, auxiliary_tasks: {task: channels}, together at least two. Auxiliary tasks take part in all attention; they
+    have no final features, so in the last stage they only give keys and values.
+
+    width: channels of the preliminary features; the decoder has C = 9/8 of it. The released code has 512 and 576 on
+    ViT-L's 1024 channels; the same ratio on the 144 of HRNet-18's coarsest map is 64, with 18 channels left in stage
+    2. The default is twice that: C = 144, a decoder of half the backbone's parameters for two tasks.
+
+    The backbone's maps of strides 16 and 8 are added in stages 1 and 2 after a 3x3 convolution. The released code
+    builds on a ViT, whose maps are all of stride 16: it has no map of stride 4, where the stages' outputs are summed.
+    Ours joins that sum by a 3x3 convolution too.
+
+    Raises ValueError for fewer than two tasks.
+    """
+
+    OPTIONS: ClassVar[dict[str, tuple]] = {"width": (128, 64, 256, 512)}
+
+    def __init__(
+        self, backbone: Backbone, tasks: Mapping[str, int], auxiliary_tasks: Mapping[str, int], *, width: int = 128
+    ):
+        super().__init__()
+        everything = {**tasks, **auxiliary_tasks}
+        if len(everything) < 2:
+            raise ValueError(
+                f"invpt attends across tasks and needs at least 2 (main and auxiliary), "
+                f"got {list(everything)}. Use single_task for one."
+            )
+        if backbone.strides != sorted(set(backbone.strides)):
+            raise ValueError(
+                f"invpt doubles its resolution from map to map, so it takes no dilated backbone (strides "
+                f"{backbone.strides}): set output_stride to 32."
+            )
+        self.backbone = backbone
+        finest, *skips, coarsest = backbone.channels
+        full = width + width // 8
+        self.preliminary = nn.ModuleDict(
+            {task: Preliminary(coarsest, width, full, n) for task, n in everything.items()}
+        )
+        self.stages = _stages(full, list(reversed(skips)), len(everything), len(tasks))
+        self.skip = nn.Conv2d(finest, full, 3, padding=1)
+        self.mix = nn.ModuleDict({task: ConvNorm(full, full, 3) for task in tasks})
+        self.heads = nn.ModuleDict({task: Prediction(full, n) for task, n in tasks.items()})
+
+    def forward(self, image: Tensor) -> Outputs:
+        finest, *skips, coarsest = self.backbone(image)
+        features, preliminary = {}, {}
+        for task, decode in self.preliminary.items():
+            features[task], preliminary[task] = decode(coarsest)
+        x = torch.stack(list(features.values()), 1).permute(0, 1, 3, 4, 2)
+        sums = [self.skip(finest)] * len(self.heads)
+        message = None
+        for stage, skip in zip(self.stages, [None, *reversed(skips)], strict=True):
+            x, message, given = stage(x, message, skip)
+            sums = [total + resize(m, finest.shape[-2:]) for total, m in zip(sums, given, strict=True)]
+        final = {}
+        for (task, head), total in zip(self.heads.items(), sums, strict=True):
+            final[task] = resize(head(self.mix[task](total)), image.shape[-2:])
+        return Outputs(final, [preliminary])
+
+
+def _stages(full: int, skip_channels: Sequence[int], tasks: int, outputs: int) -> nn.ModuleList:
+    """Stage 0 and one more for each skip map, coarse to fine, each of half the channels of the one before."""
+    last = len(skip_channels)
+    stages = nn.ModuleList([Stage(0, full, full, tasks, tasks, outputs)])
+    for index, skip in enumerate(skip_channels, 1):
+        channels = full // 2**index
+        targets = outputs if index == last else tasks
+        stages.append(Stage(index, channels, full, tasks, targets, outputs, 2 * channels, skip))
+    return stages

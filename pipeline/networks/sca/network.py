@@ -1,0 +1,136 @@
+"""Sequential cross attention: across tasks at each scale, then across scales in each task.
+
+Kim, Choi, Min, "Sequential Cross Attention Based Multi-task Learning", ICIP 2022, arXiv:2209.02518.
+Shapes: B batch, C_k channels of scale k, H, W; T tasks; K = 4 scales, fine to coarse.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.compute.resize import resize
+from pipeline.networks.backbones.backbone import Backbone
+from pipeline.networks.heads.multi_scale import MultiScaleHead
+from pipeline.networks.outputs import Outputs
+from pipeline.networks.sca.attention import PADDINGS, WindowSelfAttention
+from pipeline.networks.sca.csam import CrossScaleAttention
+from pipeline.networks.sca.ctam import CrossTaskAttention
+from pipeline.networks.sca.fpma import FeaturePropagation
+from pipeline.networks.sca.task_features import TaskFeatures
+
+ATT_HEADS = 6
+
+
+class SequentialAttention(nn.Module):
+    """Image (B, 3, H, W) -> Outputs; its `auxiliary` predict all T tasks at each of K scales, fine to coarse.
+
+    tasks, auxiliary_tasks: {task: channels}, together at least two. Auxiliary tasks take part in task
+    features, CTAM and FPMA; they have no CSAM and no final head, so at the finest scale they only give.
+
+    Options, the released code's behaviour first: ctam_reduction, fpma_mask, csam_attention (see the blocks);
+    window_padding and, for ATT, small_map_shift (see `WindowBlock`); att_drop_path, the probability of stochastic depth
+    in ATT's second, shifted block.
+    Ablations: att=False leaves the backbone's maps as they are, ctam=False and fpma=False pass each task's
+    own map on, csam=False aggregates the scales without attention.
+
+    Raises ValueError for fewer than two tasks.
+    """
+
+    OPTIONS: ClassVar[dict[str, tuple]] = {
+        "ctam_reduction": ("shared", "per_task"),
+        "fpma_mask": ("channels", "tasks"),
+        "csam_attention": ("shared", "per_source"),
+        "window_padding": PADDINGS,
+        "small_map_shift": (True, False),
+        "att_drop_path": (0.2, 0.0),
+        "att": (True, False),
+        "ctam": (True, False),
+        "fpma": (True, False),
+        "csam": (True, False),
+    }
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        tasks: Mapping[str, int],
+        auxiliary_tasks: Mapping[str, int],
+        *,
+        ctam_reduction: str = "shared",
+        fpma_mask: str = "channels",
+        csam_attention: str = "shared",
+        window_padding: str = "attended",
+        small_map_shift: bool = True,
+        att_drop_path: float = 0.2,
+        att: bool = True,
+        ctam: bool = True,
+        fpma: bool = True,
+        csam: bool = True,
+    ):
+        super().__init__()
+        everything = {**tasks, **auxiliary_tasks}
+        if len(everything) < 2:
+            raise ValueError(
+                f"sequential_attention attends across tasks and needs at least 2 (main and auxiliary), "
+                f"got {list(everything)}. Use single_task for one."
+            )
+        self.tasks, self.all_tasks = tuple(tasks), tuple(everything)
+        self.backbone = backbone
+        base = backbone.channels
+        windows = {"padding": window_padding, "shift_small": small_map_shift, "drop_path": att_drop_path}
+        self.att = nn.ModuleList(WindowSelfAttention(c, ATT_HEADS, 2, **windows) for c in base) if att else None
+        channels = [2 * c for c in base] if att else list(base)
+        coarser = [*channels[1:], 0]
+        self.features = nn.ModuleList(
+            nn.ModuleDict({t: TaskFeatures(c + up, c, n) for t, n in everything.items()})
+            for c, up in zip(channels, coarser, strict=True)
+        )
+        # What an auxiliary task gathers at the finest scale would reach no output: it is no target there.
+        targets = [self.tasks] + [self.all_tasks] * (len(channels) - 1)
+        self.ctam = nn.ModuleList(
+            CrossTaskAttention(c, self.all_tasks, to, ctam_reduction) if ctam else nn.Identity()
+            for c, to in zip(channels, targets, strict=True)
+        )
+        self.fpma = nn.ModuleList(
+            FeaturePropagation(c, self.all_tasks, fpma_mask, window_padding) if fpma else nn.Identity()
+            for c in channels[1:]
+        )
+        scales = {t: CrossScaleAttention(channels, csam_attention) for t in tasks}
+        self.csam = nn.ModuleDict(scales) if csam else None
+        self.heads = nn.ModuleDict({t: self._head(t, channels, n) for t, n in tasks.items()})
+
+    def _head(self, task: str, channels: list[int], task_channels: int) -> MultiScaleHead:
+        if self.csam is None:
+            return MultiScaleHead([[c] for c in channels], task_channels)
+        csam = self.csam[task]
+        return MultiScaleHead(csam.out_channels, task_channels, csam.copies)
+
+    def forward(self, image: Tensor) -> Outputs:
+        maps = self.backbone(image)
+        if self.att is not None:
+            maps = [torch.cat([x, attend(x)], 1) for x, attend in zip(maps, self.att, strict=True)]
+        distilled, auxiliary = self._across_tasks(maps)
+        final = {task: self._across_scales(task, [scale[task] for scale in distilled]) for task in self.tasks}
+        return Outputs({task: resize(x, image.shape[-2:]) for task, x in final.items()}, auxiliary)
+
+    def _across_tasks(self, maps: list[Tensor]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+        """Coarse to fine: task features, CTAM, FPMA. K maps -> K x {task: map}, K x {task: prediction}."""
+        distilled, predictions = [], []
+        propagated: dict[str, Tensor] = {}
+        for k in reversed(range(len(maps))):
+            features, predicted = {}, {}
+            for task, module in self.features[k].items():
+                x = maps[k]
+                if propagated:
+                    x = torch.cat([x, resize(propagated[task], x.shape[-2:])], 1)
+                features[task], predicted[task] = module(x)
+            distilled.insert(0, self.ctam[k](features))
+            predictions.insert(0, predicted)
+            if k > 0:
+                propagated = self.fpma[k - 1](distilled[0])
+        return distilled, predictions
+
+    def _across_scales(self, task: str, maps: list[Tensor]) -> Tensor:
+        """CSAM and aggregation: K maps -> raw prediction at the finest scale."""
+        return self.heads[task]([[x] for x in maps] if self.csam is None else self.csam[task](maps))

@@ -1,0 +1,1 @@
+"""params.yaml: its schema and types, the rules between values, the messages, and the one reader."""

@@ -1,0 +1,1 @@
+"""Commands around the graph: trace, doctor, predict, and running its stages side by side."""

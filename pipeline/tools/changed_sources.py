@@ -1,0 +1,58 @@
+"""Files that decide a result and that DVC knows by name alone: the one of data.archive, and weights of `pretrained`.
+
+A stage of a matrix can't depend on a path that is a param of some runs, nor `download` on one that is mostly null. So
+`stages.check` and `stages.parallel` look at them before DVC does; `dvc repro` by itself does not see them change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.core import paths
+from pipeline.core.dvc_hashing import check_hashed
+from pipeline.core.errors import DataError
+from pipeline.core.integrity import file_sha256
+from pipeline.params.schema import Params
+
+
+def refuse_unseen(params: Params) -> None:
+    """Raise DataError for data that DVC does not hash, and for files whose content changed since a stage read them."""
+    if params.data.dataset == "folder":
+        check_hashed(Path(params.data.folder))
+    if changed := [*changed_archive(params), *changed_weights(params)]:
+        raise DataError("\n".join(changed))
+
+
+def changed_archive(params: Params) -> Iterator[str]:
+    """Whether the file that data.archive names is another than the one that `download` read."""
+    name, source = params.data.archive, paths.RAW / "source.json"
+    if name is None or not source.exists():
+        return
+    from pipeline.download.archive import local_archive  # imports much
+
+    record = paths.read_json(source)
+    path = local_archive(name)
+    if path is None or record.get("source") != name or file_sha256(path) == record.get("sha256"):
+        return
+    yield f"data.archive: {path} has changed since it was read, which DVC does not see: run `dvc repro -s -f download`"
+
+
+def changed_weights(params: Params) -> Iterator[str]:
+    """Trained networks that began from other bytes than `pretrained` now leads to."""
+    known: dict[Path, str] = {}
+    for run in map(params.run, params.all_runs):
+        weights = run.training.pretrained
+        if not isinstance(weights, str) or not Path(weights).is_file():
+            continue
+        path = Path(weights)
+        for seed in params.seeds:
+            file = paths.run_file(run.name, seed)
+            began = paths.read_json(file).get("inputs", {}).get(f"file {path}") if file.exists() else None
+            if began is not None and path not in known:
+                known[path] = file_sha256(path)
+            if began not in (None, known.get(path)):
+                yield (
+                    f"{run.key}: pretrained {path} has changed since {run.name}-{seed} was trained from it, which DVC "
+                    f"does not see: run `dvc repro -s -f {run.stage('train', seed)}`"
+                )

@@ -1,0 +1,86 @@
+"""What a kill of DVC leaves (DVC 3.67.1): some of it stops every later DVC, with a message that names no remedy.
+
+It makes a folder of its run cache before the file in it, and fails over one that is empty
+(findings/dvc-fails-over-an-empty-run-cache.sh). It rewrites in place the file that says which paths are in use, and
+fails over one that is cut. And it writes beside an out before that takes its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core.dvc_lock import likely_caches
+from pipeline.core.errors import DataError
+
+_PATHS_IN_USE = Path(".dvc/tmp/rwlock")
+_TEMPORARY = re.compile(r"\.[\w-]{22}\.tmp")
+_QUIET_SECONDS = 2.0  # a file that DVC copies grows all the time
+_TRIES, _PAUSE_SECONDS = 20, 0.05  # while a DVC is at it
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder, what is wrong with it, and what removes it; nothing is lost with it."""
+
+    path: Path
+    what: str
+    remove: Callable[[], None]
+
+
+def leftovers() -> Iterator[Leftover]:
+    """All that is found."""
+    for cache in likely_caches():
+        for folder in sorted(cache.glob("runs/*/*/")):
+            if _stays(lambda folder=folder: not any(folder.iterdir())):
+                yield Leftover(folder, "empty", folder.rmdir)
+    if _stays(lambda: not _is_mapping(_PATHS_IN_USE)):
+        yield Leftover(_PATHS_IN_USE, "cut short", _PATHS_IN_USE.unlink)
+
+
+def temporaries(folders: Iterable[Path]) -> Iterator[Path]:
+    """Files in these folders that DVC had not yet given their name; `.dvcignore` keeps them out of hashes."""
+    for folder in folders:
+        for path in sorted(folder.rglob(".*.tmp")):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file() and _is_quiet(path):
+                yield path
+
+
+def check() -> None:
+    """Raise DataError, with the remedy, where something is found."""
+    if found := [f"{each.path} is {each.what}" for each in leftovers()]:
+        raise DataError(
+            f"{', '.join(found)}, as after a kill of DVC, and `dvc repro` fails over it. While no DVC runs: "
+            "`python -m stages.doctor --fix` removes it, and nothing is lost"
+        )
+
+
+def _stays(wrong: Callable[[], bool]) -> bool:
+    """Whether something is wrong for longer than a DVC that runs takes over it."""
+    for _ in range(_TRIES):
+        try:
+            if not wrong():
+                return False
+        except FileNotFoundError:
+            return False
+        time.sleep(_PAUSE_SECONDS)
+    return True
+
+
+def _is_mapping(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_bytes()), dict)
+    except ValueError:
+        return False
+
+
+def _is_quiet(path: Path) -> bool:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
+    return time.time() - max(status.st_mtime, status.st_ctime) > _QUIET_SECONDS

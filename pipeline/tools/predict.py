@@ -1,0 +1,122 @@
+"""A trained network on photographs of one's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.compute.device import choose_device
+from pipeline.core import paths
+from pipeline.core.console import warn
+from pipeline.core.errors import REPAIR, DataError
+from pipeline.datasets.files import read_photo_as_seen
+from pipeline.evaluation.scoring import as_map, predict_batch, task_context
+from pipeline.loading.loader import image_tensor, resize_image
+from pipeline.networks.from_params import build_network
+from pipeline.networks.saved_weights import load_weights
+from pipeline.tools.saved_model import read_saved_model
+from pipeline.visual.paint import paint, write_png
+
+_SHOWN = 3  # photographs that a message names
+
+
+class Predictor:
+    """The trained network of a model's folder: a photograph in, one map a task out.
+
+    Needs nothing but the folder. Raises DataError as `read_saved_model` and `load_weights` do.
+    """
+
+    def __init__(self, folder: Path):
+        model = read_saved_model(folder)
+        self.run, self.info = model.run, model.info
+        recipe = self.run.training
+        self._device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
+        self._network = self._device.network(build_network(self.run, self.info)).eval()
+        remedy = f"copy both from one place, or {REPAIR}"
+        load_weights(self._network, model.weights, model.sha256, folder / paths.RUN_RECORD, remedy)
+
+    def __call__(self, photo: np.ndarray) -> dict[str, np.ndarray]:
+        """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals, at the photograph's size.
+
+        Class indices, probabilities (edge, sal), metres (depth), unit vectors (normals: x right, y up, z towards the
+        camera). The photograph is resized to the network's input size first, aspect not kept, as in training.
+        """
+        image = image_tensor(resize_image(photo, self.run.training.input_size))[None]
+        sizes = {task: [photo.shape[:2]] for task in self.run.tasks}
+        predictions = predict_batch(self._network, image, sizes, self.run.training, self._device)
+        return {task: as_map(each) for task, (each,) in predictions.items()}
+
+    def paint(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What the network said, to look at: (H, W, 3) uint8 RGB by task."""
+        return {
+            task: paint(task, value, np.ones(value.shape[:2], bool), task_context(self.info, task))
+            for task, value in predictions.items()
+        }
+
+
+def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
+    """{photograph: the folder below `out` for what is predicted of it}; nothing is written yet.
+
+    That is the photograph's name, with as many of the folders above it as tell it from others of that name. Raises
+    DataError for photographs that are missing and for an `out` where files are in the way, its own ones for example.
+    """
+    photos = list({os.path.abspath(photo): photo for photo in photos}.values())
+    if missing := [photo for photo in photos if not photo.is_file()]:
+        named = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
+        folders = " (a folder: name the photographs in it)" if missing[0].is_dir() else ""
+        raise DataError(f"{len(missing)} of {len(photos)} photographs are no files: {named}{folders}; nothing was done")
+    found = {photo: out / _tail(photo, photos) for photo in photos}
+    for photo, folder in found.items():
+        if in_the_way := next((each for each in (folder, *folder.parents) if each.is_file()), None):
+            raise DataError(
+                f"--out {out}: {in_the_way} is a file where the folder of results of {photo} should be; give a folder "
+                "of its own"
+            )
+    return found
+
+
+def _tail(photo: Path, photos: list[Path]) -> Path:
+    """The last parts of a path that no other has; never `..`. Case does not tell names apart on every disk."""
+
+    def last(path: Path, count: int) -> tuple[str, ...]:
+        return tuple(part.casefold() for part in _parts(path)[-count:])
+
+    parts = _parts(photo)
+    for count in range(1, len(parts)):
+        if sum(last(photo, count) == last(other, count) for other in photos) == 1:
+            return Path(*parts[-count:])
+    return Path(*parts)
+
+
+def _parts(path: Path) -> tuple[str, ...]:
+    return Path(os.path.abspath(path)).parts[1:]
+
+
+def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterator[Path]:
+    """Write <task>.npy and <task>.png of each photograph into its folder; yields the folders as they are written.
+
+    A photograph that can't be read is told on stderr and left out; DataError says so after the last.
+    """
+    broken = []
+    for photo, folder in targets.items():
+        try:
+            image = read_photo_as_seen(photo)
+        except DataError as error:
+            warn(str(error))
+            broken.append(photo)
+            continue
+        predictions = predictor(image)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for task, picture in predictor.paint(predictions).items():
+                with paths.atomic(folder / f"{task}.npy", "wb") as file:
+                    np.save(file, predictions[task])
+                write_png(folder / f"{task}.png", picture)
+        except OSError as error:
+            raise DataError(f"{folder} can't be written: {error}") from None
+        yield folder
+    if broken:
+        raise DataError(f"{len(broken)} of {len(targets)} photographs could not be read and were left out")

@@ -1,0 +1,1 @@
+"""One training: its loop, its steps, its checkpoints, and what it leaves."""

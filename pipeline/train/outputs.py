@@ -1,0 +1,123 @@
+"""What a training leaves: weights, their digest, the history of its epochs and run.json; and what MLflow gets."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import resource
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from pipeline.compute import distributed
+from pipeline.compute.device import Device
+from pipeline.core import git, paths, provenance
+from pipeline.core.errors import TrainingError
+from pipeline.core.integrity import file_sha256
+from pipeline.data.store import DatasetInfo
+from pipeline.evaluation.scoring import finite_or_none
+from pipeline.networks.saved_weights import save_weights
+from pipeline.params.schema import ResolvedRun
+from pipeline.tasks import get_task
+from pipeline.train import resume
+from pipeline.train.state import EpochRecord
+
+
+def training_record(
+    run: ResolvedRun,
+    seed: int,
+    info: DatasetInfo,
+    inputs: provenance.Inputs,
+    history: list[EpochRecord],
+    device: Device,
+) -> dict[str, Any]:
+    """What run.json says: what these weights were made from, on what, and how they scored.
+
+    Nothing that differs between two trainings that give the same weights: DVC hashes the file, and a clone that
+    reproduces a result is to find nothing changed. `execution_record` has the rest.
+    """
+    return {
+        "run": run.name,
+        "seed": seed,
+        "input_fingerprint": inputs.fingerprint,
+        "inputs": inputs.values,
+        "dataset": described(info, run),
+        "device": device.description,
+        "processes": distributed.count(),
+        "last_validation": finite_or_none(history[-1].scores or {}),
+    }
+
+
+def execution_record(history: list[EpochRecord], attempt: resume.Attempt, started: float) -> dict[str, Any]:
+    """When, where and for how long a training ran, and on which commit: for MLflow, as the artifact execution.json.
+
+    Durations are those of all attempts, in seconds, without what was lost to kills.
+    """
+    return {
+        "started": datetime.fromtimestamp(attempt.began, UTC).isoformat(timespec="seconds"),
+        "resumed": attempt.number - 1,
+        "seconds": round(time.time() - started, 1),
+        "training_seconds": round(sum(epoch.seconds for epoch in history), 1),
+        "peak_memory_mb": _peak_memory_mb(),
+        "host": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores",
+        "environment": provenance.environment(),
+        **git.git_state(),
+        **provenance.dvc_tags(),
+    }
+
+
+def described(info: DatasetInfo, run: ResolvedRun) -> dict[str, Any]:
+    """What `saved_model` needs of the dataset to build the network of `run` and to name its classes."""
+    classes = {task: list(names) for task, names in info.classes.items() if task in run.all_tasks}
+    return {"name": info.dataset, "classes": classes, "edge_max_dist": info.edge_max_dist}
+
+
+def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict[str, Any]) -> str:
+    """Write weights, digest, history and run.json, which names the SHA-256 of weights and history; returns the former.
+
+    Raises TrainingError where that fails, as on a full disk.
+    """
+    name, seed = record["run"], record["seed"]
+    try:
+        save_weights(network, paths.weights_file(name, seed))
+        digest = file_sha256(paths.weights_file(name, seed))
+        if not record["starts_from"]:
+            paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
+        _write_history(paths.history_file(name, seed), history)
+        digests = {"weights_sha256": digest, "history_sha256": file_sha256(paths.history_file(name, seed))}
+        paths.write_json(paths.run_file(name, seed), record | digests)
+        return digest
+    except OSError as error:
+        raise TrainingError(
+            f"the result of {name}-{seed} can't be written: {error}. Free some space and run `dvc repro`: it goes on "
+            "from the last checkpoint"
+        ) from None
+
+
+def _peak_memory_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _write_history(path: Path, history: list[EpochRecord]) -> None:
+    """One row an epoch, for `dvc plots`.
+
+    Columns: epoch, learning_rate, loss (the sum of all), loss/<task>, loss_auxiliary/<task>, <task>/<headline>.
+    """
+    rows = []
+    for record in history:
+        row = {
+            "epoch": record.epoch,
+            "learning_rate": record.learning_rate,
+            "loss": sum(record.losses.values()),
+        }
+        row |= record.losses
+        row |= {f"{t}/{get_task(t).headline}": of[get_task(t).headline] for t, of in (record.scores or {}).items()}
+        rows.append(row)
+    with paths.atomic(path) as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[-1]), restval="")
+        writer.writeheader()
+        writer.writerows(rows)

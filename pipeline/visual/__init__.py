@@ -1,0 +1,1 @@
+"""Labels, predictions and curves as pictures."""

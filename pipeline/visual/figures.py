@@ -1,0 +1,140 @@
+"""What a person looks at: picture panels, training curves, the bars of Δm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # drawn to files only; no screen is needed
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from pipeline.core import paths  # noqa: E402
+from pipeline.data.sample import Sample  # noqa: E402
+from pipeline.tasks import get_task  # noqa: E402
+from pipeline.tasks.spec import TaskContext  # noqa: E402
+from pipeline.visual.paint import paint  # noqa: E402
+
+_DPI = 130
+_BASELINE = "#8c8c8c"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all. Raises OSError."""
+    try:
+        with paths.atomic(path, "wb") as file:
+            options = {"format": "png", "dpi": _DPI, "bbox_inches": "tight", "facecolor": "white"}
+            figure.savefig(file, **options, metadata={"Software": None})
+    finally:
+        plt.close(figure)
+
+
+def panel(
+    sample: Sample,
+    columns: Mapping[str, Mapping[str, np.ndarray]],
+    tasks: Sequence[str],
+    contexts: Mapping[str, TaskContext],
+) -> Figure:
+    """One sample: a row for each task; image, label, then one column of predictions for each entry of `columns`.
+
+    columns: {title: {task: prediction in a label's layout}}; a cell without prediction stays empty. In the label's
+    column grey means: no label there.
+    """
+    height, width = sample.image.shape[:2]
+    titles = ["image", "label", *columns]
+    figure, axes = plt.subplots(
+        len(tasks),
+        len(titles),
+        figsize=(2.3 * len(titles), 2.3 * len(tasks) * height / width + 0.3),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.03, "hspace": 0.05},
+    )
+    for row, task in zip(axes, tasks, strict=True):
+        label = sample.labels[task]
+        everywhere = np.ones_like(label.valid)
+        cells = [sample.image, paint(task, label.value, label.valid, contexts[task])]
+        for predictions in columns.values():
+            found = predictions.get(task)
+            cells.append(None if found is None else paint(task, found, everywhere, contexts[task]))
+        for axis, cell in zip(row, cells, strict=True):
+            axis.set(xticks=[], yticks=[])
+            axis.set_frame_on(cell is not None)
+            if cell is not None:
+                axis.imshow(cell, interpolation="nearest", aspect="auto")
+        row[0].set_ylabel(_row_title(task, contexts[task]), fontsize=9)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def _row_title(task: str, context: TaskContext) -> str:
+    spec = get_task(task)
+    return (
+        spec.title
+        if context.middle is None
+        else f"{spec.title} (green: {context.middle:.3g} {spec.unit}".rstrip() + ")"
+    )
+
+
+def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]) -> Figure:
+    """Loss of the final prediction and headline score by epoch: a column for each task, a line for each run.
+
+    Lines are means over seeds. Auxiliary losses are left out: networks that have them would only look worse.
+    """
+    figure, axes = plt.subplots(
+        2, len(tasks), figsize=(3.4 * len(tasks) + 0.6, 5), squeeze=False, sharex=True, layout="constrained"
+    )
+    colors = dict(zip(histories, plt.get_cmap("tab10").colors * (len(histories) // 10 + 1), strict=False))
+    for column, name in enumerate(tasks):
+        task = get_task(name)
+        for axis, key in ((axes[0, column], f"loss/{name}"), (axes[1, column], f"{name}/{task.headline}")):
+            for run, frames in histories.items():
+                seeds = [frame.set_index("epoch")[key].dropna() for frame in frames if key in frame]
+                if not seeds:
+                    continue
+                mean = pd.concat(seeds, axis=1).mean(axis=1)
+                axis.plot(
+                    mean.index,
+                    mean,
+                    marker="o" if len(mean) < 12 else None,
+                    ms=3,
+                    color=colors[run],
+                    label=run,
+                )
+            axis.grid(alpha=0.3)
+        axes[0, column].set_title(task.title, fontsize=10)
+        axes[0, column].set_ylabel("training loss" if column == 0 else "")
+        arrow = "higher is better" if task.higher_is_better else "lower is better"
+        axes[1, column].set_ylabel(f"{task.headline} ({arrow})", fontsize=8)
+        axes[1, column].set_xlabel("epoch")
+    handles = {}
+    for axis in axes.flat:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5), fontsize=8)
+    return figure
+
+
+def gains(scores: Mapping[str, Mapping[str, Mapping]], delta_m: Mapping[str, Mapping]) -> Figure:
+    """Relative gain over the single-task baseline by task, and Δm, for each multi-task run; whiskers: one deviation."""
+    runs = list(delta_m)
+    tasks = list(dict.fromkeys(task for run in runs for task in scores[run]))
+    labels = [get_task(task).title for task in tasks] + ["Δm"]
+    figure, axis = plt.subplots(figsize=(1.6 * len(labels) + 2, 3.4), layout="constrained")
+    width = 0.8 / len(runs)
+    for i, run in enumerate(runs):
+        values = [scores[run].get(task, {}).get("delta", np.nan) for task in tasks] + [delta_m[run]["mean"]]
+        whiskers = [0.0] * len(tasks) + [delta_m[run]["std"] or 0.0]
+        places = np.arange(len(labels)) + (i - (len(runs) - 1) / 2) * width
+        bars = axis.bar(places, values, width, yerr=[w or np.nan for w in whiskers], capsize=3, label=run)
+        axis.bar_label(bars, fmt="%+.1f", fontsize=7, padding=2)
+    axis.axhline(0, color=_BASELINE, lw=1)
+    axis.set_xticks(range(len(labels)), labels)
+    axis.set_ylabel("gain over single task, %")
+    axis.margins(y=0.15)
+    axis.legend(fontsize=8, frameon=False)
+    return figure

@@ -1,0 +1,97 @@
+"""`prepare`, killed outright at ten moments: never a half-written dataset, no process and no files left behind."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from nyud_archive import TOP, nyud_files, write_tgz
+
+from pipeline.datasets import get_dataset
+from pipeline.download.archive import fetch
+
+FRAMES = 300
+
+
+def many_frames() -> dict[str, bytes]:
+    """A NYUD_MT archive of FRAMES training frames: the same three over and over, under other ids."""
+    files = nyud_files()
+    for i in range(3, FRAMES):
+        files |= {name.replace("0000", f"{i:04d}"): files[name] for name in nyud_files() if "/0000." in name}
+    ids = "".join(f"{i:04d}\n" for i in range(FRAMES))
+    return files | {f"{TOP}/gt_sets/train.txt": ids.encode()}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """Everything that still runs in `folder`, the workers of a killed stage too."""
+    found = []
+    for process in psutil.process_iter(["cwd"]):
+        if process.info["cwd"] == str(folder):
+            found.append(process)
+    return found
+
+
+@pytest.fixture
+def start(in_tmp, root, monkeypatch):
+    """Starts `python -m stages.prepare` on a fetched NYUD_MT archive of FRAMES frames, with two workers."""
+    archive = write_tgz(many_frames(), in_tmp / "small.tgz")
+    fetch(get_dataset("nyud").archive, in_tmp / "data" / "raw", str(archive))
+    params = yaml.safe_load((root / "profiles/nyud.yaml").read_text())
+    params["data"]["archive"] = str(archive)
+    shutil.copy(root / "dvc.yaml", in_tmp)
+    (in_tmp / "params.yaml").write_text(yaml.safe_dump(params))
+    environment = os.environ | {"PYTHONPATH": str(root)}
+
+    def call() -> subprocess.Popen:
+        command = [sys.executable, "-m", "stages.prepare"]
+        return subprocess.Popen(command, cwd=in_tmp, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    return call
+
+
+def test_killed_at_ten_moments(start, in_tmp):
+    target = in_tmp / "data" / "prepared"
+    began = time.perf_counter()
+    process = start()
+    assert process.wait() == 0, process.stderr.read()
+    seconds = time.perf_counter() - began
+    undisturbed = tree(target)
+    raw = tree(in_tmp / "data" / "raw")
+
+    moments = random.Random(0)
+    seen = {"nothing": 0, "unpacking or packing": 0, "done": 0}
+    for _ in range(10):
+        for path in sorted(target.rglob("*"), reverse=True):  # as DVC does before it runs a stage
+            path.unlink() if path.is_file() else path.rmdir()
+        target.rmdir() if target.exists() else None
+        process = start()
+        time.sleep(moments.uniform(0.25, 1.0) * seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if target.exists():
+            assert tree(target) == undisturbed
+            seen["done"] += 1
+        else:
+            seen["unpacking or packing" if (in_tmp / "data" / ".prepared").exists() else "nothing"] += 1
+    assert seen["unpacking or packing"] >= 3, seen  # the moments meant something
+
+    process = start()
+    assert process.wait() == 0, process.stderr.read()
+    assert tree(target) == undisturbed and tree(in_tmp / "data" / "raw") == raw
+    left = [".prepared.lock", "prepared", "raw"]
+    assert sorted(path.name for path in (in_tmp / "data").iterdir()) == left
+    deadline = time.monotonic() + 10  # workers look for their parent every second
+    while processes(in_tmp) != [psutil.Process()] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes(in_tmp) == [psutil.Process()]

@@ -1,0 +1,165 @@
+"""Imports point down (HOUSE.md): a walk over every import statement of the library and the stages."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# From the ground up: a room imports from itself and from rooms above its line, and stages import from all.
+ROOMS = (
+    "core", "compute", "params", "metrics", "tasks", "data", "networks", "loading", "download", "datasets", "visual",
+    "tracking", "evaluation", "train", "comparison", "report", "tools",
+)  # fmt: skip
+
+# Narrower than that.
+MAY_IMPORT = {
+    "pipeline.compute": ("core.errors", "core.names"),
+    "pipeline.metrics": ("core.errors", "core.workers"),
+    "pipeline.metrics.delta": (),
+    "pipeline.tasks": ("core.errors", "core.names", "compute", "metrics"),
+    "pipeline.networks": ("core.errors", "core.names", "compute"),
+    "pipeline.networks.from_params": ("core", "data", "networks", "params", "tasks"),
+    "pipeline.networks.saved_weights": ("core",),
+    "pipeline.data": ("core", "tasks"),
+    "pipeline.tracking": ("core",),
+    "pipeline.comparison.baselines": ("core", "params", "metrics.delta"),
+}
+
+# Where other people's packages are limited to these; the standard library is always allowed.
+THIRD_PARTY = {
+    "pipeline.core": ("filelock", "psutil", "yaml"),
+    "pipeline.core.errors": (),
+    "pipeline.core.paths": (),
+    "pipeline.compute": ("torch",),
+    "pipeline.compute.sync_batch_norm": ("torch", "timm"),
+    "pipeline.params": ("psutil", "pydantic", "ruamel", "yaml"),  # ruamel: DVC's reader
+    "pipeline.metrics.delta": (),
+    "pipeline.networks": ("torch", "timm"),
+    "pipeline.networks.pretrained": ("torch", "timm", "safetensors", "numpy", "huggingface_hub"),  # others' files
+    "pipeline.networks.saved_weights": ("torch", "safetensors"),
+    "pipeline.comparison": (),
+}
+
+# Packages that only these modules may import, or none.
+ONLY_IN = {"mlflow": ("pipeline.tracking.opening", "pipeline.tracking.mlflow_run"), "dvc": ()}
+
+
+def imported(source: str, module: str, is_package: bool = False) -> list[tuple[int, str]]:
+    """(line, dotted name) of every import, those inside functions and under conditions included.
+
+    `from a import b` counts as a.b: b may be a module.
+    """
+    package = module.split(".") if is_package else module.split(".")[:-1]
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *([node.module] if node.module else [])]
+            found += [(node.lineno, ".".join([*base, alias.name])) for alias in node.names]
+    return found
+
+
+def within(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
+def part_of(module: str, table: dict) -> str | None:
+    """The most specific entry of the table that holds the module."""
+    return max((part for part in table if within(module, part)), key=len, default=None)
+
+
+def breach(module: str, name: str) -> str | None:
+    """What is wrong with `module` importing `name`, or None."""
+    top = name.partition(".")[0]
+    if top in ONLY_IN and module not in ONLY_IN[top]:
+        return f"only {ONLY_IN[top] or 'nobody'} may import {top}"
+    if top == "stages" and not within(module, "stages"):
+        return "nothing imports a stage"
+    if top == "pipeline" and within(module, "pipeline"):
+        room, other = module.split(".")[1], name.split(".")[1]
+        if room not in ROOMS or other not in ROOMS:
+            return f"{room if room not in ROOMS else other} is no room"
+        if ROOMS.index(other) > ROOMS.index(room):
+            return f"{room} may not import {other}, which is below it"
+        part = part_of(module, MAY_IMPORT)
+        if part and not any(within(name, each) for each in (part, *(f"pipeline.{one}" for one in MAY_IMPORT[part]))):
+            return f"{part} may import only {', '.join(MAY_IMPORT[part]) or 'nothing'} of the library"
+    elif top not in sys.stdlib_module_names and top not in ("stages", "__future__"):
+        part = part_of(module, THIRD_PARTY)
+        if part and top not in THIRD_PARTY[part]:
+            return f"{part} may import only {', '.join(THIRD_PARTY[part]) or 'nothing'} from outside"
+    return None
+
+
+def test_no_import_breaks_the_rules():
+    told, seen = [], 0
+    for path in sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]):
+        relative = path.relative_to(ROOT)
+        is_package = path.name == "__init__.py"
+        module = ".".join((relative.parent if is_package else relative.with_suffix("")).parts)
+        for line, name in imported(path.read_text(encoding="utf-8"), module, is_package):
+            seen += 1
+            if problem := breach(module, name):
+                told.append(f"{relative}:{line} imports {name}: {problem}")
+    assert seen > 50, "the walk found hardly an import: it looks in the wrong place"
+    assert not told, "\n".join(told)
+
+
+def test_the_library_is_rooms_and_nothing_else():
+    found = {path.name for path in (ROOT / "pipeline").iterdir() if path.name != "__pycache__"}
+    assert found == {"__init__.py", *ROOMS}
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("pipeline.networks.heads.aspp", "from pipeline.tasks import TASKS"),
+        ("pipeline.networks.heads.aspp", "from pipeline import datasets"),
+        ("pipeline.networks.heads.aspp", "from ...datasets.spec import Dataset"),
+        ("pipeline.networks.heads.aspp", "import numpy"),
+        ("pipeline.tasks.depth", "def late():\n    import pipeline.networks.blocks"),
+        ("pipeline.datasets.rooms.mesh", "from pipeline.evaluation import scoring"),
+        ("pipeline.metrics.depth", "from pipeline.tasks import TASKS"),
+        ("pipeline.metrics.delta", "import numpy as np"),
+        ("pipeline.params.schema", "import torch"),
+        ("pipeline.core.paths", "from pipeline.params.load import load_params"),
+        ("pipeline.train.loop", "from stages.train import main"),
+        ("pipeline.train.loop", "import mlflow.pytorch"),
+        ("pipeline.visual.paint", "from pipeline.paint import paint"),
+        ("stages.report", "from mlflow import MlflowClient"),
+        ("stages.report", "import dvc.api"),
+    ],
+)
+def test_a_breach_is_found(module: str, source: str):
+    assert any(breach(module, name) for _, name in imported(source, module))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("pipeline.networks.heads.aspp", "import math\nimport torch\nfrom ..blocks import Block"),
+        ("pipeline.tasks.depth", "from pipeline.metrics.depth import DepthMetric"),
+        ("pipeline.params.load", "from pipeline.core import names\nfrom pipeline.core.errors import ParamsError"),
+        ("pipeline.tracking.mlflow_run", "import mlflow"),
+        ("stages.train", "from stages._entry import run_stage\nfrom pipeline.train.loop import train"),
+    ],
+)
+def test_what_is_allowed_is_not_a_breach(module: str, source: str):
+    assert not [name for _, name in imported(source, module) if breach(module, name)]
+
+
+def test_checking_and_comparing_load_nothing_heavy():
+    code = (
+        "import sys, stages.check, stages.compare, stages.selection, stages.single_task_weights;"
+        "print(sorted({'torch', 'numpy', 'pandas', 'mlflow', 'dvc', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
