@@ -1,8 +1,8 @@
 """A training that is killed again and again, beside one that is not: what is left in the end must be the same.
 
 `make test-soak` kills 20 times, one training or two, and takes eight minutes; tests/e2e/test_soak.py kills three
-times. Or `python -m tests.soak [--epochs N] [--kills N] [--seed N] [--device cuda] [--compile]`: with few epochs (4) training is
-done after a few kills, some of them in its scoring, and another takes its place.
+times. Or `python -m tests.soak [--epochs N] [--kills N] [--seed N] [--device cuda] [--compile]`: with few epochs (4)
+training is done after a few kills, some of them in its scoring, and another takes its place.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from nyud_archive import TOP, image, npy, nyud_files, write_tgz
 
 import stages.download
 import stages.prepare
 from pipeline.datasets import preparation
 from stages._entry import run_stage
+from tests.support.nyud_archive import TOP, image, npy, nyud_files, write_tgz
 
 SIZE = (32, 64)
 WALLS = np.ones(SIZE, np.uint8)

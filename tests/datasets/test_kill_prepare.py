@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from nyud_archive import TOP, nyud_files, write_tgz
 
 from pipeline.datasets import get_dataset
 from pipeline.download.archive import fetch
+from tests.support.nyud_archive import TOP, nyud_files, write_tgz
 
 FRAMES = 300
 

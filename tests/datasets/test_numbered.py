@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from layout_files import save
-from numbered_archive import CLASSES, SIZES, frame, numbered_files, write_zip
-from nyud_archive import npy
 
 import stages.download
 import stages.prepare
@@ -20,6 +17,9 @@ from pipeline.data.store import Store
 from pipeline.datasets import get_dataset
 from pipeline.params.schema import Data
 from stages._entry import run_stage
+from tests.support.layout_files import save
+from tests.support.numbered_archive import CLASSES, SIZES, frame, numbered_files, write_zip
+from tests.support.nyud_archive import npy
 
 DATASETS = tuple(SIZES)
 

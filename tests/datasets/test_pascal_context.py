@@ -10,8 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nyud_archive import image
-from pascal_archive import (
+from skimage.morphology import thin
+
+from pipeline.core.errors import DataError
+from pipeline.core.names import DATASET_TASKS
+from pipeline.data.sample import Label, Sample, decode_normals
+from pipeline.data.store import check_sample
+from pipeline.datasets import pascal_context as pascal
+from pipeline.download.archive import extracted, fetch
+from pipeline.params.schema import Data
+from tests.support.nyud_archive import image
+from tests.support.pascal_archive import (
     OBJECTS,
     PART,
     Entry,
@@ -23,15 +32,6 @@ from pascal_archive import (
     structs,
     write_pascal,
 )
-from skimage.morphology import thin
-
-from pipeline.core.errors import DataError
-from pipeline.core.names import DATASET_TASKS
-from pipeline.data.sample import Label, Sample, decode_normals
-from pipeline.data.store import check_sample
-from pipeline.datasets import pascal_context as pascal
-from pipeline.download.archive import extracted, fetch
-from pipeline.params.schema import Data
 
 COUNTS = {"train": 8, "val": 3}
 ENTRIES = {entry.id: entry for images in entries(**COUNTS).values() for entry in images}

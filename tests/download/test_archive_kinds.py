@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nyud_archive import TOP, nyud_files, write_tgz
-from pascal_archive import pascal_tgz
-from test_bad_archive import tar_of, zip_of
 
 import stages.download
 import stages.prepare
@@ -21,7 +18,10 @@ from pipeline.core import paths
 from pipeline.core.errors import DataError
 from pipeline.download.archive import extracted
 from stages._entry import run_stage
+from tests.download.test_bad_archive import tar_of, zip_of
 from tests.support.archive_site import GOOD, NOISE, get, names, tar_gz, wanted
+from tests.support.nyud_archive import TOP, nyud_files, write_tgz
+from tests.support.pascal_archive import pascal_tgz
 
 
 def write(folder: Path, files: dict[str, bytes] = GOOD) -> Path:

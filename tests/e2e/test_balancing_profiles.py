@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from numbered_archive import frame, numbered_files, write_zip
-from test_pascal_profile import stage
 
 import stages.compare
 import stages.download
@@ -22,6 +20,8 @@ from pipeline.comparison import published
 from pipeline.data.store import Store
 from pipeline.datasets import DATASETS
 from pipeline.params.load import load_params
+from tests.e2e.test_pascal_profile import stage
+from tests.support.numbered_archive import frame, numbered_files, write_zip
 
 NAMES = {"nyuv2_288": "nyuv2.zip", "cityscapes_128": "cityscapes2.zip"}
 VAL = 2

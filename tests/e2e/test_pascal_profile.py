@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from archive_site import serve
 from mlflow import MlflowClient
-from pascal_archive import entries, pascal_tgz
 
 import stages.compare
 import stages.download
@@ -31,6 +29,8 @@ from pipeline.train.loop import train
 from pipeline.train.train_run import _stores, make_augmenter
 from stages._entry import run_stage
 from tests.reference.losses import plain_loss
+from tests.support.archive_site import serve
+from tests.support.pascal_archive import entries, pascal_tgz
 
 TRAIN, VAL = 8, 4
 SMALL = {"epochs": 1, "batch_size": 4}

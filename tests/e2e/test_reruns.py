@@ -20,7 +20,7 @@ from dvc.repo import Repo
 from dvc.utils.serialize import _yaml
 
 from pipeline.core.paths import atomic
-from pipeline.core.provenance import _folder_digest
+from pipeline.datasets.packing_inputs import _folder_digest
 from pipeline.tools.doctor import half_written
 from tests.support.project import ROOT, Project
 

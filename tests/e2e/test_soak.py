@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from soak import KILLS, RUN, STAGE, Repro, Soak, mlflow_run, resumptions
+
+from tests.soak import KILLS, RUN, STAGE, Repro, Soak, mlflow_run, resumptions
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

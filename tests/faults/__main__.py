@@ -1,7 +1,8 @@
 """Try faults and print what each ended in: python -m tests.faults [--kinds kill ...] [--seed N] [--case ID].
 
 `make test-faults` is the long form; tests/e2e/test_fault_harness.py the short one. A case's id names it whatever the
-seed, so that one can be tried again alone: --case "kill train@semseg-0 dvc 17" --show prints what the last command said.
+seed, so that one can be tried again alone: --case "kill train@semseg-0 dvc 17" --show prints what the last command
+said.
 Exit code 1 where a case ended in a FAULT.
 """
 

@@ -23,10 +23,10 @@ Different, and held to these bounds below:
 import numpy as np
 import pytest
 import torch
-from test_edges import scene
 
 from pipeline.metrics.boundaries import THRESHOLDS, count_boundaries, thin
 from pipeline.metrics.edges import EdgeMetric
+from tests.metrics.test_edges import scene
 
 WHY = "pyEdgeEval, the published correspondence code, is not installed: see this file's first lines"
 pytest.importorskip("pyEdgeEval", reason=WHY)

@@ -12,16 +12,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from plain_sca import (
-    PlainCrossAttention,
-    PlainCrossScaleAttention,
-    PlainCrossTaskAttention,
-    PlainFeaturePropagation,
-    PlainHead,
-    PlainHRNet,
-    PlainSequentialAttention,
-    PlainWindowSelfAttention,
-)
 from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,6 +23,16 @@ from pipeline.networks.sca.attention import CrossAttention, WindowSelfAttention
 from pipeline.networks.sca.csam import CrossScaleAttention
 from pipeline.networks.sca.ctam import CrossTaskAttention
 from pipeline.networks.sca.fpma import FeaturePropagation
+from tests.reference.sca import (
+    PlainCrossAttention,
+    PlainCrossScaleAttention,
+    PlainCrossTaskAttention,
+    PlainFeaturePropagation,
+    PlainHead,
+    PlainHRNet,
+    PlainSequentialAttention,
+    PlainWindowSelfAttention,
+)
 
 ALL_TASKS = {"semseg": 7, "depth": 1, "normals": 3, "edge": 1, "sal": 1}
 

@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from plain_networks import PLAIN
-from test_fast_sca import assert_same, run, twins
 from torch import nn
 
 from pipeline.networks.registry import ARCHITECTURES, Backbone, build
+from tests.networks.test_fast_sca import assert_same, run, twins
+from tests.reference.networks import PLAIN
 from tests.support.networks import parameters
 
 SMALL = "hrnet_w18_small"

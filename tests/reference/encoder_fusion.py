@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
-from plain_sca import PlainHead, conv_norm, upsample
 from torch import Tensor, nn
 
 from pipeline.networks.registry import Backbone, Outputs
+from tests.reference.sca import PlainHead, conv_norm, upsample
 
 Tasks = Mapping[str, int]
 

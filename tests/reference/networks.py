@@ -3,8 +3,8 @@
 Nothing is shared, reordered, batched or fused: every concatenation is made at the size of its finest map, every pair of
 tasks is a convolution or an attention of its own, attention has its whole matrix. Parameters have the names of ours in
 `pipeline.networks`, so either loads the other's state dict; where ours keeps two convolutions in one tensor (PAD-Net's
-gate and message), the plain form cuts it in two. The backbone is ours; the networks that mix between a backbone's stages
-run timm's modules one after the other, at the image enlarged to multiples of 32.
+gate and message), the plain form cuts it in two. The backbone is ours; the networks that mix between a backbone's
+stages run timm's modules one after the other, at the image enlarged to multiples of 32.
 
 Which state of which repository a form describes, as run on 2026-11-27:
 
@@ -26,8 +26,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from plain_encoder_fusion import PlainCrossStitch, PlainNddrCnn, Tasks, outputs
-from plain_sca import (
+from torch import Tensor, nn
+
+from pipeline.networks.registry import Backbone, Outputs
+from tests.reference.encoder_fusion import PlainCrossStitch, PlainNddrCnn, Tasks, outputs
+from tests.reference.sca import (
     PlainHead,
     PlainResidualBlock,
     PlainSqueezeExcite,
@@ -36,9 +39,6 @@ from plain_sca import (
     pairs,
     upsample,
 )
-from torch import Tensor, nn
-
-from pipeline.networks.registry import Backbone, Outputs
 
 
 class PlainASPPHead(nn.Module):

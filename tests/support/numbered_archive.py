@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from nyud_archive import npy
+
+from tests.support.nyud_archive import npy
 
 SIZES = {"nyuv2_288": (288, 384), "cityscapes_128": (128, 256)}
 CLASSES = {"nyuv2_288": 13, "cityscapes_128": 7}

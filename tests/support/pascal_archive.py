@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from nyud_archive import image, write_tgz
 from PIL import Image
 from scipy import ndimage
 
 from pipeline.datasets.rooms.dataset import render_frame
 from pipeline.datasets.rooms.scene import CLASSES
+from tests.support.nyud_archive import image, write_tgz
 
 TOP = "PASCAL_MT"
 YEARS = {"train": 2008, "val": 2010}  # ids are 2008_000000, 2008_000001, ... and 2010_000000, ...

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from plain_losses import plain_loss
 
 from pipeline.tasks import TASKS, losses
+from tests.reference.losses import plain_loss
 
 CLASSES = 5
 
