@@ -1,6 +1,7 @@
 """Sequential cross attention: across tasks at each scale, then across scales in each task.
 
 Kim, Choi, Min, "Sequential Cross Attention Based Multi-task Learning", ICIP 2022, arXiv:2209.02518.
+docs/networks.md draws it and leads from each part of the paper to its class; tests/reference/sca.py is the plain form.
 Shapes: B batch, C_k channels of scale k, H, W; T tasks; K = 4 scales, fine to coarse.
 """
 
