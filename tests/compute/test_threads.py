@@ -36,7 +36,8 @@ def weights(project: Project, run: str = "semseg") -> bytes:
 
 
 def train(project: Project, threads: str) -> bytes:
-    """The weights that `train` leaves with OMP_NUM_THREADS."""
+    """The weights that `train` leaves with OMP_NUM_THREADS, which torch reads when it is imported."""
+    project.forks = False
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", threads)
         project.stage("train", "--run", "semseg", "--seed", "0")

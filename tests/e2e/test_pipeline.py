@@ -165,17 +165,12 @@ def test_a_second_repro_does_nothing(project):
 
 
 def test_results_are_traced_to_their_runs_and_nothing_is_left_behind(project):
-    def run(*command: str) -> subprocess.CompletedProcess:
-        command = (sys.executable, "-m", *command)
-        return subprocess.run(command, cwd=project.root, env=project.environment, text=True, capture_output=True)
-
-    done = run("stages.trace", "reports/metrics/stitched-0.json", "--json")
-    found = json.loads(done.stdout)
-    assert done.returncode == 0 and found["reproducible"] and not found["notes"], done.stdout + done.stderr
+    code, output = project.ends("trace", "reports/metrics/stitched-0.json", "--json")
+    found = json.loads(output)
+    assert code == 0 and found["reproducible"] and not found["notes"], output
     assert found["model"] == "models/stitched-0" and found["mlflow"]["name"] == "stitched-0"
     assert found["recorded"]["git.commit"] == project.git("rev-parse", "HEAD").strip()
-    done = run("stages.doctor")
-    assert (done.returncode, done.stdout) == (0, "nothing is left to mend\n"), done.stdout + done.stderr
+    assert project.ends("doctor") == (0, "nothing is left to mend\n")
 
 
 def test_what_is_made_again_leaves_committed_files_as_they_were(project, tmp_path):
@@ -243,9 +238,8 @@ def test_a_damaged_former_is_not_taken_over(project, tmp_path, monkeypatch):
 def test_params_that_are_refused_cost_nothing(project, tmp_path, wrong):
     """DVC removes the outs of a stage before it runs: `check` has none that anybody would miss."""
     refused = project.copy(tmp_path / "refused")
-    command = [sys.executable, "-m", "dvc", "exp", "run", "-S", wrong]
-    done = subprocess.run(command, cwd=refused.root, env=refused.environment, text=True, capture_output=True)
-    assert done.returncode and "failed to reproduce 'check'" in done.stderr and "Traceback" not in done.stderr
+    code, output = refused.run_any(sys.executable, "-m", "dvc", "exp", "run", "-S", wrong)
+    assert code and "failed to reproduce 'check'" in output and "Traceback" not in output
     for place in ("data/raw", "data/prepared", "models", "reports"):
         kept = [{p.relative_to(each.root) for p in (each.root / place).rglob("*")} for each in (project, refused)]
         assert kept[0] == kept[1]

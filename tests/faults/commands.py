@@ -1,4 +1,4 @@
-"""Commands run by the launcher, with a fault in one of their processes, until all that they started has ended."""
+"""Commands run by support/fork_server.py, with a fault in one of their processes, until all that they started has ended."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Launcher:
         environment = clean_environment() | {"LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
         self._errors = (folder / "launcher.log").open("w")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.launcher"],
+            [sys.executable, "-m", "tests.support.fork_server"],
             cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
         )  # fmt: skip
         self._answer()

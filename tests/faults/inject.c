@@ -1,5 +1,5 @@
 /* Counts the system calls by which a process reads or changes files below one folder, and at the n-th of them kills the
-   process or lets the call fail. Preloaded (LD_PRELOAD) into the process that tests/faults/launcher.py forks from, so
+   process or lets the call fail. Preloaded (LD_PRELOAD) into the process that tests/support/fork_server.py forks from, so
    that C libraries (SQLite, safetensors, OpenCV, torch) are reached as well as Python. It does nothing until `arm`. */
 
 #define _GNU_SOURCE

@@ -4,8 +4,6 @@ One real project is run by DVC and committed; each test clones it and edits the 
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -46,9 +44,7 @@ def clone(origin, tmp_path):
 
 def traced(project, *arguments):
     """The exit code and what is printed."""
-    command = [sys.executable, "-m", "stages.trace", METRICS, *arguments]
-    done = subprocess.run(command, cwd=project.root, env=project.environment, text=True, capture_output=True)
-    return done.returncode, done.stdout + done.stderr
+    return project.ends("trace", METRICS, *arguments)
 
 
 def edit_params(project, section, **values):

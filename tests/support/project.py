@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline.core import paths
+from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
@@ -24,13 +25,15 @@ class Project:
 
     launcher: the command that starts its trainings, if any. device: where they run; by default where the same bits
     come twice without being asked for. variables: more of the environment of all that it runs. store: the address at
-    which a test finds its runs, if not in `mlflow.db`.
+    which a test finds its runs, if not in `mlflow.db`. forks: whether `dvc` and stages are forks of a process that has
+    imported everything, which saves most of their time; then an edit of this copy's code is seen by DVC and not run.
     """
 
     launcher = ""
     device = "cpu"
     store = ""
     variables: Mapping[str, str] = MappingProxyType({})
+    forks = True
 
     def __init__(self, root: Path, params: dict[str, Any]):
         self.root = root
@@ -69,10 +72,9 @@ class Project:
 
     def fails(self, name: str, *arguments: str, code: int = 2) -> str:
         """What a stage or command says that ends with `code`."""
-        command = (sys.executable, "-m", f"stages.{name}", *arguments)
-        done = subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True)
-        assert done.returncode == code and "Traceback" not in done.stderr, f"{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        found, output = self.ends(name, *arguments)
+        assert found == code and "Traceback" not in output, output
+        return output
 
     @property
     def environment(self) -> dict[str, str]:
@@ -84,10 +86,21 @@ class Project:
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
         return environment | self.variables
 
+    def ends(self, name: str, *arguments: str) -> tuple[int | None, str]:
+        """The exit code of a stage or command, and what it says."""
+        return self.run_any(sys.executable, "-m", f"stages.{name}", *arguments)
+
     def _run(self, *command: str) -> str:
+        code, output = self.run_any(*command)
+        assert code == 0, f"{command} failed ({code}):\n{output}"
+        return output
+
+    def run_any(self, *command: str) -> tuple[int | None, str]:
+        """The exit code, and the output: that on stdout first where it is a process of its own."""
+        if self.forks and not self.launcher and command[:2] == (sys.executable, "-m"):
+            return forked.run(self.root, command[2:], self.environment)
         done = subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True)
-        assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        return done.returncode, done.stdout + done.stderr
 
     def json(self, name: str) -> dict:
         return paths.read_json(self.root / name)

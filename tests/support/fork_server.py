@@ -1,7 +1,7 @@
 """A process that has imported DVC, MLflow, torch and all stages, and forks a process for each command that it is given.
 
-Importing takes ten seconds in each stage of a second; a fork takes none. What runs is `dvc` and `python -m
-stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment, closed
+Importing takes most of the time of a stage that trains for a second; a fork takes none. What runs is `dvc` and
+`python -m stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment, closed
 descriptors and a traceback where one is due. Only DVC's shell is left out. Reads one command a line, as JSON; prints
 what became of it.
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-LIBRARY = ctypes.CDLL(None)  # inject.c is preloaded
+LIBRARY = ctypes.CDLL(None)  # of tests/faults, inject.c is preloaded
 COMMAND_ENDS = 0.02  # seconds between two looks at a command
 
 
@@ -151,6 +151,8 @@ def stage(module: str, arguments: Sequence[str]) -> None:
 
 def arm_if(name: str) -> None:
     """Lay the fault, where it is one of the process of this name; lift that of the parent."""
+    if not hasattr(LIBRARY, "faults_arm"):
+        return
     LIBRARY.faults_disarm()
     fault = ORDER.get("fault")
     if fault and fault["process"] == name:
@@ -196,9 +198,10 @@ class ForkingSubprocess:
 
         def communicate(self) -> None:
             self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            note = {"stage": self.stage, "code": self.returncode}
-            with Path(ORDER["stages"]).open("a") as file:
-                file.write(json.dumps(note) + "\n")
+            if notes := ORDER.get("stages"):
+                note = {"stage": self.stage, "code": self.returncode}
+                with Path(notes).open("a") as file:
+                    file.write(json.dumps(note) + "\n")
 
 
 if __name__ == "__main__":
