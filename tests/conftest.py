@@ -25,17 +25,25 @@ LONG = (
     "test_pipeline.py",
     "test_soak.py",
     "test_parallel.py",
+    "test_fast_sca.py",
+    "test_threads.py",
+    "test_bit_rot.py",
     "test_pascal_profile.py",
-    "test_kill_prepare.py",
-    "test_tracking.py",
-    "test_servers.py",
-    "test_database_faults.py",
     "test_fault_harness.py",
+    "test_servers.py",
+    "test_plain_networks.py",
+    "test_registry.py",
+    "test_kill_prepare.py",
+    "test_mlflow_run.py",
+    "test_reruns.py",
+    "test_machine_faults.py",
+    "test_clone.py",
+    "test_database_faults.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def pytest_collection_finish() -> None:

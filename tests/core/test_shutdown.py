@@ -13,7 +13,7 @@ import pytest
 STAGE = """
 import hashlib, os, signal, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from pipeline import interruption
+from pipeline.core import shutdown
 from stages._entry import run_stage
 
 scenario = sys.argv[1]
@@ -21,22 +21,22 @@ out = open("said", "a", buffering=1)
 
 def main(params):
     if scenario == "steps":
-        with interruption.deferred():
+        with shutdown.deferred():
             print("begun", file=out)
-            while not interruption.requested():
+            while not shutdown.requested():
                 time.sleep(0.01)
             print("step finished", file=out)
         print("never", file=out)
     elif scenario == "second signal":
-        with interruption.deferred():
+        with shutdown.deferred():
             print("begun", file=out)
-            while not interruption.requested():
+            while not shutdown.requested():
                 time.sleep(0.01)
             print("asked once", file=out)
             time.sleep(60)
     elif scenario == "one long call":
-        interruption._watch.grace_seconds = 0.5
-        with interruption.last_words(lambda: print("last words", file=out)), interruption.deferred():
+        shutdown._watch.grace_seconds = 0.5
+        with shutdown.last_words(lambda: print("last words", file=out)), shutdown.deferred():
             print("begun", file=out)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # about ten minutes in C
     elif scenario == "fork":
@@ -46,7 +46,7 @@ def main(params):
         os.kill(child, signal.SIGTERM)  # at once: it may not have run a line of Python yet
         os.waitpid(child, 0)
         time.sleep(0.5)
-        print("begun", "told" if interruption.requested() else "not told", file=out)
+        print("begun", "told" if shutdown.requested() else "not told", file=out)
     elif scenario == "worker":
         child = os.fork()
         if child == 0:

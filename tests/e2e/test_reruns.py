@@ -364,7 +364,7 @@ def test_one_training_brings_what_it_depends_on(edited):
 KILLED_WRITE = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import paths
+from pipeline.core import paths
 with paths.atomic(Path(sys.argv[1])) as file:
     file.write("half of it")
     file.flush()

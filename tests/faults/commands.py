@@ -1,4 +1,4 @@
-"""Commands run by support/fork_server.py, with a fault in one of their processes, until all that they started has ended."""
+"""Commands run by support/fork_server.py, with a fault in one of their processes, until all they started has ended."""
 
 from __future__ import annotations
 

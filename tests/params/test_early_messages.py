@@ -81,8 +81,8 @@ def test_numpy_scalars_in_a_weights_file(tmp_path: Path, place: str) -> None:
 
 HUB = """
 import time, json
-from pipeline.errors import TrainingError
-from pipeline.nets.weights import load_pretrained
+from pipeline.core.errors import TrainingError
+from pipeline.networks.pretrained import load_pretrained
 import huggingface_hub.constants as constants, timm
 net = timm.create_model("hrnet_w18_small")
 start = time.monotonic()

@@ -1,8 +1,8 @@
 """A process that has imported DVC, MLflow, torch and all stages, and forks a process for each command that it is given.
 
 Importing takes most of the time of a stage that trains for a second; a fork takes none. What runs is `dvc` and
-`python -m stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment, closed
-descriptors and a traceback where one is due. Only DVC's shell is left out. Reads one command a line, as JSON; prints
+`python -m stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment,
+closed descriptors and a traceback where one is due. Only DVC's shell is left out. Reads one command a line, as JSON; prints
 what became of it.
 """
 
