@@ -2,8 +2,8 @@
 
 Importing takes most of the time of a stage that trains for a second; a fork takes none. What runs is `dvc` and
 `python -m stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment,
-closed descriptors and a traceback where one is due. Only DVC's shell is left out. Reads one command a line, as JSON; prints
-what became of it.
+closed descriptors and a traceback where one is due. Only DVC's shell is left out. Reads one command a line, as JSON;
+prints what became of it.
 """
 
 from __future__ import annotations
