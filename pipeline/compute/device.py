@@ -59,7 +59,9 @@ class Device:
         return torch.autocast(self.torch_device.type, self.dtype)
 
     def network(self, network: nn.Module) -> nn.Module:
-        return network.to(self.torch_device, memory_format=self.memory_format)
+        return network.to(  # type: ignore[call-overload]  # torch's stub lacks memory_format
+            self.torch_device, memory_format=self.memory_format
+        )
 
     def image(self, image: Tensor, normalization: Normalization) -> Tensor:
         """(B, 3, H, W) uint8 or float in 0..255 -> normalised float32 on the device, in its memory format."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -63,7 +63,7 @@ def gather(own: Value) -> list[Value]:
         return [own]
     everyone: list[Value | None] = [None] * count()
     dist.all_gather_object(everyone, own)
-    return everyone
+    return cast("list[Value]", everyone)
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:

@@ -70,6 +70,8 @@ def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     mean = _Total.apply(wide.sum((0, 2, 3))) / count
     centred = wide - mean.view(1, -1, 1, 1)
     var = _Total.apply(centred.square().sum((0, 2, 3))) / count
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)

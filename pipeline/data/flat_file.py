@@ -100,7 +100,7 @@ class FlatFile:
 
     def is_whole(self, i: int) -> bool:
         """Whether array `i` has the checksum that it was packed with."""
-        return zlib.crc32(self._flat(i)) == self._checksums[i]
+        return zlib.crc32(self._flat(i).data) == self._checksums[i]
 
     def _flat(self, i: int) -> np.ndarray:
         return self._data[self._starts[i] : self._starts[i + 1]]

@@ -168,7 +168,8 @@ class TarReader:
     def _next_member(self) -> Member | None:
         while self._rest:
             self._rest -= len(self._exactly(min(self._rest, 1 << 20)))
-        long_name, pax = None, {}
+        long_name: bytes | None = None
+        pax: dict[str, bytes] = {}
         for _ in range(MAX_HEADERS):
             header = self._header()
             if header is None:

@@ -46,7 +46,11 @@ class Batch:
     def split(self, parts: int) -> list[Batch]:
         """The batch in so many equal parts, in order."""
         size = len(self.image) // parts
-        return [self.map(lambda x, i=i: x[i * size : (i + 1) * size]) for i in range(parts)]
+
+        def part(i: int) -> Batch:
+            return self.map(lambda x: x[i * size : (i + 1) * size])
+
+        return [part(i) for i in range(parts)]
 
     def pin_memory(self) -> Batch:
         """The batch in memory that a GPU reads by itself; DataLoader asks for it by this name."""

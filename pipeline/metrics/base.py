@@ -19,7 +19,7 @@ from pipeline.core.errors import TrainingError
 class Metric(ABC):
     """Sums that grow by `update` and never depend on how a split was cut into batches.
 
-    Subclasses declare their sums with `add_state` and find each as an attribute of that name.
+    Subclasses declare their sums with `add_state` and find each as an attribute of that name, annotated in the class.
     """
 
     def __init__(self) -> None:

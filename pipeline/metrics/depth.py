@@ -21,6 +21,14 @@ class DepthMetric(Metric):
     Raises ValueError for a valid label that is not positive.
     """
 
+    squared: Tensor
+    squared_log: Tensor
+    absolute: Tensor
+    relative: Tensor
+    within: Tensor
+    images: Tensor
+    valid_pixels: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in ("squared", "squared_log", "absolute", "relative"):

@@ -18,6 +18,12 @@ class DisparityMetric(Metric):
     Raises ValueError for a valid label that is not positive.
     """
 
+    absolute: Tensor
+    relative: Tensor
+    squared: Tensor
+    images: Tensor
+    valid_pixels: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in ("absolute", "relative", "squared"):

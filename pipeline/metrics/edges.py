@@ -32,6 +32,12 @@ class EdgeMetric(Metric):
     is not between 0 and 1, and for a valid label that is neither 0 nor 1.
     """
 
+    matched: Tensor
+    predicted: Tensor
+    labelled: Tensor
+    images: Tensor
+    valid_pixels: Tensor
+
     def __init__(self, max_dist: float, nms: bool = False) -> None:
         super().__init__()
         if not 0 < max_dist < 1:

@@ -22,6 +22,12 @@ class NormalsMetric(Metric):
     Raises ValueError for a valid label without a direction.
     """
 
+    total: Tensor
+    squared: Tensor
+    within: Tensor
+    histogram: Tensor
+    images: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in ("total", "squared"):

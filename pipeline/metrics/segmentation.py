@@ -25,6 +25,9 @@ class SegmentationMetric(Metric):
     class, and for more classes than the uint8 of decoded class maps can tell apart.
     """
 
+    confusion: Tensor
+    images: Tensor
+
     def __init__(self, class_names: Sequence[str], skip_background_images: bool = False) -> None:
         super().__init__()
         if not 1 <= len(class_names) <= _MAX_CLASSES:

@@ -104,7 +104,9 @@ class MTAN(nn.Module):
         for stage, attention in enumerate(self.attention):
             inner = self.stages.trunk(self.backbone, stage, maps)
             maps = self.stages.last(self.backbone, stage, inner)
+            assert isinstance(attention, nn.ModuleDict)
             for task, masks in attention.items():
+                assert isinstance(masks, nn.ModuleList)
                 x = inner if stage == 0 else self._join(stage, inner, attended[task][-1])
                 attended[task].append([mask(y) * p for mask, y, p in zip(masks, x, maps, strict=True)])
         raw = {t: head([[x] for x in self.stages.pyramid(attended[t])]) for t, head in self.heads.items()}
@@ -114,7 +116,9 @@ class MTAN(nn.Module):
 
     def _join(self, stage: int, inner: list[Tensor], before: list[Tensor]) -> list[Tensor]:
         """[u ; f(a)] for every map of a stage; `before` are the task's attended maps of the stage before."""
-        carried = [f(before[min(i, len(before) - 1)]) for i, f in enumerate(self.carry[stage - 1])]
+        carry = self.carry[stage - 1]
+        assert isinstance(carry, nn.ModuleList)
+        carried = [f(before[min(i, len(before) - 1)]) for i, f in enumerate(carry)]
         return [torch.cat([u, x], 1) for u, x in zip(inner, carried, strict=True)]
 
 

@@ -38,6 +38,7 @@ class Captured:
             return self._aside(batch)
         if self._graph is None:
             self._capture(batch)
+        assert self._graph is not None
         for own, given in zip(self._batch.tensors(), batch.tensors(), strict=True):
             own.copy_(given, non_blocking=True)
         self._graph.replay()

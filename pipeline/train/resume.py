@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -67,7 +67,7 @@ class Attempt:
             writer = ChecksumWriter(file)
             try:
                 with without_crc32():
-                    torch.save(content, writer)
+                    torch.save(content, cast("IO[bytes]", writer))  # it writes and flushes, no more
             except RuntimeError as error:  # torch hides a failed write in an error of its own
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             writer.finish()

@@ -12,7 +12,9 @@ from pipeline.datasets.rooms.mesh import Builder, Frame, Seat, Surface, Thing, t
 from pipeline.datasets.rooms.palette import Palette
 
 
-def _legs(thing: Thing, width: float, depth: float, height: float, thick: float, material: int, taper=1.0) -> None:
+def _legs(
+    thing: Thing, width: float, depth: float, height: float, thick: float, material: int, taper: float = 1.0
+) -> None:
     for x in (-1, 1):
         for y in (-1, 1):
             centre = (x * (width - thick) / 2, y * (depth - thick) / 2, height / 2)
@@ -94,7 +96,9 @@ def chair(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: flo
     b.seats.append(Seat(f.at((0, 0.0, 0)), seat))
 
 
-def table(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height=None) -> None:
+def table(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float | None = None
+) -> None:
     thing, wood = b.thing("table", f), p.wood()
     height = rng.uniform(0.7, 0.77) if height is None else height
     thick = rng.uniform(0.025, 0.06)
@@ -112,7 +116,9 @@ def table(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: flo
     b.surfaces.append(Surface(f.at((0, 0, height)), width - 0.1, depth - 0.08))
 
 
-def cabinet(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float):
+def cabinet(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float
+) -> None:
     """A closed box with doors or drawers: wardrobe, dresser, night stand, sideboard."""
     thing, body = b.thing("furniture", f), p.wood()
     front, knob = (p.wood() if rng.uniform() < 0.35 else body), p.solid(0.4)
@@ -130,7 +136,9 @@ def cabinet(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: f
         b.surfaces.append(Surface(f.at((0, 0, height)), width - 0.06, depth - 0.06))
 
 
-def bookcase(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float):
+def bookcase(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float
+) -> None:
     thing, wood, side = b.thing("furniture", f), p.wood(), 0.025
     levels = max(2, round(height / 0.36))
     step = (height - side) / levels
@@ -149,7 +157,9 @@ def bookcase(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: 
         b.surfaces.append(Surface(f.at((0, 0, height + side)), width - 0.1, depth - 0.06))
 
 
-def book_row(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float):
+def book_row(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float
+) -> None:
     """Books side by side in `width`, one instance: bound in a handful of covers, some rows shorter than the
     shelf.
     """

@@ -121,7 +121,7 @@ def picture(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: f
     thing.box((width - 2 * rim, 0.01, height - 2 * rim), (0, 0.031, height / 2), p.print())
 
 
-def window(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, height: float, day: float):
+def window(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, height: float, day: float) -> None:
     """Pane, frame and, often, curtains; all are class `window`. Origin: the middle of the bottom edge."""
     thing, frame = b.thing("window", f), p.solid(0.1)
     thing.box((width, 0.02, height), (0, 0.0, height / 2), p.pane(day))
