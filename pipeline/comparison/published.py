@@ -69,6 +69,7 @@ class Published:
         return ", but ".join(["yes", "; ".join(but)]) if but else "yes"
 
     def not_comparable_because(self, setting: Setting) -> Iterator[str]:
+        """How its network and training differ from the published setting, a phrase each; none where they agree."""
         if self.backbone != (setting.network or "HRNet-18"):
             yield f"backbone {self.backbone} instead of HRNet-18"
         yield from self.apart

@@ -38,6 +38,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d over the equal shares of all processes: (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same; while training, with the statistics of all processes."""
         return _normalise(self, x) if self.training else super().forward(x)
 
 
@@ -45,6 +46,7 @@ class SyncBatchNormAct2d(BatchNormAct2d):
     """The same of timm's batch norm with an activation behind it."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same; while training, with the statistics of all processes."""
         return self.act(self.drop(_normalise(self, x))) if self.training else super().forward(x)
 
 

@@ -29,6 +29,7 @@ class FlatFileWriter:
         self._checksums: list[int] = []
 
     def add(self, array: np.ndarray, packed: bool = False) -> None:
+        """Append an array. packed: as bits. Normals of both codings in one file are all stored as vectors."""
         dtype = "bits" if packed else array.dtype.str
         if self.dtype not in (None, dtype) and array.ndim == 3:  # normals of both codings: all become vectors
             if is_coded(array):
@@ -62,6 +63,7 @@ class FlatFileWriter:
         self.dtype = np.dtype(np.float32).str
 
     def close(self) -> dict:
+        """End the file, on disk; returns what the index says of it: dtype, shapes, crc32."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

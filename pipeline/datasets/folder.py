@@ -113,6 +113,7 @@ class Description(Section):
     normals_axes: Annotated[tuple[str, ...], AfterValidator(_three_axes)] = AXES
 
     def layout(self) -> Layout:
+        """What this says of the files, as `read_sample` takes it."""
         return Layout(
             classes=self.classes,
             ignore=self.ignore,

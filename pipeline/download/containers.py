@@ -75,9 +75,11 @@ class PlainStream:
         self.position = 0
 
     def room(self) -> int:
+        """How many bytes can still come."""
         return self._length - self.position
 
     def read(self, count: int) -> bytes:
+        """Up to `count` bytes; fewer only at the end."""
         found = self._file.read(count)
         self.position += len(found)
         return found
@@ -95,9 +97,11 @@ class XzStream:
         self.position = 0
 
     def room(self) -> int:
+        """How many bytes can still come at most, by the ratio that no xz file exceeds."""
         return (self._length - self._file.tell() + _ROOM) * _XZ_RATIO
 
     def read(self, count: int) -> bytes:
+        """Up to `count` bytes; fewer only at the end. Raises TarDamaged."""
         pieces, missing = [], count
         while missing and (piece := self._next(missing)) is not None:
             pieces.append(piece)
@@ -152,6 +156,7 @@ class Zip:
             raise TarDamaged(str(error)) from error
 
     def copy(self) -> Iterator[bytes]:
+        """The bytes of the member that was handed out last, once. Raises TarDamaged."""
         entry, self._entry = self._entry, None
         if entry is None:
             return

@@ -317,7 +317,7 @@ def check_name(name: str, raw: bytes) -> None:
     if _CONTROL.search(name):
         raise TarRefused(f"member {shown(name)} has control characters in its name")
     parts = name.split("/")
-    if not parts[0] and name or ".." in parts:
+    if (not parts[0] and name) or ".." in parts:
         raise TarRefused(f"unsafe archive: member {shown(name)} would be written outside its folder")
     if not name:
         raise TarRefused("a member without a name")

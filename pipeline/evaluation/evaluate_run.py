@@ -210,4 +210,5 @@ def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
 
 
 def predictions_file(run: str, seed: int) -> Path:
+    """The predictions that the report paints."""
     return paths.panel_dir(run, seed) / "predictions.npz"

@@ -58,6 +58,7 @@ class DepthMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         return (
             "Errors pooled over the split's valid pixels, not averaged by image: rmse in metres, log_rmse in natural "
             "logarithms, abs_err the mean absolute error in metres, abs_rel relative to the label, delta<i> the share "

@@ -48,6 +48,7 @@ class DisparityMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         return (
             "Errors of normalised disparity (inverse depth, no metres), pooled over the split's valid pixels, not "
             "averaged by image: abs_err the mean absolute error and rmse in the label's unit, abs_rel relative to the "

@@ -72,12 +72,14 @@ class EdgeMetric(Metric):
 
     @property
     def states(self) -> dict[str, Tensor]:
+        """The sums, by name, of all images so far: waits for those under way."""
         if self._pending:
             self._collect()
         return super().states
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         first = (
             f"non-maxima across the ridge are suppressed (by the Hessian, sigma {NMS_SIGMA:g} px)"
             if self.nms

@@ -58,6 +58,7 @@ class NormalsMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         return (
             "Angle in degrees between prediction and label, both scaled to unit length, pooled over the split's valid "
             "pixels: mean, rmse (root of the mean square), within_<a> (share below a) and median (the lower one, to "

@@ -68,6 +68,7 @@ class SaliencyMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         low, high = _PER_IMAGE[0].item(), _PER_IMAGE[-1].item()
         first, last = _POOLED[0].item(), _POOLED[-1].item()
         return (

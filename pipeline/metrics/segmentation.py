@@ -62,6 +62,7 @@ class SegmentationMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         text = (
             "One confusion matrix of the split's valid pixels. mIoU: mean over the classes that occur in a label or a "
             f"prediction; mIoU_absent_zero: over all {len(self.class_names)}, those that don't occur counting as 0 "

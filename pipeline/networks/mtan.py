@@ -7,6 +7,7 @@ the authors give for ResNets. Shapes: B batch, C channels, H, W.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -87,7 +88,7 @@ class MTAN(nn.Module):
                 f"mtan needs a backbone whose stages end with a block that keeps the resolution; "
                 f"{type(backbone.net).__name__} is not known to have them. Suitable are, for example, {SUITABLE}."
             )
-        self.carry = nn.ModuleList(_carry(a, b) for a, b in zip(outputs[:-1], outputs[1:], strict=True))
+        self.carry = nn.ModuleList(_carry(a, b) for a, b in pairwise(outputs))
         self.attention = nn.ModuleList()
         for stage, (u, p) in enumerate(zip(inner, outputs, strict=True)):
             carried = p.channels if stage > 0 else [0] * len(p.channels)

@@ -212,7 +212,7 @@ def _find_state(content: dict, own: Mapping[str, Tensor], source: str) -> dict[s
     most = max(counts.values(), default=0)
     if most < len(wanted) / 2:  # other names: all that the largest dict holds
         _, tensors = max(candidates, key=lambda candidate: len(candidate[1]))
-        common = os.path.commonprefix(list(tensors))
+        common = os.path.commonprefix(list(tensors))  # noqa: RUF071  (of names, cut back to a whole part below)
         return _strip(tensors, common[: common.rfind(".") + 1])
     places = [place for place, count in counts.items() if count == most]
     if len(places) > 1:

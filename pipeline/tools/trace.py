@@ -70,6 +70,7 @@ class Trace:
         return not self.mismatches and not self.differences
 
     def as_object(self) -> dict[str, Any]:
+        """All fields, for JSON."""
         differences = [{"input": name, "recorded": a, "now": b} for name, (a, b) in self.differences.items()]
         return asdict(self) | {"differences": differences, "reproducible": self.reproducible}
 

@@ -110,6 +110,7 @@ class RunLog:
             self._patiently(partial(self._client.log_batch, self.id, params=batch))
 
     def tags(self, values: dict[str, str]) -> None:
+        """Set tags; what had a value gets the new one."""
         tags = [RunTag(name, value) for name, value in values.items()]
         self._patiently(lambda: self._client.log_batch(self.id, tags=tags))
 
@@ -165,6 +166,7 @@ class RunLog:
         self._client.set_terminated(self.id, status, self._ends())
 
     def close(self) -> None:
+        """Stop the threads; what is not delivered by then is not delivered."""
         self._outbox.close()
         if self._monitor:  # waits for the answers to what it asked last
             with contextlib.suppress(StoreAway):

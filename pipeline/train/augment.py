@@ -51,6 +51,7 @@ class Geometry:
         return bool((self.zoom != 1).any() or (self.angle != 0).any())
 
     def to(self, device: torch.device) -> Geometry:
+        """The same on `device`."""
         return Geometry(*(to_device(each, device) for each in (self.flip, self.zoom, self.angle, self.shift)))
 
 

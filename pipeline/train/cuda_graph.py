@@ -33,6 +33,7 @@ class Captured:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, whose gradients the parameters have then."""
         self._calls += 1
         if self._calls <= _WARM_UP:
             return self._aside(batch)

@@ -56,6 +56,7 @@ class Attempt:
 
     @property
     def key(self) -> str:
+        """The key of the training: the name of its folder."""
         return self.folder.name
 
     def save(self, state: dict[str, Any], points: Iterable[Point], seconds: float) -> None:
@@ -216,6 +217,7 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
+        """Whether the last checkpoint is old enough for the next one."""
         return time.monotonic() - self._last >= self._interval
 
     def save(self, state: TrainingState) -> None:

@@ -96,6 +96,7 @@ class _Losses(nn.Module):
 
 
 def make_optimizer(network: nn.Module, recipe: Training, device: Device) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names, for all parameters of the network."""
     fused = device.has_fused_optimizers or None  # None leaves the choice of another form to torch
     lr, decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer == "sgd":

@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
-from matplotlib.artist import Artist
 
 matplotlib.use("Agg")  # drawn to files only; no screen is needed
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
-from pipeline.core import paths  # noqa: E402
-from pipeline.data.sample import Sample  # noqa: E402
-from pipeline.tasks import get_task  # noqa: E402
-from pipeline.tasks.spec import TaskContext  # noqa: E402
-from pipeline.visual.paint import paint  # noqa: E402
+from pipeline.core import paths
+from pipeline.data.sample import Sample
+from pipeline.tasks import get_task
+from pipeline.tasks.spec import TaskContext
+from pipeline.visual.paint import paint
 
 _DPI = 130
 _BASELINE = "#8c8c8c"

@@ -265,7 +265,7 @@ def test_two_processes_do_not_train_the_same(training, monkeypatch):
     monkeypatch.setattr(resume, "_LOCK_SECONDS", 0)
     monkeypatch.setattr(resume, "_LOOK_SECONDS", 0)
     with attempt("k"):
-        with pytest.raises(TrainingError, match="another process trains exactly this.*wait for it, or end it"):
+        with pytest.raises(TrainingError, match=r"another process trains exactly this.*wait for it, or end it"):
             training.go()
         delete("k")
         assert paths.training_folder("k").exists(), "what is in use is not removed"

@@ -60,6 +60,7 @@ class Layout:
         return inside and not any(_overlap(rect, other) for other in self.floor)
 
     def take(self, frame: Frame, width: float, depth: float, margin: float = 0.0) -> None:
+        """Record a footprint as taken."""
         self.floor.append(self._footprint(frame, width, depth, margin))
 
     def find_at_wall(self, width: float, depth: float, height: float, tries: int = 12) -> Frame | None:

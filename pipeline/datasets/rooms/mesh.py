@@ -123,12 +123,15 @@ class Looks:
 
     @classmethod
     def of(cls, materials: list[Material]) -> Looks:
+        """The looks of these materials, in their order."""
         columns = {f.name: np.array([getattr(m, f.name) for m in materials]) for f in fields(cls)}
         return cls(**{k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in columns.items()})
 
 
 @dataclass(frozen=True)
 class Piece:
+    """One rigid solid of a thing: a unit shape, its half extents and where it stands; see `Thing.add`."""
+
     shape: str
     half: np.ndarray
     frame: Frame
@@ -178,12 +181,15 @@ class Thing:
         )
 
     def box(self, size: Vector, centre: Vector, material: int, **more: Unpack[_More]) -> None:
+        """Add a box; `more` as in `add`."""
         self.add("box", size, centre, material, **more)
 
     def cushion(self, size: Vector, centre: Vector, material: int, **more: Unpack[_More]) -> None:
+        """Add an upholstered box; `more` as in `add`."""
         self.add("cushion", size, centre, material, **more)
 
     def cylinder(self, diameter: float, height: float, centre: Vector, material: int, **more: Unpack[_More]) -> None:
+        """Add a cylinder along z; `more` as in `add`."""
         self.add("cylinder", (diameter, diameter, height), centre, material, **more)
 
     def ball(self, size: Vector, centre: Vector, material: int, **more: Unpack[_More]) -> None:
@@ -220,10 +226,12 @@ class Builder:
     instances: int = 0
 
     def thing(self, class_name: str, frame: Frame) -> Thing:
+        """Begin a new instance of a class, placed at `frame`."""
         self.instances += 1
         return Thing(self, self.classes.index(class_name), self.instances, frame)
 
     def material(self, colour: np.ndarray, second: np.ndarray, **look: Unpack[_Look]) -> int:
+        """Keep a new material; returns its number."""
         self.materials.append(Material(colour, second, **look))
         return len(self.materials) - 1
 

@@ -74,9 +74,11 @@ class Palette:
         )
 
     def wood(self) -> int:
+        """Wood, plain or lacquered."""
         return self._make(_WOOD, self.colour(), gloss=self.rng.choice([0.0, 0.15]))
 
     def cloth(self) -> int:
+        """Upholstery and clothes: any pattern."""
         return self._make(_CLOTH, self.colour())
 
     def paint(self, pale: bool = False) -> int:
@@ -85,6 +87,7 @@ class Palette:
         return self._make(_PAINT[:3] if pale else _PAINT, self.colour((0.0, 0.4), value), contrast=(0.05, 0.5))
 
     def floor(self) -> int:
+        """Planks, tiles or carpet, some of it polished."""
         return self._make(_FLOOR, self.colour(), gloss=self.rng.choice([0.0, 0.1]))
 
     def solid(self, gloss: float = 0.2) -> int:
@@ -96,6 +99,7 @@ class Palette:
         return self._make((("picture", 0.25),), self.colour(), contrast=(0.7, 1.0))
 
     def lamp(self, glow: float) -> int:
+        """A warm light. glow: its radiance."""
         warm = np.array([1.0, self.rng.uniform(0.75, 0.95), self.rng.uniform(0.5, 0.85)])
         return self.builder.material(warm, warm, glow=glow)
 
@@ -129,9 +133,11 @@ class Palette:
         )
 
     def skin(self) -> int:
+        """A person's skin."""
         tone = np.array([0.75, 0.5, 0.38]) * self.rng.uniform(0.12, 1.0) ** np.array([0.7, 1.0, 1.15])
         return self.builder.material(tone, tone * 0.9, pattern="plain", period=0.1, phase=self.rng.uniform(0, 1000))
 
     def hair(self) -> int:
+        """A person's hair."""
         shade = np.array([0.3, 0.19, 0.1]) * self.rng.uniform(0.05, 1.6)
         return self.builder.material(shade, shade * 0.5, pattern="wood", period=0.02, phase=self.rng.uniform(0, 1000))
