@@ -40,8 +40,10 @@ test-soak: $(STAMP)  ## kill a training at 20 random moments and compare it with
 test-faults: $(STAMP)  ## faults on purpose: kills, changed bytes, full disks, servers that fail; SEED=0 draws them
 	python -m tests.faults --seed $(or $(SEED),0)
 
-lint: $(STAMP)  ## ruff
+lint: $(STAMP)  ## ruff, formatter, type checker
 	ruff check .
+	ruff format --check .
+	mypy pipeline stages
 
 bench: $(STAMP)  ## measure on this machine what benchmarks/README.md reports
 	python -m benchmarks.store
@@ -65,5 +67,5 @@ ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
 	mlflow ui --port $(PORT) --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}";; esac
 
 clean:  ## remove the environment and tools' caches; data, models, results and MLflow's store stay
-	rm -rf .venv .pytest_cache .ruff_cache build *.egg-info
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info
 	find . -name __pycache__ -not -path "./.git/*" -prune -exec rm -rf {} +

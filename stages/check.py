@@ -182,6 +182,7 @@ def _or_null(value: int | None) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--params", dest="file", default=str(paths.PARAMS), metavar="FILE")
     command.add_argument(

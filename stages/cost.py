@@ -40,6 +40,7 @@ def main(params: Params, runs: Sequence[str], as_json: bool, file: str) -> None:
 
 
 def as_object(run: ResolvedRun, cost: Cost) -> dict[str, object]:
+    """One line of --json, in plain units."""
     return {
         "run": run.name,
         "architecture": run.architecture,
@@ -52,6 +53,7 @@ def as_object(run: ResolvedRun, cost: Cost) -> dict[str, object]:
 
 
 def as_row(run: ResolvedRun, cost: Cost) -> tuple[str, ...]:
+    """One row of the table."""
     extra = f" + {', '.join(run.auxiliary_tasks)}" if run.auxiliary_tasks else ""
     return (
         run.name,
@@ -78,6 +80,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("runs", nargs="*", metavar="run", help="names in the params file's runs; all unless given")
     command.add_argument("--json", dest="as_json", action="store_true", help="print a list of objects, in plain units")

@@ -38,6 +38,7 @@ def main(params: Params, fix: bool, verify: bool) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--fix", action="store_true", help="mend what is marked [--fix] without it")
     command.add_argument("--verify", action="store_true", help="compare all bytes with what was recorded of them")

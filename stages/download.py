@@ -8,6 +8,7 @@ from stages._entry import run_stage
 
 
 def main(params: Params) -> None:
+    """Fetch the archive of the dataset that params name, if it has one."""
     archive = ARCHIVES[params.data.dataset]
     record = fetch(archive, paths.RAW, params.data.archive)
     if archive is None:

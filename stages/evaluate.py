@@ -7,6 +7,7 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params, name: str, seed: int) -> None:
+    """Score a trained network."""
     with imports():
         from pipeline.evaluation.evaluate_run import (
             evaluate_run,  # imports torch: only once params are known to be right

@@ -16,6 +16,7 @@ from stages._entry import run_stage
 
 
 def main(params: Params, jobs: int | None) -> None:
+    """Run what changed, several stages side by side. jobs: how many; as many as fit unless given."""
     import psutil
     import torch
 

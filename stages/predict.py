@@ -15,6 +15,7 @@ from stages._entry import imports, run_stage
 
 
 def main(model: Path, photos: list[Path], out: Path) -> None:
+    """Write predictions for photographs."""
     with imports():
         from pipeline.tools.predict import Predictor, places, predict_photos  # imports torch: once arguments are read
 
@@ -37,6 +38,7 @@ def model_folder(text: str) -> Path:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("model", type=model_folder, metavar="RUN-SEED", help="such as multi_task-0, or a path")
     command.add_argument("photos", type=Path, nargs="+", metavar="PHOTO")

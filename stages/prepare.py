@@ -10,6 +10,7 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params) -> None:
+    """Pack the dataset that params name."""
     with imports():
         from pipeline.datasets.preparation import prepare
 

@@ -7,6 +7,7 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params) -> None:
+    """Write reports/report.md and its figures."""
     with imports():
         from pipeline.report.markdown import write_report
 

@@ -69,6 +69,7 @@ def _told(name: str, value: str | None) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("what", help="reports/metrics/<run>-<seed>.json, models/<run>-<seed> or an MLflow run's id")
     command.add_argument("--json", dest="as_json", action="store_true", help="print one object, values in full")

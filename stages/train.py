@@ -8,6 +8,7 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params, name: str, seed: int) -> None:
+    """Train one run with one seed, in as many processes as params say."""
     launcher.relaunch("stages.train", ["--run-name", name, "--seed", str(seed)])
     with imports():
         from pipeline.train.train_run import train_run  # imports torch: only once params are known to be right

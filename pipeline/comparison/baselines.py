@@ -85,8 +85,8 @@ def _load(params: Params, run: str, seed: int) -> Result:
     path, declared = paths.metrics_file(run, seed), params.run(run)
     remedy = f"run `dvc repro {declared.stage('evaluate', seed)}`"
     result = paths.read_json(path, missing=f"{remedy} first")
-    needed = ("run", "seed", "architecture", *SAME, *SAMPLES, "schedule", "starts_from", "cpu_threads", *COST)
-    needed += ("tasks", "headline")
+    needed = ["run", "seed", "architecture", *SAME, *SAMPLES, "schedule", "starts_from", "cpu_threads", *COST]
+    needed += ["tasks", "headline"]
     lacks = [key for key in needed if key not in result]
     lacks += [f"schedule.{key}" for key in SAME_RECIPE if key not in result.get("schedule", {})]
     if lacks:

@@ -69,6 +69,7 @@ class Published:
         return ", but ".join(["yes", "; ".join(but)]) if but else "yes"
 
     def not_comparable_because(self, setting: Setting) -> Iterator[str]:
+        """How its network and training differ from the published setting, a phrase each; none where they agree."""
         if self.backbone != (setting.network or "HRNet-18"):
             yield f"backbone {self.backbone} instead of HRNet-18"
         yield from self.apart
@@ -116,6 +117,7 @@ _COMMON = {
 _LIGHT = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0}
 
 # From the released configurations: MTI-Net's (with edges and normals as auxiliary tasks too), SCA's for its pair.
+_NYUD_WEIGHTS = {"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0}
 _NYUD = {
     "input_size": (480, 640),
     **_COMMON,
@@ -124,9 +126,9 @@ _NYUD = {
         **{"flip": 0.5, "scale": (1.0, 1.2, 1.5), "scale_mode": "choice", "rotation": 0.0, "crop": "center"},
         **_LIGHT,
     },
-    "task_weights": {"semseg": 1.0, "depth": 1.0, "normals": 10.0, "edge": 50.0},
+    "task_weights": _NYUD_WEIGHTS,
 }
-_SCA_NYUD = {"batch_size": 10, "task_weights": _NYUD["task_weights"] | {"semseg": 1.44, "depth": 1.15}}
+_SCA_NYUD = {"batch_size": 10, "task_weights": _NYUD_WEIGHTS | {"semseg": 1.44, "depth": 1.15}}
 
 # MTI-Net's (for three tasks: its configuration mti_net_small), SCA's for its pair.
 _PASCAL = {

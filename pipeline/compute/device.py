@@ -29,6 +29,7 @@ class Device:
 
     @property
     def memory_format(self) -> torch.memory_format:
+        """How (B, C, H, W) tensors lie in memory."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     @property
@@ -49,17 +50,22 @@ class Device:
 
     @property
     def description(self) -> str:
+        """The processor, for people."""
         if self.torch_device.type == "cuda":
             return torch.cuda.get_device_name(self.torch_device)
         return f"CPU, {self.cpu_threads} {'thread' if self.cpu_threads == 1 else 'threads'}"
 
     def autocast(self) -> AbstractContextManager:
+        """The context of a forward pass; it does nothing in float32."""
         if self.dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.torch_device.type, self.dtype)
 
     def network(self, network: nn.Module) -> nn.Module:
-        return network.to(self.torch_device, memory_format=self.memory_format)
+        """The network on the device, its weights in the memory format."""
+        return network.to(  # type: ignore[call-overload]  # torch's stub lacks memory_format
+            self.torch_device, memory_format=self.memory_format
+        )
 
     def image(self, image: Tensor, normalization: Normalization) -> Tensor:
         """(B, 3, H, W) uint8 or float in 0..255 -> normalised float32 on the device, in its memory format."""
@@ -75,6 +81,7 @@ class Normalization:
     std: tuple[float, float, float]
 
     def __call__(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in 0..255 -> normalised."""
         return (image - _channels(self.mean, image)) / _channels(self.std, image)
 
 

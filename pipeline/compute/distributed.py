@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -31,10 +31,12 @@ def joined(device: torch.device) -> Iterator[None]:
 
 
 def count() -> int:
+    """How many processes train together; 1 without others."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -44,6 +46,7 @@ def is_first() -> bool:
 
 
 def wait_for_all() -> None:
+    """Return once every process has come here."""
     if count() > 1:
         gather(None)
 
@@ -63,7 +66,7 @@ def gather(own: Value) -> list[Value]:
         return [own]
     everyone: list[Value | None] = [None] * count()
     dist.all_gather_object(everyone, own)
-    return everyone
+    return cast("list[Value]", everyone)
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:

@@ -38,6 +38,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d over the equal shares of all processes: (B, C, H, W) -> (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same; while training, with the statistics of all processes."""
         return _normalise(self, x) if self.training else super().forward(x)
 
 
@@ -45,6 +46,7 @@ class SyncBatchNormAct2d(BatchNormAct2d):
     """The same of timm's batch norm with an activation behind it."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same; while training, with the statistics of all processes."""
         return self.act(self.drop(_normalise(self, x))) if self.training else super().forward(x)
 
 
@@ -70,6 +72,8 @@ def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     mean = _Total.apply(wide.sum((0, 2, 3))) / count
     centred = wide - mean.view(1, -1, 1, 1)
     var = _Total.apply(centred.square().sum((0, 2, 3))) / count
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    assert norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
         norm.num_batches_tracked += 1
         norm.running_mean.lerp_(mean, norm.momentum)

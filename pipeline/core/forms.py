@@ -72,11 +72,12 @@ def check_record(source: Path | str, record: object) -> dict[str, Any]:
 
 def check_start(source: Path | str, start: object) -> dict[str, dict[str, str]]:
     """{task: {run, sha256}} of a file in models/start. Raises DataError as `check_record` does."""
-    for task, origin in check_record(source, start).items():
+    tasks = check_record(source, start)
+    for task, origin in tasks.items():
         _check(source, "a task", task, _TASK)
         if set(check_record(f"{source}: {task}", origin)) != {"run", "sha256"}:
             raise DataError(f"{source}: {task} has the keys {', '.join(origin)}, expected run and sha256; {_REMEDY}")
-    return start
+    return tasks
 
 
 def check_ids(source: Path | str, ids: object) -> list[str]:

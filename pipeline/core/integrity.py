@@ -44,13 +44,16 @@ class ChecksumWriter:
         self._file, self._crc = file, 0
 
     def write(self, block: bytes) -> int:
+        """Write bytes; returns how many. Raises OSError."""
         self._crc = zlib.crc32(block, self._crc)
         return self._file.write(block)
 
     def flush(self) -> None:
+        """Hand what is written to the operating system."""
         self._file.flush()
 
     def finish(self) -> None:
+        """Write the checksum; nothing may follow."""
         self._file.write(_TAIL + self._crc.to_bytes(4, "big"))
 
 

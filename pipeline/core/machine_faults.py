@@ -55,7 +55,7 @@ _SAID = {
 def remedy(error: BaseException) -> str | None:
     """What to do about a failure that is the machine's; None for any other."""
     if isinstance(error, OSError):
-        return _REMEDIES.get(error.errno)
+        return _REMEDIES.get(error.errno or 0)
     if isinstance(error, MemoryError | BrokenExecutor):
         return _MEMORY
     if isinstance(error, RuntimeError | ImportError) or type(error).__module__ == "cv2":
@@ -65,7 +65,7 @@ def remedy(error: BaseException) -> str | None:
 
 def explain(error: BaseException) -> str | None:
     """One line for people, with the remedy; None for a failure that is not the machine's."""
-    in_the_way = _IN_THE_WAY.get(error.errno) if isinstance(error, OSError) else None
+    in_the_way = _IN_THE_WAY.get(error.errno or 0) if isinstance(error, OSError) else None
     found = remedy(error) or in_the_way
     return f"{_reason(error)}: {found}, then run it again" if found else None
 

@@ -48,6 +48,7 @@ def model_dir(run: str, seed: int) -> Path:
 
 
 def weights_file(run: str, seed: int) -> Path:
+    """The trained weights, in safetensors."""
     return model_dir(run, seed) / WEIGHTS
 
 
@@ -67,6 +68,7 @@ def start_file(run: str, seed: int) -> Path:
 
 
 def metrics_file(run: str, seed: int) -> Path:
+    """Scores of one network, and what they were measured on."""
     return METRICS / f"{run}-{seed}.json"
 
 
@@ -76,6 +78,7 @@ def history_file(run: str, seed: int) -> Path:
 
 
 def panel_dir(run: str, seed: int) -> Path:
+    """The folder of a network's predictions for the report."""
     return PANELS / f"{run}-{seed}"
 
 

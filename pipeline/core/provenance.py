@@ -35,6 +35,7 @@ class Inputs:
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of all names and values, whatever their order."""
         text = json.dumps(self.values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -153,4 +154,5 @@ def is_gone(tags: Mapping[str, str]) -> bool | None:
 
 
 def environment() -> dict[str, str]:
+    """{name: version} of Python and of the libraries that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _VERSIONS}}

@@ -29,6 +29,7 @@ class FlatFileWriter:
         self._checksums: list[int] = []
 
     def add(self, array: np.ndarray, packed: bool = False) -> None:
+        """Append an array. packed: as bits. Normals of both codings in one file are all stored as vectors."""
         dtype = "bits" if packed else array.dtype.str
         if self.dtype not in (None, dtype) and array.ndim == 3:  # normals of both codings: all become vectors
             if is_coded(array):
@@ -62,6 +63,7 @@ class FlatFileWriter:
         self.dtype = np.dtype(np.float32).str
 
     def close(self) -> dict:
+        """End the file, on disk; returns what the index says of it: dtype, shapes, crc32."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -100,7 +102,7 @@ class FlatFile:
 
     def is_whole(self, i: int) -> bool:
         """Whether array `i` has the checksum that it was packed with."""
-        return zlib.crc32(self._flat(i)) == self._checksums[i]
+        return zlib.crc32(self._flat(i).data) == self._checksums[i]
 
     def _flat(self, i: int) -> np.ndarray:
         return self._data[self._starts[i] : self._starts[i + 1]]

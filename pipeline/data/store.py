@@ -155,6 +155,7 @@ def replace_folder(new: Path, target: Path, old: Path) -> None:
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write dataset.json. Raises OSError."""
     paths.write_json(folder / "dataset.json", asdict(info))
 
 
@@ -226,6 +227,7 @@ class Store:
         return Sample(self.ids[i], image, {task: self.label(task, i) for task in self.tasks})
 
     def label(self, task: str, i: int) -> Label:
+        """The label of sample `i`, normals as unit vectors. Raises DataError for one that is damaged."""
         row = self._rows[i]
         value = self._fields[task][row]
         return Label(decode_normals(value) if is_coded(value) else value, self._fields[f"{task}.valid"][row])

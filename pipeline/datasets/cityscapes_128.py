@@ -8,7 +8,6 @@ gives when divided by 65535. It has no metres, and near is large: the task is `d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.data.sample import Sample
@@ -23,7 +22,7 @@ CLASSES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle"
 _LAYOUT = Numbered(size=(128, 256), classes=CLASSES, labels=("label_7", "label"))
 
 
-def splits(raw: Path, params: Data) -> dict[str, Sequence[str]]:
+def splits(raw: Path, params: Data) -> dict[str, list[str]]:
     """The numbered images of each split. Raises DataError where a number is missing."""
     return list_splits(raw)
 

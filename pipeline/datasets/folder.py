@@ -5,11 +5,11 @@ docs/datasets.md shows an example. The folder is the one that `data.folder` in p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, Field, PlainValidator, ValidationError
 
@@ -63,7 +63,7 @@ def _codes(value: object) -> tuple[float, ...]:
     try:
         if any(isinstance(each, bool) for each in values):
             raise ValueError
-        codes = tuple(float(each) for each in values)  # 1e10 is text in YAML 1.1
+        codes = tuple(float(cast("str | float", each)) for each in values)  # 1e10 is text in YAML 1.1
     except (TypeError, ValueError, OverflowError):
         raise ValueError("must be a number, or a list of numbers such as [0, 255]") from None
     if not codes:
@@ -113,6 +113,7 @@ class Description(Section):
     normals_axes: Annotated[tuple[str, ...], AfterValidator(_three_axes)] = AXES
 
     def layout(self) -> Layout:
+        """What this says of the files, as `read_sample` takes it."""
         return Layout(
             classes=self.classes,
             ignore=self.ignore,
@@ -198,7 +199,7 @@ def resolve(raw: Path, params: Data) -> Dataset:
     )
 
 
-def splits(raw: Path, params: Data) -> dict[str, Sequence[str]]:
+def splits(raw: Path, params: Data) -> dict[str, list[str]]:
     """The ids that the folder's lists name; `raw` is not used.
 
     Raises DataError, also where labels are partial and a task has none.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -62,7 +62,7 @@ class Layout:
     """
 
     classes: dict[str, tuple[str, ...]]
-    ignore: dict[str, float | tuple[float, ...]] = field(default_factory=dict)
+    ignore: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=lambda: dict(LISTS))
     depth_scale: float | None = None
     normals_axes: tuple[str, ...] | None = AXES

@@ -6,7 +6,6 @@ are those of Gupta, Arbelaez, Malik, CVPR 2013. Archives of the same name by oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.data.sample import Sample
@@ -32,7 +31,7 @@ CLASSES = (
 _LAYOUT = Layout(classes={"semseg": CLASSES}, ignore={"semseg": 0}, normals_axes=None)
 
 
-def splits(raw: Path, params: Data) -> dict[str, Sequence[str]]:
+def splits(raw: Path, params: Data) -> dict[str, list[str]]:
     """The ids that gt_sets lists. Raises DataError for a list that is missing, empty or names an id twice."""
     return read_splits(_LAYOUT, raw)
 

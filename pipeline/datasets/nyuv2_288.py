@@ -7,7 +7,6 @@ of the label files that MTAN's README refers to; MTAN itself names none. Its nor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.data.sample import Sample
@@ -24,7 +23,7 @@ CLASSES = (
 _LAYOUT = Numbered(size=(288, 384), classes=CLASSES)
 
 
-def splits(raw: Path, params: Data) -> dict[str, Sequence[str]]:
+def splits(raw: Path, params: Data) -> dict[str, list[str]]:
     """The numbered images of each split. Raises DataError where a number is missing."""
     return list_splits(raw)
 

@@ -157,7 +157,7 @@ def _human_parts(files: _Files) -> Label:
     path = files.path("human_parts", ".mat")
     label, peopled = np.zeros(files.size, np.uint8), False
     for name, mask in _parts_of_people(path):
-        if name not in _PART_OF:
+        if not isinstance(name, str) or name not in _PART_OF:
             raise DataError(f"{shown(path)} names {name!r} as a person's part, expected one of {', '.join(_PART_OF)}")
         _require_size(mask, files.size, path, f"the mask of {name}")
         label[mask != 0] = _PART_OF[name]
@@ -165,12 +165,13 @@ def _human_parts(files: _Files) -> Label:
     return Label(label, np.full(files.size, peopled))
 
 
-def _parts_of_people(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+def _parts_of_people(path: Path) -> Iterator[tuple[float | str, np.ndarray]]:
     """part_name and mask of every part of every person in a file of PASCAL-Part, in its order."""
     anno = read_mat(path, "anno")
     if anno.size != 1:
         raise DataError(f"{shown(path)} holds an anno of shape {anno.shape}, expected one struct")
-    for each in _structs(_field(*_structs(anno, "anno", path), "objects", path), "objects", path):
+    [root] = _structs(anno, "anno", path)
+    for each in _structs(_field(root, "objects", path), "objects", path):
         if _scalar(each, "class_ind", path) == PERSON:
             for part in _structs(_field(each, "parts", path), "parts", path):
                 yield _scalar(part, "part_name", path), _field(part, "mask", path)
@@ -187,8 +188,9 @@ def _structs(array: np.ndarray, what: str, path: Path) -> list[np.void]:
 
 
 def _field(struct: np.void, name: str, path: Path) -> np.ndarray:
-    if name not in struct.dtype.names:
-        raise DataError(f"{shown(path)} holds a struct with {', '.join(struct.dtype.names)} but without {name}")
+    names = struct.dtype.names or ()
+    if name not in names:
+        raise DataError(f"{shown(path)} holds a struct with {', '.join(names)} but without {name}")
     return struct[name]
 
 

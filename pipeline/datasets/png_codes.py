@@ -32,10 +32,12 @@ def read_either(
     black is 0 there, in a palette of colours too. Raises DataError where both readings have known codes and
     differ, and where neither has.
     """
-    if meant == "levels" and codes.levels is None:
-        raise DataError(f"{shown(path)} has a palette of colours, which png_codes: {{{task}: levels}} can't read")
+    if meant == "levels":
+        if codes.levels is None:
+            raise DataError(f"{shown(path)} has a palette of colours, which png_codes: {{{task}: levels}} can't read")
+        return label(codes.levels)
     if meant is not None:
-        return label(codes.levels if meant == "levels" else codes.stored)
+        return label(codes.stored)
     if mask and codes.inverted:
         raise _ambiguous(path, task, "its palette shows another index than 0 as black")
     if codes.levels is None or np.array_equal(codes.levels, codes.stored):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
+from typing import cast
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -170,7 +171,9 @@ class _Checked:
         return "\n".join(lines)
 
 
-def _read_all(read, ids: Sequence[str], workers: int | None, split: str) -> Iterator[Sample | Broken]:
+def _read_all(
+    read: Callable[[str], Sample | Broken], ids: Sequence[str], workers: int | None, split: str
+) -> Iterator[Sample | Broken]:
     """Samples in the order of `ids`, read ahead by worker processes but never more than a few chunks."""
     workers = workers or worker_count()
     with tqdm(total=len(ids), desc=f"prepare {split}", unit="sample", disable=None) as progress:
@@ -181,10 +184,10 @@ def _read_all(read, ids: Sequence[str], workers: int | None, split: str) -> Iter
             return
         with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(),)) as pool:
             window = workers * _CHUNK * 2
-            pending: list[Future | None] = [pool.submit(read, sample_id) for sample_id in ids[:window]]
+            pending: list[Future[Sample | Broken] | None] = [pool.submit(read, sample_id) for sample_id in ids[:window]]
             try:
                 for i in range(len(ids)):
-                    yield pending[i].result()
+                    yield cast("Future[Sample | Broken]", pending[i]).result()
                     pending[i] = None  # let the sample go once it is written
                     if window + i < len(ids):
                         pending.append(pool.submit(read, ids[window + i]))

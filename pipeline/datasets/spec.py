@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Dataset:
     tasks: tuple[str, ...]
     edge_max_dist: float
     archive: Archive | None
-    splits: Callable[[Path, Data], dict[str, Sequence[str]]]
+    splits: Callable[[Path, Data], Mapping[str, Sequence[str]]]
     read: Callable[[Path, str, str, Data], Sample]
     published: dict[str, int] | None = None
     resolve: Callable[[Path, Data], Dataset] | None = None

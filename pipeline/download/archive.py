@@ -301,6 +301,7 @@ def _record(raw: Path, record: dict) -> dict:
 
 
 def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -30,6 +30,7 @@ class Archive:
 
     @property
     def markers(self) -> tuple[str, ...]:
+        """`marker`, as a tuple also where it is one."""
         return (self.marker,) if isinstance(self.marker, str) else self.marker
 
 

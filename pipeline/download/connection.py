@@ -10,8 +10,8 @@ import io
 import time
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPException, HTTPResponse
-from typing import Any
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse
+from typing import IO, Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
@@ -42,7 +42,7 @@ class _Steady(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int | None:
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # Python 3.11 can't name Buffer
         began = time.monotonic()
         count = self._raw.readinto(buffer)
         self._waited += time.monotonic() - began  # a disk that is slow is not the server's fault
@@ -78,10 +78,12 @@ class _Response(HTTPResponse):
         return super().read(amt)
 
 
-class _SteadyConnections:
+class _SteadyConnections(urllib.request.AbstractHTTPHandler):
     """For handlers of urllib: their connections give such answers."""
 
-    def do_open(self, http_class: type[HTTPConnection], req: urllib.request.Request, **options: Any) -> HTTPResponse:
+    def do_open(
+        self, http_class: Callable[..., HTTPConnection], req: urllib.request.Request, **options: Any
+    ) -> HTTPResponse:
         def connection(*arguments: Any, **more: Any) -> HTTPConnection:
             made = http_class(*arguments, **more)
             made.response_class = _Response
@@ -101,7 +103,9 @@ class _Https(_SteadyConnections, urllib.request.HTTPSHandler):
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """At most ten, as Python has it, and none to anything but HTTP."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
         fp.close()  # its page, which may have no end, would be read whole
         check_address(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

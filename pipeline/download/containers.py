@@ -32,6 +32,7 @@ _HEAD = 512  # bytes that tell the kinds apart
 _USTAR = slice(257, 262)  # where a tar header says so
 MAX_XZ_MEMORY = 512 << 20  # bytes; xz -9 takes 65 MiB
 MAX_DIRECTORY = 64 << 20  # bytes of the list of members at the end of a zip; MAX_MEMBERS of usual names take 20 MiB
+_DIRECTORY_ENTRY = b"PK\1\2"  # what every member's entry in that list begins with
 _FEED = 1 << 16
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python takes the others' bytes out all at once
 _XZ_RATIO = 10_000  # more than LZMA2 saves, whose best case is zeros
@@ -74,9 +75,11 @@ class PlainStream:
         self.position = 0
 
     def room(self) -> int:
+        """How many bytes can still come."""
         return self._length - self.position
 
     def read(self, count: int) -> bytes:
+        """Up to `count` bytes; fewer only at the end."""
         found = self._file.read(count)
         self.position += len(found)
         return found
@@ -94,9 +97,11 @@ class XzStream:
         self.position = 0
 
     def room(self) -> int:
+        """How many bytes can still come at most, by the ratio that no xz file exceeds."""
         return (self._length - self._file.tell() + _ROOM) * _XZ_RATIO
 
     def read(self, count: int) -> bytes:
+        """Up to `count` bytes; fewer only at the end. Raises TarDamaged."""
         pieces, missing = [], count
         while missing and (piece := self._next(missing)) is not None:
             pieces.append(piece)
@@ -151,6 +156,7 @@ class Zip:
             raise TarDamaged(str(error)) from error
 
     def copy(self) -> Iterator[bytes]:
+        """The bytes of the member that was handed out last, once. Raises TarDamaged."""
         entry, self._entry = self._entry, None
         if entry is None:
             return
@@ -188,7 +194,7 @@ class _Listed(io.RawIOBase):
         found = self._file.read(min(most, MAX_DIRECTORY + 1))
         if most > MAX_DIRECTORY and len(found) > MAX_DIRECTORY:
             raise TarRefused(f"a list of members of more than {MAX_DIRECTORY >> 20} MiB")
-        if most > BLOCK and found.count(zipfile.stringCentralDir) > MAX_MEMBERS:
+        if most > BLOCK and found.count(_DIRECTORY_ENTRY) > MAX_MEMBERS:
             raise TarRefused(f"more than {MAX_MEMBERS:,} members")
         return found
 

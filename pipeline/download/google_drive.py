@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPResponse
 from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.error import HTTPError
@@ -50,6 +51,7 @@ def download(file: str, part: Path, size: int | None = None, pause: float = 1.0)
 
 def _resolve(address: str, open_url: Callable) -> str:
     """The address of the bytes themselves. Raises SourceError with what the page says instead."""
+    response: HTTPResponse | HTTPError
     try:
         response = ask(address, open_url)
     except HTTPError as error:

@@ -168,7 +168,8 @@ class TarReader:
     def _next_member(self) -> Member | None:
         while self._rest:
             self._rest -= len(self._exactly(min(self._rest, 1 << 20)))
-        long_name, pax = None, {}
+        long_name: bytes | None = None
+        pax: dict[str, bytes] = {}
         for _ in range(MAX_HEADERS):
             header = self._header()
             if header is None:
@@ -316,7 +317,7 @@ def check_name(name: str, raw: bytes) -> None:
     if _CONTROL.search(name):
         raise TarRefused(f"member {shown(name)} has control characters in its name")
     parts = name.split("/")
-    if not parts[0] and name or ".." in parts:
+    if (not parts[0] and name) or ".." in parts:
         raise TarRefused(f"unsafe archive: member {shown(name)} would be written outside its folder")
     if not name:
         raise TarRefused("a member without a name")

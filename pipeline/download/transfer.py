@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from email.message import Message
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import TypeVar
@@ -92,6 +93,7 @@ def persist(attempt: Callable[[], T], pause: float, arrived: Callable[[], int] =
     Raises SourceError with the last answer, at once if asking again is no use; OSError if the disk is to blame.
     """
     failures = 0
+    last: OSError | HTTPException
     while True:
         before = arrived()
         try:
@@ -193,13 +195,13 @@ def _read_state(state: Path) -> dict:
     return known if fits else {}
 
 
-def _continues(headers, start: int, size: int | None) -> bool:
+def _continues(headers: Message, start: int, size: int | None) -> bool:
     """Whether a 206 answer goes on at byte `start` of a file that still has `size` bytes."""
     found = re.fullmatch(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", headers.get("Content-Range", ""))
     return found is not None and int(found[1]) == start and (size is None or found[2] in ("*", str(size)))
 
 
-def _validator(headers) -> str | None:
+def _validator(headers: Message) -> str | None:
     """What If-Range may carry: a strong ETag, else the date (RFC 9110, section 13.1.5)."""
     tag = headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")

@@ -173,7 +173,7 @@ def _write_panels(
     folder.mkdir(parents=True)
     arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
     with paths.atomic(folder / "predictions.npz", "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # a name could be `allow_pickle`: all have a /
     if not kept:
         return None
     contexts = painting_contexts(info, run.tasks, [sample for sample, _ in kept])
@@ -210,4 +210,5 @@ def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
 
 
 def predictions_file(run: str, seed: int) -> Path:
+    """The predictions that the report paints."""
     return paths.panel_dir(run, seed) / "predictions.npz"

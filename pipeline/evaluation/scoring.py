@@ -26,6 +26,7 @@ Size = tuple[int, int]
 
 
 def task_context(info: DatasetInfo, task: str, edge_nms: bool = False) -> TaskContext:
+    """What a task's metric and decoding need to know of a dataset."""
     return TaskContext(classes=info.classes.get(task), edge_max_dist=info.edge_max_dist, edge_nms=edge_nms)
 
 
@@ -126,6 +127,7 @@ class Scorer:
                 self._fractions[-1].append((task, self._metrics[task].take_fractions()))
 
     def compute(self) -> Scores:
+        """The scores so far, by task."""
         return {task: metric.compute() for task, metric in self._metrics.items()}
 
     @property

@@ -50,6 +50,7 @@ def mean_direction(labels: Labels, context: TaskContext) -> np.ndarray:
 
 
 def require_pixels(count: int) -> None:
+    """Raise ValueError where no pixel of the training split has a label."""
     if count == 0:
         raise ValueError("no valid label pixel in the training split: a constant predictor cannot be fitted")
 

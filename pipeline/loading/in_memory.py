@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import torch
+from torch import Tensor
 
 from pipeline.core.workers import worker_count
 from pipeline.data.store import Store
@@ -49,7 +50,10 @@ class ResidentBatches:
         self._sampler.epoch, self._sampler.done = epoch, done
         order = to_device(torch.tensor(list(self._sampler), dtype=torch.int64), self._split.image.device)
         for chosen in order.view(-1, self._sampler.own_batch_size):
-            yield self._split.map(lambda x, chosen=chosen: x.index_select(0, chosen))
+            yield self._chosen(chosen)
+
+    def _chosen(self, index: Tensor) -> Batch:
+        return self._split.map(lambda x: x.index_select(0, index))
 
 
 def load_split(store: Store, size: tuple[int, int], device: torch.device) -> Batch | None:

@@ -33,6 +33,7 @@ class Batch:
     valid: dict[str, Tensor]
 
     def tensors(self) -> list[Tensor]:
+        """The image, the values and the masks, in this order."""
         return [self.image, *self.value.values(), *self.valid.values()]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -46,13 +47,18 @@ class Batch:
     def split(self, parts: int) -> list[Batch]:
         """The batch in so many equal parts, in order."""
         size = len(self.image) // parts
-        return [self.map(lambda x, i=i: x[i * size : (i + 1) * size]) for i in range(parts)]
+
+        def part(i: int) -> Batch:
+            return self.map(lambda x: x[i * size : (i + 1) * size])
+
+        return [part(i) for i in range(parts)]
 
     def pin_memory(self) -> Batch:
         """The batch in memory that a GPU reads by itself; DataLoader asks for it by this name."""
         return self.map(torch.Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
+        """The batch on `device`, without waiting for the copy."""
         return self.map(lambda x: x.to(device, non_blocking=True))
 
 
@@ -110,6 +116,7 @@ def value_tensor(value: np.ndarray) -> Tensor:
 
 
 def image_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) uint8, a copy."""
     return torch.from_numpy(np.array(image.transpose(2, 0, 1)))
 
 
@@ -192,6 +199,7 @@ class EpochSampler:
 
     @property
     def batches(self) -> int:
+        """How many batches an epoch has; what is left over is left out."""
         return self.count // self.batch_size
 
     def __len__(self) -> int:

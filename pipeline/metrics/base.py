@@ -19,7 +19,7 @@ from pipeline.core.errors import TrainingError
 class Metric(ABC):
     """Sums that grow by `update` and never depend on how a split was cut into batches.
 
-    Subclasses declare their sums with `add_state` and find each as an attribute of that name.
+    Subclasses declare their sums with `add_state` and find each as an attribute of that name, annotated in the class.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,7 @@ class Metric(ABC):
 
     @property
     def states(self) -> dict[str, Tensor]:
+        """The sums, by name."""
         return {name: getattr(self, name) for name in self._states}
 
     def to(self, device: torch.device) -> Self:
@@ -43,6 +44,7 @@ class Metric(ABC):
         return self
 
     def reset(self) -> None:
+        """Start all sums again from zero."""
         for name, state in self.states.items():
             setattr(self, name, torch.zeros_like(state))
 

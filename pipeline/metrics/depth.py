@@ -21,6 +21,14 @@ class DepthMetric(Metric):
     Raises ValueError for a valid label that is not positive.
     """
 
+    squared: Tensor
+    squared_log: Tensor
+    absolute: Tensor
+    relative: Tensor
+    within: Tensor
+    images: Tensor
+    valid_pixels: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in ("squared", "squared_log", "absolute", "relative"):
@@ -50,6 +58,7 @@ class DepthMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         return (
             "Errors pooled over the split's valid pixels, not averaged by image: rmse in metres, log_rmse in natural "
             "logarithms, abs_err the mean absolute error in metres, abs_rel relative to the label, delta<i> the share "

@@ -18,6 +18,12 @@ class DisparityMetric(Metric):
     Raises ValueError for a valid label that is not positive.
     """
 
+    absolute: Tensor
+    relative: Tensor
+    squared: Tensor
+    images: Tensor
+    valid_pixels: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in ("absolute", "relative", "squared"):
@@ -42,6 +48,7 @@ class DisparityMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         return (
             "Errors of normalised disparity (inverse depth, no metres), pooled over the split's valid pixels, not "
             "averaged by image: abs_err the mean absolute error and rmse in the label's unit, abs_rel relative to the "

@@ -32,6 +32,12 @@ class EdgeMetric(Metric):
     is not between 0 and 1, and for a valid label that is neither 0 nor 1.
     """
 
+    matched: Tensor
+    predicted: Tensor
+    labelled: Tensor
+    images: Tensor
+    valid_pixels: Tensor
+
     def __init__(self, max_dist: float, nms: bool = False) -> None:
         super().__init__()
         if not 0 < max_dist < 1:
@@ -66,12 +72,14 @@ class EdgeMetric(Metric):
 
     @property
     def states(self) -> dict[str, Tensor]:
+        """The sums, by name, of all images so far: waits for those under way."""
         if self._pending:
             self._collect()
         return super().states
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         first = (
             f"non-maxima across the ridge are suppressed (by the Hessian, sigma {NMS_SIGMA:g} px)"
             if self.nms

@@ -22,6 +22,12 @@ class NormalsMetric(Metric):
     Raises ValueError for a valid label without a direction.
     """
 
+    total: Tensor
+    squared: Tensor
+    within: Tensor
+    histogram: Tensor
+    images: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in ("total", "squared"):
@@ -52,6 +58,7 @@ class NormalsMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         return (
             "Angle in degrees between prediction and label, both scaled to unit length, pooled over the split's valid "
             "pixels: mean, rmse (root of the mean square), within_<a> (share below a) and median (the lower one, to "

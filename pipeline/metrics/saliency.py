@@ -26,6 +26,15 @@ class SaliencyMetric(Metric):
     Images without a valid pixel are not scored. Raises ValueError for a valid label that is neither 0 nor 1.
     """
 
+    iou: Tensor
+    precision: Tensor
+    recall: Tensor
+    pooled_hit: Tensor
+    pooled_predicted: Tensor
+    pooled_salient: Tensor
+    images: Tensor
+    valid_pixels: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         for name in ("iou", "precision", "recall"):
@@ -59,6 +68,7 @@ class SaliencyMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         low, high = _PER_IMAGE[0].item(), _PER_IMAGE[-1].item()
         first, last = _POOLED[0].item(), _POOLED[-1].item()
         return (

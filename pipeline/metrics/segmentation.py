@@ -25,6 +25,9 @@ class SegmentationMetric(Metric):
     class, and for more classes than the uint8 of decoded class maps can tell apart.
     """
 
+    confusion: Tensor
+    images: Tensor
+
     def __init__(self, class_names: Sequence[str], skip_background_images: bool = False) -> None:
         super().__init__()
         if not 1 <= len(class_names) <= _MAX_CLASSES:
@@ -59,6 +62,7 @@ class SegmentationMetric(Metric):
 
     @property
     def protocol(self) -> str:
+        """See `Metric`."""
         text = (
             "One confusion matrix of the split's valid pixels. mIoU: mean over the classes that occur in a label or a "
             f"prediction; mIoU_absent_zero: over all {len(self.class_names)}, those that don't occur counting as 0 "

@@ -127,4 +127,7 @@ class ATRC(nn.Module):
         before it has no gradient in the first step.
         """
         for refine in self.refine.values():
-            nn.init.zeros_(refine.project[1].weight)
+            assert isinstance(refine, Refinement)
+            norm = refine.project[1]
+            assert isinstance(norm, nn.BatchNorm2d)
+            nn.init.zeros_(norm.weight)

@@ -20,6 +20,7 @@ class ConvNorm(nn.Sequential):
     def folded(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
         """As `forward`, with the convolution's weight replaced by `fold(weight)`: for an x with fewer channels."""
         conv, *rest = self
+        assert isinstance(conv, nn.Conv2d)
         return nn.Sequential(*rest)(F.conv2d(x, fold(conv.weight), padding=conv.padding))
 
 
@@ -44,6 +45,7 @@ class ResidualBlock(nn.Module):
 
     def folded(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
         """As `forward` where the width changes, with the weights that x meets replaced by `fold(weight)`."""
+        assert isinstance(self.shortcut, ConvNorm)
         return F.relu(self.conv2(self.conv1.folded(x, fold)) + self.shortcut.folded(x, fold))
 
 
@@ -89,14 +91,14 @@ def init_weights(network: nn.Module, initialization: str = "released") -> None:
         return
     for part in network.children():
         init_weights(part, initialization)
-    he = initialization == "he" and isinstance(network, nn.Conv2d)
+    he = initialization == "he"
     if isinstance(network, nn.Linear):
         nn.init.trunc_normal_(network.weight, std=0.02)
     elif he and isinstance(network, Prediction):
         nn.init.normal_(network.weight, std=0.01)
-    elif he:
+    elif he and isinstance(network, nn.Conv2d):
         nn.init.kaiming_normal_(network.weight, nonlinearity="relu")
-    if (he or isinstance(network, nn.Linear)) and network.bias is not None:
+    if (isinstance(network, nn.Linear) or (he and isinstance(network, nn.Conv2d))) and network.bias is not None:
         nn.init.zeros_(network.bias)
 
 
@@ -112,5 +114,5 @@ def stand_for_calls(module: nn.Module, calls: int, momentum: float = 0.1) -> Non
     """Let one call in a step move the running statistics as far as so many calls on the same maps would."""
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.calls = calls
+            layer.calls = calls  # type: ignore[assignment]  # nn.Module's stub knows tensors and modules only
     set_momentum(module, momentum)

@@ -7,8 +7,8 @@ Shapes: B batch, C channels, H, W; T tasks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,16 +96,21 @@ class EncoderFusion(nn.Module):
     @property
     def backbone(self) -> Backbone:
         """The first task's copy: what is known of its pretrained weights holds for all."""
-        return self.backbones[self.tasks[0]]
+        return self._encoders()[self.tasks[0]]
+
+    def _encoders(self) -> dict[str, Backbone]:
+        return {task: cast(Backbone, net) for task, net in self.backbones.items()}
 
     def forward(self, image: Tensor) -> Outputs:
         start = self.stages.start(image)
-        maps = {task: self.stages.stem(net, start) for task, net in self.backbones.items()}
+        encoders = self._encoders()
+        maps = {task: self.stages.stem(net, start) for task, net in encoders.items()}
         if self.fuse_stem:
             maps = _mix(self.fuse_stem, maps)
         levels = {task: [own] if self.fuse_stem else [] for task, own in maps.items()}
         for stage, units in enumerate(self.fuse):
-            maps = _mix(units, {task: self.stages.run(net, stage, maps[task]) for task, net in self.backbones.items()})
+            maps = {task: self.stages.run(net, stage, maps[task]) for task, net in encoders.items()}
+            maps = _mix(cast(nn.ModuleList, units), maps)
             for task, own in maps.items():
                 levels[task].append(own)
         raw = {task: head([[x] for x in self.pyramid(task, levels[task])]) for task, head in self.heads.items()}
@@ -141,10 +146,10 @@ class EncoderFusion(nn.Module):
                 "Needed is a single_task network of the same task, backbone and number of output channels."
             )
         part.load_state_dict(state_dict)
-        self.backbones[task].load_report = "a trained single-task network"
+        self._encoders()[task].load_report = "a trained single-task network"
 
 
-def _mix(units: Sequence[nn.Module], maps: Mapping[str, Sequence[Tensor]]) -> dict[str, list[Tensor]]:
+def _mix(units: Iterable[nn.Module], maps: Mapping[str, Sequence[Tensor]]) -> dict[str, list[Tensor]]:
     """{task: its maps}, through the unit of each map."""
     mixed = [unit({task: own[i] for task, own in maps.items()}) for i, unit in enumerate(units)]
     return {task: [each[task] for each in mixed] for task in maps}

@@ -25,6 +25,8 @@ def build_network(run: ResolvedRun, info: DatasetInfo, pretrained: bool | str = 
         return {task: info.channels(task, get_task(task).channels) for task in tasks}
 
     recipe = run.training
+    momentum = recipe.batch_norm_momentum
+    assert not isinstance(momentum, str) or momentum == RELEASED
     try:
         return registry.build(
             run.architecture,
@@ -35,7 +37,7 @@ def build_network(run: ResolvedRun, info: DatasetInfo, pretrained: bool | str = 
             output_stride=recipe.output_stride,
             hrnet_upsampling=recipe.hrnet_upsampling,
             initialization=recipe.initialization,
-            batch_norm_momentum=None if recipe.batch_norm_momentum == RELEASED else recipe.batch_norm_momentum,
+            batch_norm_momentum=None if isinstance(momentum, str) else momentum,
             **run.options,
         )
     except ValueError as error:

@@ -7,6 +7,7 @@ the authors give for ResNets. Shapes: B batch, C channels, H, W.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -87,7 +88,7 @@ class MTAN(nn.Module):
                 f"mtan needs a backbone whose stages end with a block that keeps the resolution; "
                 f"{type(backbone.net).__name__} is not known to have them. Suitable are, for example, {SUITABLE}."
             )
-        self.carry = nn.ModuleList(_carry(a, b) for a, b in zip(outputs[:-1], outputs[1:], strict=True))
+        self.carry = nn.ModuleList(_carry(a, b) for a, b in pairwise(outputs))
         self.attention = nn.ModuleList()
         for stage, (u, p) in enumerate(zip(inner, outputs, strict=True)):
             carried = p.channels if stage > 0 else [0] * len(p.channels)
@@ -104,7 +105,9 @@ class MTAN(nn.Module):
         for stage, attention in enumerate(self.attention):
             inner = self.stages.trunk(self.backbone, stage, maps)
             maps = self.stages.last(self.backbone, stage, inner)
+            assert isinstance(attention, nn.ModuleDict)
             for task, masks in attention.items():
+                assert isinstance(masks, nn.ModuleList)
                 x = inner if stage == 0 else self._join(stage, inner, attended[task][-1])
                 attended[task].append([mask(y) * p for mask, y, p in zip(masks, x, maps, strict=True)])
         raw = {t: head([[x] for x in self.stages.pyramid(attended[t])]) for t, head in self.heads.items()}
@@ -114,7 +117,9 @@ class MTAN(nn.Module):
 
     def _join(self, stage: int, inner: list[Tensor], before: list[Tensor]) -> list[Tensor]:
         """[u ; f(a)] for every map of a stage; `before` are the task's attended maps of the stage before."""
-        carried = [f(before[min(i, len(before) - 1)]) for i, f in enumerate(self.carry[stage - 1])]
+        carry = self.carry[stage - 1]
+        assert isinstance(carry, nn.ModuleList)
+        carried = [f(before[min(i, len(before) - 1)]) for i, f in enumerate(carry)]
         return [torch.cat([u, x], 1) for u, x in zip(inner, carried, strict=True)]
 
 

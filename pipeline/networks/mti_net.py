@@ -77,8 +77,9 @@ class MTINet(nn.Module):
             for c, coarser in zip(channels, [*channels[1:], 0], strict=True)
         )
         self.propagate = nn.ModuleList(ConvolutionalPropagation(c, tuple(everything), mask) for c in channels[1:])
-        self.distil = nn.ModuleList(Distillation(c, tuple(everything), tuple(tasks)) for c in channels)
-        widths = [[distil.out_channels] for distil in self.distil]
+        distil = [Distillation(c, tuple(everything), tuple(tasks)) for c in channels]
+        self.distil = nn.ModuleList(distil)
+        widths = [[block.out_channels] for block in distil]
         self.heads = nn.ModuleDict({t: MultiScaleHead(widths, n) for t, n in tasks.items()})
 
     def forward(self, image: Tensor) -> Outputs:
@@ -89,11 +90,14 @@ class MTINet(nn.Module):
 
     def _initial(self, maps: Sequence[Tensor]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
         """Coarse to fine: K maps -> K x {task: features}, K x {task: prediction}."""
-        features, predictions = [], []
+        features: list[dict[str, Tensor]] = []
+        predictions: list[dict[str, Tensor]] = []
         propagated: dict[str, Tensor] = {}
         for k in reversed(range(len(maps))):
             found, predicted = {}, {}
-            for task, module in self.features[k].items():
+            modules = self.features[k]
+            assert isinstance(modules, nn.ModuleDict)
+            for task, module in modules.items():
                 x = maps[k]
                 if propagated:
                     x = torch.cat([x, resize(propagated[task], x.shape[-2:])], 1)

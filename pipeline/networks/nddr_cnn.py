@@ -32,12 +32,15 @@ class NDDR(nn.Module):
 
     def __init__(self, channels: int, tasks: Sequence[str]):
         super().__init__()
-        self.reduce = nn.ModuleDict({task: ConvNorm(len(tasks) * channels, channels) for task in tasks})
-        for layer, shares in zip(self.reduce.values(), initial_shares(len(tasks)), strict=True):
-            layer[1].momentum = MOMENTUM
+        layers = {task: ConvNorm(len(tasks) * channels, channels) for task in tasks}
+        self.reduce = nn.ModuleDict(layers)
+        for layer, shares in zip(layers.values(), initial_shares(len(tasks)), strict=True):
+            conv, norm, _ = layer
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            norm.momentum = MOMENTUM
             blocks = [share * torch.eye(channels) for share in shares]
             with torch.no_grad():
-                layer[0].weight.copy_(torch.cat(blocks, 1)[:, :, None, None])
+                conv.weight.copy_(torch.cat(blocks, 1)[:, :, None, None])
 
     def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         together = torch.cat([maps[task] for task in self.reduce], 1)
@@ -88,7 +91,9 @@ class NddrCnn(EncoderFusion):
     def pyramid(self, task: str, levels: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         if task in self.shortcut:
             joined = []
-            for i, (convolution, x) in enumerate(zip(self.shortcut[task], levels[-1], strict=True)):
+            convolutions = self.shortcut[task]
+            assert isinstance(convolutions, nn.ModuleList)
+            for i, (convolution, x) in enumerate(zip(convolutions, levels[-1], strict=True)):
                 sources = [resize(source, x.shape[-2:]) for source in _nearest(levels, i)]
                 joined.append(convolution(torch.cat(sources, 1)))
             levels = [*levels[:-1], joined]

@@ -55,7 +55,9 @@ class Distillation(nn.Module):
         return {task: features[task] + self._gather(task, features) for task in self.targets}
 
     def _gather(self, target: str, features: Mapping[str, Tensor]) -> Tensor:
-        messages = [message(features[source]) for source, message in self.messages[target].items()]
+        sources = self.messages[target]
+        assert isinstance(sources, nn.ModuleDict)
+        messages = [message(features[source]) for source, message in sources.items()]
         if self.kind == "C":
             messages = [gate.sigmoid() * x for gate, x in (both.chunk(2, 1) for both in messages)]
         total = sum(messages[1:], start=messages[0])

@@ -9,10 +9,11 @@ import os
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import huggingface_hub.constants
 import numpy as np
@@ -25,14 +26,17 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import TrainingError
 
+TimmOptions = Mapping[str, Any]  # keyword arguments of a timm model, of any type: every family has its own
+
 # What many checkpoints hold beside tensors: a record of options, and NumPy's numbers, such as the best score so far.
 # NumPy 2 moved the function that makes one; files name either place.
 _NUMBERS = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDU"]
-_HARMLESS = [
+_SCALAR = cast("Callable[..., Any]", np.float64(0).__reduce__()[0])
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
     np.dtype,
     *_NUMBERS,
-    *((np.float64(0).__reduce__()[0], f"numpy.{place}.multiarray.scalar") for place in ("_core", "core")),
+    *((_SCALAR, f"numpy.{place}.multiarray.scalar") for place in ("_core", "core")),
     _codecs.encode,  # how pickle's second protocol writes bytes
 ]
 _REACH_SECONDS = 5
@@ -65,7 +69,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def load_pretrained(
-    net: nn.Module, name: str, pretrained: bool | str, options: Mapping[str, object] | None = None
+    net: nn.Module, name: str, pretrained: bool | str, options: TimmOptions | None = None
 ) -> LoadReport:
     """Load weights into `net`, the feature extractor of timm's model `name`.
 
@@ -88,7 +92,7 @@ def load_pretrained(
         source, state = f"timm's hub ({name})", _from_hub(name, options)
     else:
         source = str(pretrained)
-        state = _find_state(_read(Path(pretrained)), own, source)
+        state = _find_state(_read(Path(source)), own, source)
     best = None
     for report, chosen, told in _pairings(own, state, name, options):
         if not report.missing:
@@ -96,6 +100,7 @@ def load_pretrained(
             return report
         if best is None or len(report.matched) > len(best[0].matched):
             best = report, told
+    assert best is not None  # `_pairings` has at least one, by name
     report, mismatched = best
     shapes = f" Of another shape in the file: {'; '.join(mismatched[:3])}." if mismatched else ""
     raise TrainingError(
@@ -108,7 +113,7 @@ def load_pretrained(
 # ---- where they come from ----------------------------------------------------------------------------------
 
 
-def _from_hub(name: str, options: Mapping[str, object]) -> dict[str, Tensor]:
+def _from_hub(name: str, options: TimmOptions) -> dict[str, Tensor]:
     if not timm.is_model_pretrained(name):
         raise TrainingError(
             f"pretrained: true, but timm has no weights of {name!r}. Set pretrained to the path of a file, or to false."
@@ -144,10 +149,11 @@ def _asked_once() -> Iterator[None]:
 def _hub_file(name: str) -> tuple[str, str]:
     """What file timm would load, and where it keeps the ones that it has."""
     config = timm.get_pretrained_cfg(name)
+    assert config is not None, name
     if config.hf_hub_id:
         file = config.hf_hub_filename or "model.safetensors"
         return f"{file} of the hub's repository {config.hf_hub_id!r}", "the Hugging Face cache, under HF_HOME"
-    return config.url, os.path.join(torch.hub.get_dir(), "checkpoints")
+    return str(config.url), os.path.join(torch.hub.get_dir(), "checkpoints")
 
 
 def _read(path: Path) -> dict:
@@ -206,7 +212,7 @@ def _find_state(content: dict, own: Mapping[str, Tensor], source: str) -> dict[s
     most = max(counts.values(), default=0)
     if most < len(wanted) / 2:  # other names: all that the largest dict holds
         _, tensors = max(candidates, key=lambda candidate: len(candidate[1]))
-        common = os.path.commonprefix(list(tensors))
+        common = os.path.commonprefix(list(tensors))  # noqa: RUF071  (of names, cut back to a whole part below)
         return _strip(tensors, common[: common.rfind(".") + 1])
     places = [place for place, count in counts.items() if count == most]
     if len(places) > 1:
@@ -241,7 +247,7 @@ def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _pairings(
-    own: Mapping[str, Tensor], state: dict[str, Tensor], name: str, options: Mapping[str, object]
+    own: Mapping[str, Tensor], state: dict[str, Tensor], name: str, options: TimmOptions
 ) -> Iterator[tuple[LoadReport, dict[str, Tensor], list[str]]]:
     """By name, by timm's conversion, by order: what `_match` gives, for each that applies."""
     by_name = _match(own, state, "name")

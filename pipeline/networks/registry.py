@@ -6,6 +6,7 @@ its options in `OPTIONS` {option: allowed values, default first}, and one line i
 
 import difflib
 from collections.abc import Mapping
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -25,7 +26,17 @@ from pipeline.networks.single_task import SingleTask
 
 __all__ = ["ARCHITECTURES", "Backbone", "Outputs", "build"]
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {
+
+class Architecture(Protocol):
+    """The class of a network, as `build` uses it."""
+
+    OPTIONS: dict[str, tuple]
+
+    # Any: every class has options of its own, which `build` compares with OPTIONS.
+    def __call__(self, *args: Any, **options: Any) -> nn.Module: ...
+
+
+ARCHITECTURES: dict[str, Architecture] = {
     "single_task": SingleTask,
     "multi_task": MultiTask,
     "sequential_attention": SequentialAttention,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
@@ -57,8 +58,15 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list
     return [*sorted(shapes), *sorted(lacking), *sorted(f"it has {name}" for name in given.keys() - own.keys())]
 
 
+class StartsFromSingleTasks(Protocol):
+    """An encoder-fusion network, as `load_single_task_weights` uses it."""
+
+    def load_single_task(self, task: str, state_dict: Mapping[str, Tensor]) -> None:
+        """Give a task's encoder and head these weights. Raises ValueError for those that do not fit."""
+
+
 def load_single_task_weights(
-    network: nn.Module, start: Mapping[str, Mapping[str, str]], seed: int, record: Path
+    network: StartsFromSingleTasks, start: Mapping[str, Mapping[str, str]], seed: int, record: Path
 ) -> None:
     """Give the tasks of an encoder-fusion network the weights that `start` names, {task: {run, sha256}}.
 

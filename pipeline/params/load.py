@@ -48,7 +48,7 @@ def _override_problems(raw: dict) -> list[Problem]:
     common = raw.get("training")
     if not isinstance(common, dict):
         return []
-    problems = []
+    problems: list[Problem] = []
     for family in names.RUN_FAMILIES:
         runs = raw.get(family)
         for name, run in runs.items() if isinstance(runs, dict) else ():

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml import YAMLError as RuamelError
+from ruamel.yaml.error import YAMLError as RuamelError
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.names import nearest
@@ -56,7 +56,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         line = self.peek_event().start_mark.line + 1
         self.depth += 1
         if self.depth > _MAX_DEPTH:

@@ -111,8 +111,8 @@ def source_problems(params: Params) -> Iterator[Problem]:
             run = params.run(name)
             for task in run.all_tasks:
                 key = "tasks" if task in run.tasks else "auxiliary_tasks"
-                if text := _source_problem(task, *_candidates(params, run, task)):
-                    yield Problem(f"{place}.{key}", text)
+                if problem := _source_problem(task, *_candidates(params, run, task)):
+                    yield Problem(f"{place}.{key}", problem)
 
 
 def _source_problem(task: str, fitting: list[str], others: dict[str, list[str]]) -> str | None:

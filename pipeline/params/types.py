@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
@@ -82,7 +82,9 @@ def _batch_norm_momentum(value: object) -> float | str:
     if value == RELEASED:
         return RELEASED
     with suppress(TypeError, ValueError):
-        if not isinstance(value, bool) and 0 < (number := float(value)) <= 1:  # 1e-2 is text in YAML 1.1
+        if (
+            not isinstance(value, bool) and 0 < (number := float(cast("str | float", value))) <= 1
+        ):  # 1e-2 is text in YAML 1.1
             return number
     raise ValueError(f"must be {RELEASED}, or a number above 0 and at most 1")
 
@@ -102,7 +104,10 @@ Natural = Annotated[int, NoBool, Field(ge=0)]
 OutputStride = Annotated[int, NoBool, one_of("output stride", (32, 16, 8))]
 # What NumPy's and torch's generators both take.
 Seed = Annotated[int, BeforeValidator(_plain_int), Field(ge=0, lt=2**32)]
-Size = Annotated[tuple[Annotated[int, NoBool, Field(ge=32)], ...], Field(min_length=2, max_length=2)]
+if TYPE_CHECKING:  # of two: pydantic learns the length from the field, for a message that names it
+    Size = tuple[int, int]
+else:
+    Size = Annotated[tuple[Annotated[int, NoBool, Field(ge=32)], ...], Field(min_length=2, max_length=2)]
 TaskName = Annotated[str, one_of("task", names.TASKS)]
 TaskNames = Annotated[tuple[TaskName, ...], Unique]
 AutoOrBool = Annotated[bool | str, PlainValidator(_auto_or_bool)]

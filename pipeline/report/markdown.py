@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -134,7 +134,8 @@ def _below_trivial(params: Params, tasks: tuple[str, ...], delta: dict[str, Any]
 def _cost(facts: dict[str, Any]) -> tuple[str, str, str]:
     """Parameters in millions, GMAC, activations in MiB."""
     units = {"parameters": (1e6, 2), "macs": (1e9, 2), "activation_bytes": (2**20, 1)}
-    return tuple(f"{facts[name] / unit:.{digits}f}" for name, (unit, digits) in units.items())
+    parameters, macs, activations = (f"{facts[name] / unit:.{digits}f}" for name, (unit, digits) in units.items())
+    return parameters, macs, activations
 
 
 def _column(task: str) -> str:
@@ -246,15 +247,18 @@ def _all_metrics(tasks: tuple[str, ...], trivial: dict[str, dict[str, float]], r
     return "\n\n".join(parts)
 
 
-def _metric_table(columns: dict[str, list[dict[str, float | None]]], metrics: list[str]) -> str:
+def _metric_table(columns: Mapping[str, Sequence[Mapping[str, float | None]]], metrics: list[str]) -> str:
     rows = []
     for metric in metrics:
         values = [[seed.get(metric) for seed in seeds] for seeds in columns.values()]
         show = _count if metric in ("images", "valid_pixels") else _number
-        rows.append(
-            [metric.replace("|", r"\|"), *(show(None if None in each else float(np.mean(each))) for each in values)]
-        )
+        rows.append([metric.replace("|", r"\|"), *(show(_mean(each)) for each in values)])
     return _table(["metric", *columns], rows)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _trivial_notes(tasks: tuple[str, ...], constants: dict[str, np.ndarray], info: DatasetInfo) -> str:

@@ -36,6 +36,13 @@ def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return _SummedCrossEntropy.apply(prediction.float(), index) / distributed.total(valid.sum()).clamp(min=1)
 
 
+class _Context(FunctionCtx):
+    """What torch gives to `forward` and `backward`; its stub lacks these two."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
+
+
 class _SummedCrossEntropy(torch.autograd.Function):
     """F.cross_entropy(resized logits, index, reduction="sum"), with the gradient taken along, a few images at a time.
 
@@ -44,7 +51,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, prediction: Tensor, index: Tensor) -> Tensor:
+    def forward(ctx: _Context, prediction: Tensor, index: Tensor) -> Tensor:
         total = prediction.new_zeros(())
         gradient = torch.empty_like(prediction) if ctx.needs_input_grad[0] else None
         size = index.shape[-2:]
@@ -56,14 +63,16 @@ class _SummedCrossEntropy(torch.autograd.Function):
             loss, d_logits = _softmax_and_gradient(logits.detach(), index[i : i + images], gradient is not None)
             total += loss
             if gradient is not None:
+                assert d_logits is not None
                 part = torch.autograd.grad(logits, x, d_logits)[0] if logits is not x else d_logits
                 gradient[i : i + images] = part
-        ctx.save_for_backward(gradient)
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Context, outer: Tensor) -> tuple[Tensor, None]:
         return ctx.saved_tensors[0] * outer, None
 
 

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.core.dvc_lock import likely_caches
@@ -36,10 +37,14 @@ def leftovers() -> Iterator[Leftover]:
     """All that is found."""
     for cache in likely_caches():
         for folder in sorted(cache.glob("runs/*/*/")):
-            if _stays(lambda folder=folder: not any(folder.iterdir())):
+            if _stays(partial(_is_empty, folder)):
                 yield Leftover(folder, "empty", folder.rmdir)
     if _stays(lambda: not _is_mapping(_PATHS_IN_USE)):
         yield Leftover(_PATHS_IN_USE, "cut short", _PATHS_IN_USE.unlink)
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
 
 
 def temporaries(folders: Iterable[Path]) -> Iterator[Path]:

@@ -147,7 +147,7 @@ def _end_with_us(process: subprocess.Popen) -> int:
 
 
 def _environment(slot: Mapping[str, str]) -> dict[str, str]:
-    return os.environ | {STARTER: str(os.getpid())} | slot
+    return {**os.environ, STARTER: str(os.getpid()), **slot}
 
 
 @dataclass
@@ -168,6 +168,7 @@ class _Running:
         self._reader.start()
 
     def _read(self) -> None:
+        assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said.append(line)
             print(f"[{self.job[0].partition('@')[2]}] {line}", end="", flush=True)

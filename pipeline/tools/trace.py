@@ -70,6 +70,7 @@ class Trace:
         return not self.mismatches and not self.differences
 
     def as_object(self) -> dict[str, Any]:
+        """All fields, for JSON."""
         differences = [{"input": name, "recorded": a, "now": b} for name, (a, b) in self.differences.items()]
         return asdict(self) | {"differences": differences, "reproducible": self.reproducible}
 
@@ -277,9 +278,9 @@ def _compare_packing(found: Trace, params: Params, digest: str) -> None:
     here = {name: value for name, value in now.values.items() if value != ABSENT}
     absent = now.values.keys() - here.keys()
     if "archive" in absent and params.data.archive is None:
-        declared = get_dataset(params.data.dataset).archive.sha256
-        if declared is not None:  # then `download` takes no other
-            here["archive"] = declared
+        archive = get_dataset(params.data.dataset).archive
+        if archive is not None and archive.sha256 is not None:  # then `download` takes no other
+            here["archive"] = archive.sha256
             absent.remove("archive")
     known = {name: value for name, value in packed_from.values.items() if name not in absent}
     for name, pair in Inputs(known).differences(Inputs(here)).items():

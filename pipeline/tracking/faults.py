@@ -35,10 +35,10 @@ def raise_plainly(error: Exception, status: int, reason: str) -> NoReturn:
     status: the HTTP status that it stands for. reason: what the store said.
     """
     causes = list(_causes(error))
-    if fault := _first(causes, sqlite3.Error):
-        _raise_database(fault)
-    if fault := _first(causes, sqlalchemy.exc.DBAPIError):
-        _raise_other_database(fault)
+    if refused := _first(causes, sqlite3.Error):
+        _raise_database(refused)
+    if failed := _first(causes, sqlalchemy.exc.DBAPIError):
+        _raise_other_database(failed)
     name = f"MLflow's store {without_password(tracking_uri())}"
     if refusal := _refusal(causes, status, reason):
         raise StoreBlocked(f"{name} can't be used: {without_password(refusal)}")
@@ -67,10 +67,10 @@ def _raise_other_database(fault: sqlalchemy.exc.DBAPIError) -> NoReturn:
 
 def _refusal(causes: list[BaseException], status: int, reason: str) -> str | None:
     """What a person has to mend before the server can be used, and how; None where it is not that."""
-    if fault := _first(causes, ssl.SSLCertVerificationError):
+    if untrusted := _first(causes, ssl.SSLCertVerificationError):
         return (
-            f"its certificate is not trusted ({fault.verify_message}). Where an authority of your own signed it, name "
-            "that one's file in MLFLOW_TRACKING_SERVER_CERT_PATH, or in REQUESTS_CA_BUNDLE for all programs"
+            f"its certificate is not trusted ({untrusted.verify_message}). Where an authority of your own signed it, "
+            "name that one's file in MLFLOW_TRACKING_SERVER_CERT_PATH, or in REQUESTS_CA_BUNDLE for all programs"
         )
     if (fault := _first(causes, ssl.SSLError)) and fault.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
         return "it does not speak TLS there: write http:// in MLFLOW_TRACKING_URI, or the port of https"
@@ -78,8 +78,8 @@ def _refusal(causes: list[BaseException], status: int, reason: str) -> str | Non
         return "it asks for a certificate of yours: name it, with its key, in MLFLOW_TRACKING_CLIENT_CERT_PATH"
     if any("407 Proxy Authentication" in str(each) for each in causes):
         return "the proxy asks for a password: HTTPS_PROXY=http://<user>:<password>@<host>:<port>, or NO_PROXY=<server>"
-    if (fault := _first(causes, OSError)) and "TLS CA certificate" in str(fault):  # requests looks for it itself
-        return f"{_shortened(str(fault))}; correct MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE"
+    if (local := _first(causes, OSError)) and "TLS CA certificate" in str(local):  # requests looks for it itself
+        return f"{_shortened(str(local))}; correct MLFLOW_TRACKING_SERVER_CERT_PATH or REQUESTS_CA_BUNDLE"
     if status == 401:
         return f"{_identity()} (401)"
     if status == 403:
@@ -121,8 +121,8 @@ def _cause(causes: list[BaseException], status: int, reason: str) -> str:
         return f"it answers {''.join(filter(str.isdigit, str(fault)))}"
     if _first(causes, urllib3.exceptions.ProxyError):
         return f"the proxy of HTTPS_PROXY or HTTP_PROXY does not connect: {causes[-1]}"
-    if faults := [each for each in causes if isinstance(each, OSError) and each.strerror]:
-        return faults[-1].strerror
+    if reasons := [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]:
+        return reasons[-1]
     if _first(causes, requests.Timeout) or _first(causes, urllib3.exceptions.TimeoutError):
         return f"no answer within {os.environ.get('MLFLOW_HTTP_REQUEST_TIMEOUT')} s"
     if _first(causes, urllib3.exceptions.ProtocolError):
@@ -135,7 +135,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
     An error of ours ends the search: one before, which happened to be dealt with when this one came.
     """
-    seen, waiting = [], [error]
+    seen: list[BaseException] = []
+    waiting = [error]
     while waiting:
         each = waiting.pop(0)
         if any(each is other for other in seen) or isinstance(each, PipelineError | StoreAway):

@@ -11,8 +11,9 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pipeline.tracking.opening import connect as connect  # before mlflow: it sets what that reads on import
@@ -101,14 +102,15 @@ class RunLog:
         names = metric_names(values)
         self.metrics({name: value for name, value in values.items() if said.get(names[name]) != value}, step)
 
-    def params(self, values: dict[str, object]) -> None:
+    def params(self, values: Mapping[str, object]) -> None:
         """Params that the run does not have yet: they can't change."""
         params = [Param(name, str(value)) for name, value in values.items() if name not in self._known_params]
         for start in range(0, len(params), _PARAMS_A_BATCH):
             batch = params[start : start + _PARAMS_A_BATCH]
-            self._patiently(lambda batch=batch: self._client.log_batch(self.id, params=batch))
+            self._patiently(partial(self._client.log_batch, self.id, params=batch))
 
     def tags(self, values: dict[str, str]) -> None:
+        """Set tags; what had a value gets the new one."""
         tags = [RunTag(name, value) for name, value in values.items()]
         self._patiently(lambda: self._client.log_batch(self.id, tags=tags))
 
@@ -164,6 +166,7 @@ class RunLog:
         self._client.set_terminated(self.id, status, self._ends())
 
     def close(self) -> None:
+        """Stop the threads; what is not delivered by then is not delivered."""
         self._outbox.close()
         if self._monitor:  # waits for the answers to what it asked last
             with contextlib.suppress(StoreAway):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -128,6 +129,7 @@ def _experiment(name: str, artifacts: str | None) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         found = mlflow.get_experiment_by_name(name)  # another process was a moment faster
+        assert found is not None, name
     if found.lifecycle_stage != "active":
         raise TrackingError(
             f"the MLflow experiment '{name}' was deleted; set another name in params.yaml: experiment, or restore it "
@@ -147,7 +149,7 @@ def translate_mlflow_errors() -> Iterator[None]:
     except Timeout as error:  # an OSError too
         raise StoreAway(f"{error.lock_file} is held by another process, which makes or opens the database") from None
     except MlflowException as error:
-        fault, status, reason = error, error.get_http_status_code(), error.message
+        fault, status, reason = cast(Exception, error), error.get_http_status_code(), error.message
     except requests.RequestException as error:  # from the upload of an artifact
         fault, reason = error, str(error)
         status = error.response.status_code if error.response is not None else 503

@@ -51,6 +51,7 @@ def running() -> list[TrackedRun]:
 def end(run: TrackedRun) -> None:
     """Mark a run as KILLED. Raises TrackingError."""
     with reader() as client:
+        assert client is not None, "the run came from a database"
         client.set_terminated(run.id, "KILLED")
 
 
@@ -97,6 +98,7 @@ def _artifact(run: TrackedRun, name: str) -> Iterator[Path | None]:
     Raises TrackingError, too for one that is larger than any that training writes.
     """
     with reader() as client, TemporaryDirectory() as folder:
+        assert client is not None, "the run came from a database"
         found = next((item for item in client.list_artifacts(run.id) if item.path == name), None)
         if found and (found.file_size or 0) > _MOST_RECORD:
             raise TrackingError(

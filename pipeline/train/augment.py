@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class Geometry:
         return bool((self.zoom != 1).any() or (self.angle != 0).any())
 
     def to(self, device: torch.device) -> Geometry:
+        """The same on `device`."""
         return Geometry(*(to_device(each, device) for each in (self.flip, self.zoom, self.angle, self.shift)))
 
 
@@ -99,7 +101,7 @@ class Augmenter:
             zoom = rng.choice(np.asarray(self.scale, dtype=np.float64), count)
         angle = np.deg2rad(rng.uniform(-self.rotation, self.rotation, count))
         # New seeds, not the jumped stream itself: that one would run through the next batch's numbers too.
-        own = np.random.default_rng(rng.bit_generator.jumped().random_raw(4))
+        own = np.random.default_rng(cast(np.random.PCG64, rng.bit_generator).jumped().random_raw(4))
         reach = 1.0 if self.crop == "random" else 0.0
         shift = own.uniform(-reach, reach, (count, 2))
         light = (own.uniform(1 - v, 1 + v, count) for v in (self.brightness, self.contrast, self.saturation))

@@ -33,11 +33,13 @@ class Captured:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of a batch, whose gradients the parameters have then."""
         self._calls += 1
         if self._calls <= _WARM_UP:
             return self._aside(batch)
         if self._graph is None:
             self._capture(batch)
+        assert self._graph is not None
         for own, given in zip(self._batch.tensors(), batch.tensors(), strict=True):
             own.copy_(given, non_blocking=True)
         self._graph.replay()

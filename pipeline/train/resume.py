@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from filelock import FileLock, Timeout
@@ -56,6 +56,7 @@ class Attempt:
 
     @property
     def key(self) -> str:
+        """The key of the training: the name of its folder."""
         return self.folder.name
 
     def save(self, state: dict[str, Any], points: Iterable[Point], seconds: float) -> None:
@@ -67,7 +68,7 @@ class Attempt:
             writer = ChecksumWriter(file)
             try:
                 with without_crc32():
-                    torch.save(content, writer)
+                    torch.save(content, cast("IO[bytes]", writer))  # it writes and flushes, no more
             except RuntimeError as error:  # torch hides a failed write in an error of its own
                 raise error.__context__ if isinstance(error.__context__, OSError) else error from None
             writer.finish()
@@ -216,6 +217,7 @@ class Checkpoints:
 
     @property
     def due(self) -> bool:
+        """Whether the last checkpoint is old enough for the next one."""
         return time.monotonic() - self._last >= self._interval
 
     def save(self, state: TrainingState) -> None:

@@ -35,6 +35,7 @@ class LossWindow:
     rows: list[Tensor] = field(default_factory=list)
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Add a step's losses, scalars by name, summed over all processes."""
         self.names = tuple(losses)
         self.rows.append(distributed.total(torch.stack(list(losses.values()))))
 
@@ -93,6 +94,7 @@ class TrainingState:
             self.rng = np.random.default_rng([seed, self.epoch, _AUGMENT_STREAM])
 
     def end_epoch(self, learning_rate: float, scores: Scores | None) -> None:
+        """Record the epoch that ends, with its mean losses, and begin the next one."""
         means = {name: total / self.batch for name, total in self.sums.items()}
         self.epoch += 1
         self.history.append(EpochRecord(self.epoch, learning_rate, means, self.seconds, scores))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,10 @@ class Step:
             own = [device.torch_device] if device.torch_device.type == "cuda" else None
             # Buffers are the same everywhere by themselves; and which parts of a network are idle never changes.
             self._losses = DistributedDataParallel(
-                self._losses, device_ids=own, static_graph=True, **{_SYNC_BUFFERS: False}
+                self._losses,
+                device_ids=own,
+                static_graph=True,
+                **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]  # a name that depends on torch's version
             )
         self._compute = Captured(self._gradients) if device.captures(run.training.cuda_graph) else self._gradients
 
@@ -92,11 +96,13 @@ class _Losses(nn.Module):
 
 
 def make_optimizer(network: nn.Module, recipe: Training, device: Device) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names, for all parameters of the network."""
     fused = device.has_fused_optimizers or None  # None leaves the choice of another form to torch
-    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": fused}
+    lr, decay = recipe.lr, recipe.weight_decay
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), momentum=recipe.momentum, **common)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](network.parameters(), **common)
+        return torch.optim.SGD(network.parameters(), momentum=recipe.momentum, lr=lr, weight_decay=decay, fused=fused)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
+    return kind(network.parameters(), lr=lr, weight_decay=decay, fused=fused)
 
 
 def task_losses(outputs: Outputs, batch: Batch, tasks: tuple[str, ...], deep_supervision: bool) -> dict[str, Tensor]:
@@ -115,7 +121,7 @@ def task_losses(outputs: Outputs, batch: Batch, tasks: tuple[str, ...], deep_sup
             scales = [scale[task] for scale in outputs.auxiliary if task in scale]
             if scales:
                 each = [loss(scale, target, valid) for scale in scales]
-                losses[f"loss_auxiliary/{task}"] = sum(each)
+                losses[f"loss_auxiliary/{task}"] = cast(Tensor, sum(each))
     return losses
 
 

@@ -20,7 +20,10 @@ from pipeline.evaluation.dry_run import check_batch_norm
 from pipeline.evaluation.scoring import score
 from pipeline.loading.in_memory import training_batches
 from pipeline.loading.loader import Share
+from pipeline.networks.backbones.backbone import Backbone
+from pipeline.networks.cross_stitch import EncoderFusion
 from pipeline.networks.from_params import build_network
+from pipeline.networks.pretrained import LoadReport
 from pipeline.networks.saved_weights import load_single_task_weights
 from pipeline.params.load import load_params
 from pipeline.params.schema import Params, ResolvedRun
@@ -106,7 +109,9 @@ class _Teacher:
         torch.manual_seed(self.seed)
         pretrained = False if self.start else self.run.training.pretrained
         network = self.device.network(build_network(self.run, self.info, pretrained))
-        load_single_task_weights(network, self.start, self.seed, paths.start_file(self.run.name, self.seed))
+        if self.start:
+            assert isinstance(network, EncoderFusion)
+            load_single_task_weights(network, self.start, self.seed, paths.start_file(self.run.name, self.seed))
         return network
 
     def selection(self) -> Selection | None:
@@ -146,14 +151,14 @@ def _lead(teacher: _Teacher) -> None:
     experiment = connect(params.experiment)
     with resume.attempt(training_key(inputs, teacher.info, run.name)) as attempt:
         distributed.wait_for_all()  # the others may read the last checkpoint now
-        close_runs(set(run_folders.inactive().values()) - {None})
+        close_runs({training_id for training_id in run_folders.inactive().values() if training_id is not None})
         started = time.time() - attempt.seconds
         tags = {"input_fingerprint": inputs.fingerprint}
         name, before = f"{run.name}-{seed}", attempt.seconds
         with training_run(experiment, name, attempt.training_id, tags, attempt.points, before) as log:
             network, selection = teacher.network(), teacher.selection()
-            if network.backbone.load_report:
-                print(f"{run.training.backbone}: {network.backbone.load_report}")
+            if report := _load_report(network):
+                print(f"{run.training.backbone}: {report}")
             _describe(log, params, run, seed, teacher.info, network, device, inputs)
             checkpoints = Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started))
             history = teacher.teach(
@@ -282,6 +287,11 @@ def _check_scored(run: ResolvedRun, store: Store) -> None:
         )
 
 
+def _load_report(network: torch.nn.Module) -> LoadReport | str | None:
+    assert isinstance(network.backbone, Backbone)
+    return network.backbone.load_report
+
+
 def _describe(
     log: RunLog,
     params: Params,
@@ -308,7 +318,7 @@ def _describe(
             "cuda_graph": str(device.captures(run.training.cuda_graph)).lower(),
             "compiled": str(run.training.compile).lower(),
             "fused_optimizer": str(device.has_fused_optimizers).lower(),
-            "pretrained": str(network.backbone.load_report or "none: random initialisation"),
+            "pretrained": str(_load_report(network) or "none: random initialisation"),
             **{f"version.{package}": number for package, number in provenance.environment().items()},
             **git.git_state(),
             **provenance.dvc_tags(),

@@ -18,4 +18,6 @@ class FixedWeights:
 
     def __call__(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Scalar losses by task -> scalar total."""
-        return sum(self.weights[task] * loss for task, loss in losses.items())
+        total = sum(self.weights[task] * loss for task, loss in losses.items())
+        assert isinstance(total, Tensor), "no task"
+        return total

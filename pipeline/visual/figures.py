@@ -9,16 +9,17 @@ import matplotlib
 
 matplotlib.use("Agg")  # drawn to files only; no screen is needed
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
-from pipeline.core import paths  # noqa: E402
-from pipeline.data.sample import Sample  # noqa: E402
-from pipeline.tasks import get_task  # noqa: E402
-from pipeline.tasks.spec import TaskContext  # noqa: E402
-from pipeline.visual.paint import paint  # noqa: E402
+from pipeline.core import paths
+from pipeline.data.sample import Sample
+from pipeline.tasks import get_task
+from pipeline.tasks.spec import TaskContext
+from pipeline.visual.paint import paint
 
 _DPI = 130
 _BASELINE = "#8c8c8c"
@@ -28,8 +29,9 @@ def save(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all. Raises OSError."""
     try:
         with paths.atomic(path, "wb") as file:
-            options = {"format": "png", "dpi": _DPI, "bbox_inches": "tight", "facecolor": "white"}
-            figure.savefig(file, **options, metadata={"Software": None})
+            figure.savefig(
+                file, format="png", dpi=_DPI, bbox_inches="tight", facecolor="white", metadata={"Software": None}
+            )
     finally:
         plt.close(figure)
 
@@ -57,7 +59,7 @@ def panel(
     for row, task in zip(axes, tasks, strict=True):
         label = sample.labels[task]
         everywhere = np.ones_like(label.valid)
-        cells = [sample.image, paint(task, label.value, label.valid, contexts[task])]
+        cells: list[np.ndarray | None] = [sample.image, paint(task, label.value, label.valid, contexts[task])]
         for predictions in columns.values():
             found = predictions.get(task)
             cells.append(None if found is None else paint(task, found, everywhere, contexts[task]))
@@ -89,7 +91,8 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
     figure, axes = plt.subplots(
         2, len(tasks), figsize=(3.4 * len(tasks) + 0.6, 5), squeeze=False, sharex=True, layout="constrained"
     )
-    colors = dict(zip(histories, plt.get_cmap("tab10").colors * (len(histories) // 10 + 1), strict=False))
+    tab10 = [plt.get_cmap("tab10")(i) for i in range(10)]
+    colors = dict(zip(histories, tab10 * (len(histories) // 10 + 1), strict=False))
     for column, name in enumerate(tasks):
         task = get_task(name)
         for axis, key in ((axes[0, column], f"loss/{name}"), (axes[1, column], f"{name}/{task.headline}")):
@@ -112,10 +115,11 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
         arrow = "higher is better" if task.higher_is_better else "lower is better"
         axes[1, column].set_ylabel(f"{task.headline} ({arrow})", fontsize=8)
         axes[1, column].set_xlabel("epoch")
-    handles = {}
+    handles: dict[str, Artist] = {}
     for axis in axes.flat:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 5), fontsize=8)
+    lines, runs = list(handles.values()), list(handles)
+    figure.legend(lines, runs, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8)
     return figure
 
 

@@ -240,7 +240,7 @@ def test_what_a_run_costs_is_passed_on_and_must_be_there(params, results, in_tmp
     assert compare(results)["runs"]["both"] == {"architecture": "multi_task", "backbone": "net"} | costs
     del pick(results, "depth")["macs"], pick(results, "depth")["activation_bytes"]
     write(results)
-    with pytest.raises(ComparisonError, match="depth-0.json lacks macs, activation_bytes; delete it and run"):
+    with pytest.raises(ComparisonError, match=r"depth-0.json lacks macs, activation_bytes; delete it and run"):
         load_results(params)
 
 

@@ -228,7 +228,7 @@ def test_the_launcher_is_run_once(launched):
 def test_a_launcher_that_only_starts_copies_is_told(launched):
     os.environ["PIPELINE_LAUNCHER"] = "srun -n 4 python"
     launcher.relaunch("stages.train", [])
-    with pytest.raises(ParamsError, match="PIPELINE_LAUNCHER: srun does not tell WORLD_SIZE.*let it start torchrun"):
+    with pytest.raises(ParamsError, match=r"PIPELINE_LAUNCHER: srun does not tell WORLD_SIZE.*let it start torchrun"):
         launcher.relaunch("stages.train", [])
 
 

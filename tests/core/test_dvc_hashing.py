@@ -121,7 +121,7 @@ def test_what_dvc_does_not_hash_is_refused_and_nothing_else(repository, make):
     if hashed:
         check_hashed(Path("data/own"))
     else:
-        with pytest.raises(DataError, match="(?s)data.folder data/own holds what DVC does not hash.*cp -rs"):
+        with pytest.raises(DataError, match=r"(?s)data.folder data/own holds what DVC does not hash.*cp -rs"):
             check_hashed(Path("data/own"))
 
 
@@ -157,7 +157,7 @@ def test_prepare_refuses_a_linked_folder(in_tmp):
 def test_a_list_outside_the_folder_is_refused(in_tmp, listed):
     content = {"name": "mine", "tasks": ["depth"], "splits": {"train": listed}}
     file("data/own/dataset.yaml", yaml.safe_dump(content))
-    with pytest.raises(DataError, match="splits.train: got .*must be the path of a file in the dataset's folder"):
+    with pytest.raises(DataError, match=r"splits.train: got .*must be the path of a file in the dataset's folder"):
         folder.read_description(Path("data/own"))
 
 
@@ -180,7 +180,7 @@ def test_an_archive_that_changed_behind_its_name_is_named(in_tmp, monkeypatch):
     )
     (told,) = changed_archive(params)
     assert told.startswith("data.archive: ") and told.endswith("run `dvc repro -s -f download`")
-    with pytest.raises(DataError, match="archives/small.tgz has changed since it was read"):
+    with pytest.raises(DataError, match=r"archives/small.tgz has changed since it was read"):
         refuse_unseen(params)
     monkeypatch.setenv("PIPELINE_ARCHIVES", "archives")  # by its name alone it is another source
     put(raw, "data.archive", "small.tgz")

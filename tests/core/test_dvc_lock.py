@@ -149,7 +149,7 @@ def test_the_checkpoint_stays_until_dvc_has_the_model(lost, capsys):
     assert not attempt.folder.exists() and capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("config, place", [("config", "../elsewhere"), ("config.local", "{absolute}/elsewhere")])
+@pytest.mark.parametrize(("config", "place"), [("config", "../elsewhere"), ("config.local", "{absolute}/elsewhere")])
 def test_the_cache_is_found_where_dvc_has_it(project, config, place, monkeypatch):
     local = ["--local"] if config == "config.local" else []
     dvc("config", *local, "cache.dir", place.format(absolute=project.resolve()))

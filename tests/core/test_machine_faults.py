@@ -104,7 +104,7 @@ def test_a_file_that_does_not_fit_leaves_the_one_before_and_names_itself(in_tmp,
     path = in_tmp / "folder" / "result"
     path.parent.mkdir()
     path.write_text("before")
-    with small_files(5000), pytest.raises(OSError) as caught:
+    with small_files(5000), pytest.raises(OSError, match="File too large") as caught:
         WRITERS[kind](path)
     assert machine_faults.explain(caught.value).startswith(f"{path}: File too large")
     assert [each.name for each in path.parent.iterdir()] == ["result"] and path.read_text() == "before"
@@ -112,7 +112,7 @@ def test_a_file_that_does_not_fit_leaves_the_one_before_and_names_itself(in_tmp,
 
 def test_a_folder_that_can_not_be_made_is_named(in_tmp):
     (in_tmp / "reports").write_text("a file")
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="reports/metrics") as caught:
         paths.write_json(in_tmp / "reports" / "metrics" / "x.json", {})
     assert machine_faults.explain(caught.value).startswith(f"{in_tmp}/reports/metrics/x.json: ")
 

@@ -152,7 +152,7 @@ def test_evaluate_follows_no_key_of_a_run_json(project, tmp_path):
     assert (tmp_path / "precious").is_dir()
 
 
-@pytest.mark.parametrize("key, value", [("run", "../../precious"), ("seed", "0/../../x"), ("weights_sha256", "/")])
+@pytest.mark.parametrize(("key", "value"), [("run", "../../precious"), ("seed", "0/../../x"), ("weights_sha256", "/")])
 def test_trace_and_predict_refuse_such_a_model(project, key, value):
     paths.write_json(paths.run_file("pair", 0), project | {key: value})
     for read in (lambda folder: trace(load_params(), str(folder)), read_saved_model):
@@ -210,11 +210,11 @@ def test_the_index_of_the_store_names_plain_files(in_tmp, sample_id):
     make_store(in_tmp / "data", 3)
     index = next((in_tmp / "data").rglob("index.json"))
     paths.write_json(index, paths.read_json(index) | {"ids": ["0", "1", sample_id]})
-    with pytest.raises(DataError, match="an id is .*expected a plain name"):
+    with pytest.raises(DataError, match=r"an id is .*expected a plain name"):
         Store(index.parent, ("depth",))
 
 
-@pytest.mark.parametrize("key, value", [("root", "../.."), ("root", "/etc"), ("file_name", "../precious.tar")])
+@pytest.mark.parametrize(("key", "value"), [("root", "../.."), ("root", "/etc"), ("file_name", "../precious.tar")])
 def test_the_record_of_an_archive_leads_nowhere_else(in_tmp, key, value):
     record = {"file_name": "a.tar", "size": 1, "sha256": "0" * 64, "root": "a", "unpacked_size": 1, key: value}
     paths.write_json(in_tmp / "raw" / "source.json", record)

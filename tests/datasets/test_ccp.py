@@ -125,7 +125,7 @@ def test_splits_hold_out_every_fifth_id(raw: Path) -> None:
 
 def test_incomplete_dataset_is_refused(raw: Path) -> None:
     (raw / "annotations/pixel-level/0003.mat").unlink()
-    with pytest.raises(DataError, match="11 label files .* instead of 12"):
+    with pytest.raises(DataError, match=r"11 label files .* instead of 12"):
         ccp.splits(raw, PARAMS)
 
 

@@ -209,5 +209,5 @@ def test_names_may_be_in_another_normal_form(own: Path, listed: str, written: st
 def test_one_name_in_two_normal_forms_is_one_id(own: Path) -> None:
     both = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
     write_lists(own, train=both)
-    with pytest.raises(DataError, match="gt_sets/train.txt names 1 ids twice, the first: é"):
+    with pytest.raises(DataError, match=r"gt_sets/train.txt names 1 ids twice, the first: é"):
         folder.splits(RAW, describe(own, ("edge",)))

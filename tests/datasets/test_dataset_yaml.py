@@ -106,7 +106,7 @@ def test_a_slip_in_dataset_yaml_is_told(own: Path, problem: str) -> None:
 
 def test_background_of_human_parts_is_not_ignored(own: Path) -> None:
     describe(own, ("human_parts",), classes={"human_parts": NAMES}, ignore={"human_parts": 0})
-    with pytest.raises(DataError, match="ignore.human_parts: got 0; 0 is the background"):
+    with pytest.raises(DataError, match=r"ignore.human_parts: got 0; 0 is the background"):
         folder.read_description(own)
 
 
@@ -138,18 +138,18 @@ def test_a_folder_that_is_not_ready_says_what_to_put_there(own: Path) -> None:
     asked = Data(dataset="folder", tasks=("depth",))
     for call in (folder.resolve, folder.splits):
         with pytest.raises(
-            DataError, match="data/own/dataset.yaml is missing: .*images, labels and .*docs/datasets.md"
+            DataError, match=r"data/own/dataset.yaml is missing: .*images, labels and .*docs/datasets.md"
         ):
             call(RAW, asked)
     missing = Data(dataset="folder", tasks=("depth",), folder="data/onw")
-    with pytest.raises(DataError, match="there is no folder data/onw: data.folder names .*docs/datasets.md"):
+    with pytest.raises(DataError, match=r"there is no folder data/onw: data.folder names .*docs/datasets.md"):
         folder.resolve(RAW, missing)
 
 
 def test_tasks_that_are_asked_for_must_be_there(own: Path) -> None:
     describe(own, ("depth", "edge"))
     with pytest.raises(
-        DataError, match="data.tasks asks for normals, sal, but data/own/dataset.yaml lists only depth, edge"
+        DataError, match=r"data.tasks asks for normals, sal, but data/own/dataset.yaml lists only depth, edge"
     ):
         folder.resolve(RAW, Data(dataset="folder", tasks=("depth", "normals", "sal")))
 

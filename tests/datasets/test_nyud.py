@@ -240,11 +240,11 @@ def test_from_the_archive_to_the_store(raw: Path, tmp_path: Path) -> None:
 def test_archives_of_the_same_name_by_others_are_named(raw: Path, tmp_path: Path) -> None:
     for path in (raw / "segmentation").iterdir():
         path.rename(path.with_suffix(".mat"))
-    with pytest.raises(DataError, match="ASTMT's NYUD_MT.tgz"):
+    with pytest.raises(DataError, match=r"ASTMT's NYUD_MT.tgz"):
         fetch(nyud.NYUD.archive, tmp_path / "raw", pack(raw, tmp_path / "astmt.tgz"))
     for path in (*(raw / "segmentation").iterdir(), *(raw / "images").iterdir()):
         path.rename(path.with_suffix(".png"))
-    with pytest.raises(DataError, match="ATRC's NYUDv2.tar.gz, with frames of 425x560"):
+    with pytest.raises(DataError, match=r"ATRC's NYUDv2.tar.gz, with frames of 425x560"):
         fetch(nyud.NYUD.archive, tmp_path / "raw", pack(raw, tmp_path / "atrc.tgz"))
 
 

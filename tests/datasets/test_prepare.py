@@ -103,7 +103,7 @@ def test_a_label_of_the_wrong_type_is_a_broken_sample(run):
         label = sample.labels["semseg"]
         return Sample(sample_id, sample.image, {"semseg": Label(label.value.astype(np.int64), label.valid)})
 
-    with pytest.raises(DataError, match="train-0: .*semseg is int64"):
+    with pytest.raises(DataError, match=r"train-0: .*semseg is int64"):
         run(reader)
 
 

@@ -206,13 +206,13 @@ def test_another_archive_that_is_no_good(site: Site, tmp_path: Path, other: str,
 
 
 def test_a_generated_dataset_has_no_other_archive(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="data.archive is mini.tgz, but this dataset comes from no archive"):
+    with pytest.raises(DataError, match=r"data.archive is mini.tgz, but this dataset comes from no archive"):
         get(None, tmp_path / "raw", "mini.tgz")
 
 
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    with pytest.raises(DataError, match="data/raw can't be filled: .*Not a directory"):
+    with pytest.raises(DataError, match=r"data/raw can't be filled: .*Not a directory"):
         get(wanted(), tmp_path / "data/raw")
 
 
@@ -225,7 +225,7 @@ def test_every_marker_must_lie_below_one_folder(tmp_path: Path) -> None:
     for missing in ("a/*.mat", "A/*.npy", "1.np", "b/3.png", "a/1.npy/x"):
         with pytest.raises(DataError, match=rf"another archive: no {missing.replace('*', '.')} inside, but"):
             inspect(path, ("b", missing))
-    with pytest.raises(DataError, match="a/1.txt and b are not below one folder"):
+    with pytest.raises(DataError, match=r"a/1.txt and b are not below one folder"):
         inspect(path, ("a/1.txt", "b"))
 
 

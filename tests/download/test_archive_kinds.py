@@ -166,7 +166,7 @@ def test_what_a_folder_may_not_hold(local: Path) -> None:
     with pytest.raises(DataError, match="labels/pipe in it is neither a file nor a folder"):
         get(wanted(), local / "raw", "set")
     write(local / "other", {"images/1.png": b"1"})
-    with pytest.raises(DataError, match="it is another archive: no labels inside, but images/1.png"):
+    with pytest.raises(DataError, match=r"it is another archive: no labels inside, but images/1.png"):
         get(wanted(), local / "raw", "other")
 
 

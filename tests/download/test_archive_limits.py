@@ -47,7 +47,7 @@ def test_xz_streams_are_read_one_after_the_other(tmp_path, content):
 
 @pytest.mark.parametrize("cut", [20, 100, 1])
 def test_an_xz_file_that_is_cut_short_is_named(tmp_path, cut):
-    with pytest.raises(SourceError, match="not a whole tar.xz"):
+    with pytest.raises(SourceError, match=r"not a whole tar.xz"):
         inspect(tmp_path, lzma.compress(PLAIN)[:-cut])
 
 

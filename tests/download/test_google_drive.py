@@ -74,7 +74,7 @@ def test_interrupted_and_resumed(site: Site, tmp_path: Path) -> None:
     site.etag, site.modified = None, "Wed, 21 Oct 2015 07:28:00 GMT"
     page = len(site.files[LINK])
     site.drops = [page, 100_000, 50_000, 0, 0, 0, 0]
-    with pytest.raises(DataError, match="closed after 150000 of .*5 attempts.*browser"):
+    with pytest.raises(DataError, match=r"closed after 150000 of .*5 attempts.*browser"):
         get(wanted(f"gdrive:{ID}"), tmp_path / "raw")
     site.asked.clear()
     later = BYTES.replace("u-1", "u-2")

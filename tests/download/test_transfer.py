@@ -133,7 +133,7 @@ def test_full_disk_is_told_before_anything_is_written(
     site.files["a"] = WHOLE
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(DataError, match="the download needs 0.00 GB"):
+    with pytest.raises(DataError, match=r"the download needs 0.00 GB"):
         get(wanted(site.url("a")), tmp_path / "raw")
     assert names(tmp_path / "raw") == []
     assert names(tmp_path / "raw.partial") == ["lock"]
@@ -163,7 +163,7 @@ def test_disk_that_fills_while_writing_is_not_blamed_on_the_source(
     archive = wanted(site.url("a"), site.url("b"))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", full_after(100_000, "ab"))
-        with pytest.raises(DataError, match="can't be written: .*No space left.*run it again"):
+        with pytest.raises(DataError, match=r"can't be written: .*No space left.*run it again"):
             get(archive, tmp_path / "raw")
     assert names(tmp_path / "raw") == []
     get(archive, tmp_path / "raw")
@@ -178,7 +178,7 @@ def test_disk_that_fills_while_copying_is_not_blamed_on_the_file(
     (tmp_path / "set.tar.gz").write_bytes(WHOLE)
     monkeypatch.setenv("PIPELINE_ARCHIVES", str(tmp_path))
     monkeypatch.setattr(Path, "open", full_after(100_000, "wb"))
-    with pytest.raises(DataError, match="can't be written: .*No space left"):
+    with pytest.raises(DataError, match=r"can't be written: .*No space left"):
         get(wanted(site.url("a")), tmp_path / "raw")
     assert names(tmp_path / "raw") == [] and names(tmp_path / "raw.partial") == ["lock"] and site.asked == []
 
@@ -198,5 +198,5 @@ def test_file_that_may_not_be_read_is_the_sources_fault(tmp_path: Path, monkeypa
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(transfer.SourceError, match="a can't be copied: .*Permission denied"):
+    with pytest.raises(transfer.SourceError, match=r"a can't be copied: .*Permission denied"):
         transfer.copy(tmp_path / "a", tmp_path / "part")

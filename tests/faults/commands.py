@@ -87,7 +87,7 @@ class Launcher:
         folder: Path,
         *command: str,
         fault: Fault | None = None,
-        environment: Mapping[str, str] = {},  # noqa: B006
+        environment: Mapping[str, str] = {},
         limit: float = LIMIT_SECONDS,
     ) -> Done:
         """Run `dvc ...` or `stages.NAME ...` in `folder`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_parameters_on_resnet50_are_the_authors():
 
     assert {name: parameters(part) for name, part in net.named_children() if name != "backbone"} == {
         "attention": count * (mask(256, 256) + sum(mask(2 * c, c) for c in widths[1:])),
-        "carry": sum(bottleneck(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)),
+        "carry": sum(bottleneck(a, b) for a, b in pairwise(widths)),
         "heads": count * (3840 * 3840 + 3 * 3840) + outputs * 3841,
     }
 

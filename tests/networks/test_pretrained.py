@@ -225,7 +225,7 @@ def test_a_file_that_holds_the_backbone_twice_is_refused(tmp_path):
     state, path = classifier_state(RESNET), tmp_path / "weights.pth"
     torch.save({"student": under("module.backbone.", state), "teacher": under("backbone.", state)}, path)
     with pytest.raises(
-        TrainingError, match="2 times, under 'student.module.backbone.' and 'teacher.backbone.'; keep one"
+        TrainingError, match=r"2 times, under 'student.module.backbone.' and 'teacher.backbone.'; keep one"
     ):
         Backbone(RESNET, str(path))
 
@@ -313,5 +313,5 @@ def test_a_file_in_the_hubs_cache_is_used(hub_cache):
 
 
 def test_a_model_that_timm_has_no_weights_of():
-    with pytest.raises(TrainingError, match="timm has no weights of 'mnasnet_050'.*path of a file"):
+    with pytest.raises(TrainingError, match=r"timm has no weights of 'mnasnet_050'.*path of a file"):
         Backbone("mnasnet_050", pretrained=True)

@@ -99,7 +99,7 @@ def test_a_file_that_is_refused_in_a_line(in_tmp: Path, capsys, name: str) -> No
 @pytest.mark.parametrize("content", [b"\xff\xfes\0", b"a: caf\xe9", b"\x80"])
 def test_a_file_that_is_not_utf_8(in_tmp: Path, content: bytes) -> None:
     Path("params.yaml").write_bytes(content)
-    with pytest.raises(ParamsError, match="params.yaml: cannot be read as text"):
+    with pytest.raises(ParamsError, match=r"params.yaml: cannot be read as text"):
         read_yaml("params.yaml")
 
 

@@ -51,7 +51,7 @@ def test_a_key_that_is_no_text_for_both_is_found(tmp_path, key):
     path = tmp_path / "mine.yaml"
     path.write_text(f"runs: {{{key}: 1}}\n")
     if key in ("010", "2024-01-01"):
-        with pytest.raises(ParamsError, match="base 8|a key must be a plain name|date"):
+        with pytest.raises(ParamsError, match=r"base 8|a key must be a plain name|date"):
             read_yaml(path)
     else:
         assert len(read_otherwise(path)) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -32,7 +33,7 @@ def anchors(text: str) -> set[str]:
     """What GitHub makes of the headings: lower case, no punctuation, hyphens for blanks, a number where one repeats."""
     found: dict[str, int] = {}
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    for opening, inline in zip(tokens, tokens[1:], strict=False):
+    for opening, inline in pairwise(tokens):
         if opening.type == "heading_open":
             title = "".join(child.content for child in inline.children or ())
             slug = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")

@@ -230,7 +230,7 @@ class Authority:
         file.write_bytes(secret + _pem(self._sign(_name(name), key.public_key(), hosts)))
         return file
 
-    def _sign(self, subject, public_key, hosts: tuple[str, ...] | None):  # noqa: ANN001, ANN202  (types of cryptography)
+    def _sign(self, subject, public_key, hosts: tuple[str, ...] | None):
         import ipaddress
 
         from cryptography import x509
@@ -251,14 +251,14 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256())
 
 
-def _name(text: str):  # noqa: ANN202
+def _name(text: str):
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
-def _pem(certificate) -> bytes:  # noqa: ANN001
+def _pem(certificate) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
     return certificate.public_bytes(serialization.Encoding.PEM)

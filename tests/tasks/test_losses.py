@@ -101,8 +101,8 @@ def test_balanced_bce_gives_both_classes_the_same_total_weight():
     assert logits.grad[target == 1].item() == pytest.approx(-0.5 * 0.75 / 4)
 
 
-@pytest.mark.parametrize("memory_format", (torch.channels_last, torch.contiguous_format))
-@pytest.mark.parametrize("size", ((13, 17), (4, 5), (26, 40)))
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("size", [(13, 17), (4, 5), (26, 40)])
 @pytest.mark.parametrize("name", TASKS)
 def test_a_prediction_of_another_size_is_resized_first(name, size, memory_format, monkeypatch):
     monkeypatch.setattr(losses, "_CPU_CHUNK", 7 * CLASSES)  # so that an image takes several chunks, the last shorter

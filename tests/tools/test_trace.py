@@ -175,10 +175,10 @@ def test_what_cannot_be_traced_is_told_with_what_can(record, what):
 def test_a_run_of_other_programs_and_a_file_of_before(record):
     client = mlflow.MlflowClient()
     foreign = client.create_run(mlflow_run.connect("traced"), run_name="their-own")
-    with pytest.raises(DataError, match="their-own. is none of this pipeline"):
+    with pytest.raises(DataError, match=r"their-own. is none of this pipeline"):
         traced(foreign.info.run_id)
     paths.write_json(paths.metrics_file("pair", 0), {"run": "pair", "seed": 0})
-    with pytest.raises(DataError, match="pair-0.json lacks input_fingerprint, .*run `dvc repro`"):
+    with pytest.raises(DataError, match=r"pair-0.json lacks input_fingerprint, .*run `dvc repro`"):
         traced(METRICS)
 
 

@@ -211,7 +211,7 @@ def test_a_server_that_is_killed_and_started_again_lacks_nothing(server, tmp_pat
 def test_a_deleted_experiment_is_told(project):
     experiment = mlflow_run.connect("rooms")
     mlflow.delete_experiment(experiment)
-    with pytest.raises(TrackingError, match="was deleted; set another name .* or restore it .* too"):
+    with pytest.raises(TrackingError, match=r"was deleted; set another name .* or restore it .* too"):
         mlflow_run.connect("rooms")
 
 

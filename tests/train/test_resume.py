@@ -263,9 +263,9 @@ def test_a_result_that_does_not_fit_on_the_disk_is_told(in_tmp):
 
 def test_two_processes_do_not_train_the_same(training, monkeypatch):
     monkeypatch.setattr(resume, "_LOCK_SECONDS", 0)
-    monkeypatch.setattr(resume, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(run_folders, "_LOOK_SECONDS", 0)
     with attempt("k"):
-        with pytest.raises(TrainingError, match="another process trains exactly this.*wait for it, or end it"):
+        with pytest.raises(TrainingError, match=r"another process trains exactly this.*wait for it, or end it"):
             training.go()
         delete("k")
         assert paths.training_folder("k").exists(), "what is in use is not removed"

@@ -53,7 +53,8 @@ def draw_camera(rng: np.random.Generator, room: Room, clearance: float = 0.55) -
     Falls back to the roomiest of the places tried where none is that clear (a packed room).
     """
     width, depth, height = room.size
-    best, best_gap = None, -1.0
+    best: np.ndarray | None = None
+    best_gap = -1.0
     for _ in range(60):
         position = np.array(
             [
@@ -69,6 +70,7 @@ def draw_camera(rng: np.random.Generator, room: Room, clearance: float = 0.55) -
             best, best_gap = position, gap
         if gap >= clearance:
             break
+    assert best is not None  # any gap is above -1
     centre = np.arctan2(depth / 2 - best[1], width / 2 - best[0])
     yaw = centre + rng.normal(0, 0.7) - np.pi / 2  # mostly across the room, not at the nearest wall
     pitch, roll = rng.normal(-0.16, 0.12), rng.normal(0, 0.03)

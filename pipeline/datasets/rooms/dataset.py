@@ -73,6 +73,7 @@ def render_frame(seed: int, split: str, index: int, size: tuple[int, int]) -> tu
 
 
 def frame_id(split: str, index: int) -> str:
+    """The id of a frame, "train-00000" say."""
     return f"{split}-{index:05d}"
 
 

@@ -12,7 +12,9 @@ from pipeline.datasets.rooms.mesh import Builder, Frame, Seat, Surface, Thing, t
 from pipeline.datasets.rooms.palette import Palette
 
 
-def _legs(thing: Thing, width: float, depth: float, height: float, thick: float, material: int, taper=1.0) -> None:
+def _legs(
+    thing: Thing, width: float, depth: float, height: float, thick: float, material: int, taper: float = 1.0
+) -> None:
     for x in (-1, 1):
         for y in (-1, 1):
             centre = (x * (width - thick) / 2, y * (depth - thick) / 2, height / 2)
@@ -20,6 +22,7 @@ def _legs(thing: Thing, width: float, depth: float, height: float, thick: float,
 
 
 def sofa(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float) -> None:
+    """A seat with a back, arms and pillows. Origin: the floor below its middle."""
     thing, cloth = b.thing("sofa", f), p.cloth()
     seat, back, arm = rng.uniform(0.38, 0.46), rng.uniform(0.72, 0.95), rng.uniform(0.12, 0.24)
     arm_height, places = rng.uniform(0.52, 0.68), max(1, round((width - 2 * arm) / 0.65))
@@ -45,6 +48,7 @@ def sofa(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: floa
 
 
 def pillow(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """A tilted pillow of class `objects`, around the origin."""
     size = rng.uniform(0.36, 0.48)
     posture = turn(rng.uniform(-0.3, 0.3)) @ tilt(rng.uniform(0.2, 0.5))
     b.thing("objects", f).ball((size * 1.15, 0.2, size), (0, 0, 0), p.cloth(), rotation=posture)
@@ -72,6 +76,7 @@ def bed(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float
 
 
 def chair(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float = 0.46, depth: float = 0.48) -> None:
+    """A chair in one of three styles, and its seat. Origin: the floor below its middle."""
     thing, wood = b.thing("chair", f), p.wood()
     seat, back = rng.uniform(0.43, 0.48), rng.uniform(0.82, 1.02)
     cover, style = (p.cloth() if rng.uniform() < 0.5 else wood), rng.integers(3)
@@ -94,7 +99,10 @@ def chair(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: flo
     b.seats.append(Seat(f.at((0, 0.0, 0)), seat))
 
 
-def table(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height=None) -> None:
+def table(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float | None = None
+) -> None:
+    """A table, round or not, whose top can carry things. height: in metres; drawn unless given."""
     thing, wood = b.thing("table", f), p.wood()
     height = rng.uniform(0.7, 0.77) if height is None else height
     thick = rng.uniform(0.025, 0.06)
@@ -112,7 +120,9 @@ def table(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: flo
     b.surfaces.append(Surface(f.at((0, 0, height)), width - 0.1, depth - 0.08))
 
 
-def cabinet(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float):
+def cabinet(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float
+) -> None:
     """A closed box with doors or drawers: wardrobe, dresser, night stand, sideboard."""
     thing, body = b.thing("furniture", f), p.wood()
     front, knob = (p.wood() if rng.uniform() < 0.35 else body), p.solid(0.4)
@@ -130,7 +140,10 @@ def cabinet(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: f
         b.surfaces.append(Surface(f.at((0, 0, height)), width - 0.06, depth - 0.06))
 
 
-def bookcase(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float):
+def bookcase(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float
+) -> None:
+    """Open shelves, some with books, others to carry things. Origin: the floor below its middle."""
     thing, wood, side = b.thing("furniture", f), p.wood(), 0.025
     levels = max(2, round(height / 0.36))
     step = (height - side) / levels
@@ -149,7 +162,9 @@ def bookcase(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: 
         b.surfaces.append(Surface(f.at((0, 0, height + side)), width - 0.1, depth - 0.06))
 
 
-def book_row(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float):
+def book_row(
+    b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, depth: float, height: float
+) -> None:
     """Books side by side in `width`, one instance: bound in a handful of covers, some rows shorter than the
     shelf.
     """

@@ -7,10 +7,12 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.datasets.rooms import furniture
-from pipeline.datasets.rooms.mesh import turn
+from pipeline.datasets.rooms.layout import Layout
+from pipeline.datasets.rooms.mesh import Builder, turn
+from pipeline.datasets.rooms.palette import Palette
 
 
-def _sofa_corner(b, p, rng, layout) -> None:
+def _sofa_corner(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     width, depth = rng.choice([rng.uniform(0.85, 1.05), rng.uniform(1.5, 2.3)]), rng.uniform(0.85, 0.98)
     frame = layout.find_at_wall(width, depth, 0.9)
     if frame is None:
@@ -23,7 +25,7 @@ def _sofa_corner(b, p, rng, layout) -> None:
         furniture.table(b, p, rng, low, *size, height=rng.uniform(0.36, 0.48))
 
 
-def _bed_corner(b, p, rng, layout) -> None:
+def _bed_corner(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     width, depth = rng.choice([0.95, 1.4, 1.65]), rng.uniform(1.95, 2.1)
     frame = layout.find_at_wall(width, depth, 1.2)
     if frame is None:
@@ -36,7 +38,7 @@ def _bed_corner(b, p, rng, layout) -> None:
             furniture.cabinet(b, p, rng, stand, 0.44, 0.4, rng.uniform(0.42, 0.58))
 
 
-def _dining(b, p, rng, layout) -> None:
+def _dining(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     width, depth = rng.uniform(0.8, 1.6), rng.uniform(0.75, 0.95)
     frame = layout.find_free(width + 0.9, depth + 0.9, 0.0)
     if frame is None:
@@ -48,7 +50,7 @@ def _dining(b, p, rng, layout) -> None:
             furniture.chair(b, p, rng, frame.at(spot, turn(yaw + rng.uniform(-0.25, 0.25))))
 
 
-def _desk(b, p, rng, layout) -> None:
+def _desk(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     width, depth = rng.uniform(1.0, 1.5), rng.uniform(0.55, 0.75)
     frame = layout.find_at_wall(width, depth, 0.9)
     if frame is None:
@@ -59,20 +61,20 @@ def _desk(b, p, rng, layout) -> None:
     furniture.chair(b, p, rng, spot)
 
 
-def _loose_chair(b, p, rng, layout) -> None:
+def _loose_chair(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     frame = layout.find_free(0.5, 0.5)
     if frame is not None:
         furniture.chair(b, p, rng, frame)
 
 
-def _bookcase(b, p, rng, layout) -> None:
+def _bookcase(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     width, depth, height = rng.uniform(0.7, 1.5), rng.uniform(0.26, 0.36), rng.uniform(0.8, 2.1)
     frame = layout.find_at_wall(width, depth, height + 0.2)
     if frame is not None:
         furniture.bookcase(b, p, rng, frame, width, depth, height)
 
 
-def _cabinet(b, p, rng, layout) -> None:
+def _cabinet(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     width, depth = rng.uniform(0.6, 1.6), rng.uniform(0.4, 0.6)
     height = rng.uniform(0.7, 1.1) if rng.uniform() < 0.5 else rng.uniform(1.7, 2.1)
     frame = layout.find_at_wall(width, depth, height + 0.3)
@@ -80,7 +82,7 @@ def _cabinet(b, p, rng, layout) -> None:
         furniture.cabinet(b, p, rng, frame, width, depth, height)
 
 
-def _television(b, p, rng, layout) -> None:
+def _television(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     width = rng.uniform(0.75, 1.35)
     if rng.uniform() < 0.4:
         frame = layout.find_on_wall(width, rng.uniform(0.9, 1.1), 0.6 * width)

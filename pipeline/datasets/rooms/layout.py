@@ -14,7 +14,10 @@ from pipeline.datasets.rooms.palette import Palette
 _THICK = 0.2
 
 
-def _overlap(a, b) -> bool:
+Rectangle = tuple[float, float, float, float]  # low and high: x0, y0, x1, y1
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
@@ -26,7 +29,7 @@ class Wall:
 
     frame: Frame
     width: float
-    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
+    taken: list[Rectangle] = field(default_factory=list)
 
 
 class Layout:
@@ -37,14 +40,14 @@ class Layout:
 
     def __init__(self, rng: np.random.Generator, width: float, depth: float, height: float):
         self.rng, self.width, self.depth, self.height = rng, width, depth, height
-        self.floor: list[tuple[float, float, float, float]] = []
+        self.floor: list[Rectangle] = []
         middles = ((width / 2, 0), (width, depth / 2), (width / 2, depth), (0, depth / 2))
         self.walls = [
             Wall(Frame(turn(i * np.pi / 2), np.array([*xy, 0.0])), (width, depth)[i % 2])
             for i, xy in enumerate(middles)
         ]
 
-    def _footprint(self, frame: Frame, width: float, depth: float, margin: float):
+    def _footprint(self, frame: Frame, width: float, depth: float, margin: float) -> Rectangle:
         corners = np.array([[x, y, 0] for x in (-width / 2, width / 2) for y in (-depth / 2, depth / 2)])
         placed = corners @ frame.rotation.T + frame.origin
         low, high = placed.min(axis=0) - margin, placed.max(axis=0) + margin
@@ -57,6 +60,7 @@ class Layout:
         return inside and not any(_overlap(rect, other) for other in self.floor)
 
     def take(self, frame: Frame, width: float, depth: float, margin: float = 0.0) -> None:
+        """Record a footprint as taken."""
         self.floor.append(self._footprint(frame, width, depth, margin))
 
     def find_at_wall(self, width: float, depth: float, height: float, tries: int = 12) -> Frame | None:

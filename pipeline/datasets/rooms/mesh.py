@@ -8,13 +8,17 @@ at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from typing import TypedDict, Unpack
 
 import numpy as np
 
 # Exponent of the superellipsoid |x|^p + |y|^p + |z|^p = 1 that stands for everything upholstered.
 _CUSHION_EXPONENT = 5.0
+
+Vector = Sequence[float] | np.ndarray  # (3,): x, y, z in metres
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Frame:
     rotation: np.ndarray
     origin: np.ndarray
 
-    def at(self, offset, rotation: np.ndarray | None = None) -> Frame:
+    def at(self, offset: Vector, rotation: np.ndarray | None = None) -> Frame:
         """The frame that lies at `offset` (own coordinates) and is turned by `rotation` against this one."""
         turned = self.rotation if rotation is None else self.rotation @ rotation
         return Frame(turned, self.origin + self.rotation @ np.asarray(offset, float))
@@ -42,7 +46,7 @@ def tilt(angle: float) -> np.ndarray:
     return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
 
 
-def aim(direction) -> np.ndarray:
+def aim(direction: Vector) -> np.ndarray:
     """A rotation whose z axis is the unit vector `direction` and whose x axis stays as level as it can."""
     z = np.asarray(direction, float)
     helper = np.array([0.0, 1.0, 0.0]) if abs(z[1]) < 0.9 else np.array([0.0, 0.0, 1.0])
@@ -93,6 +97,17 @@ class Material:
     phase: float = 0.0
 
 
+class _Look(TypedDict, total=False):
+    """Options of `Material`."""
+
+    pattern: str
+    period: float
+    gloss: float
+    glow: float
+    glass: bool
+    phase: float
+
+
 @dataclass(frozen=True)
 class Looks:
     """All materials of a scene as arrays, one row each: colours (M, 3) float32, the rest (M,)."""
@@ -108,12 +123,15 @@ class Looks:
 
     @classmethod
     def of(cls, materials: list[Material]) -> Looks:
+        """The looks of these materials, in their order."""
         columns = {f.name: np.array([getattr(m, f.name) for m in materials]) for f in fields(cls)}
         return cls(**{k: v.astype(np.float32) if v.dtype == np.float64 else v for k, v in columns.items()})
 
 
 @dataclass(frozen=True)
 class Piece:
+    """One rigid solid of a thing: a unit shape, its half extents and where it stands; see `Thing.add`."""
+
     shape: str
     half: np.ndarray
     frame: Frame
@@ -125,6 +143,15 @@ class Piece:
     material: int
 
 
+class _More(TypedDict, total=False):
+    """Options of `Thing.add`."""
+
+    rotation: np.ndarray | None
+    length: float
+    taper: float
+    part: int
+
+
 @dataclass
 class Thing:
     """One object under construction. Sizes are full extents, centres are in the thing's own frame."""
@@ -134,7 +161,18 @@ class Thing:
     instance: int
     frame: Frame
 
-    def add(self, shape, size, centre, material, *, rotation=None, length=0.0, taper=1.0, part=0) -> None:
+    def add(
+        self,
+        shape: str,
+        size: Vector,
+        centre: Vector,
+        material: int,
+        *,
+        rotation: np.ndarray | None = None,
+        length: float = 0.0,
+        taper: float = 1.0,
+        part: int = 0,
+    ) -> None:
         """Add a solid. `length` moves the top half up along z, `taper` scales the top's x and y."""
         half = np.asarray(size, float) / 2
         frame = self.frame.at(centre, rotation)
@@ -142,16 +180,19 @@ class Thing:
             Piece(shape, half, frame, length, taper, self.semantic, self.instance, part, material)
         )
 
-    def box(self, size, centre, material, **more) -> None:
+    def box(self, size: Vector, centre: Vector, material: int, **more: Unpack[_More]) -> None:
+        """Add a box; `more` as in `add`."""
         self.add("box", size, centre, material, **more)
 
-    def cushion(self, size, centre, material, **more) -> None:
+    def cushion(self, size: Vector, centre: Vector, material: int, **more: Unpack[_More]) -> None:
+        """Add an upholstered box; `more` as in `add`."""
         self.add("cushion", size, centre, material, **more)
 
-    def cylinder(self, diameter, height, centre, material, **more) -> None:
+    def cylinder(self, diameter: float, height: float, centre: Vector, material: int, **more: Unpack[_More]) -> None:
+        """Add a cylinder along z; `more` as in `add`."""
         self.add("cylinder", (diameter, diameter, height), centre, material, **more)
 
-    def ball(self, size, centre, material, **more) -> None:
+    def ball(self, size: Vector, centre: Vector, material: int, **more: Unpack[_More]) -> None:
         """An ellipsoid; small ones get fewer triangles."""
         self.add("ball" if max(size) > 0.12 else "bead", size, centre, material, **more)
 
@@ -185,11 +226,13 @@ class Builder:
     instances: int = 0
 
     def thing(self, class_name: str, frame: Frame) -> Thing:
+        """Begin a new instance of a class, placed at `frame`."""
         self.instances += 1
         return Thing(self, self.classes.index(class_name), self.instances, frame)
 
-    def material(self, *args, **kwargs) -> int:
-        self.materials.append(Material(*args, **kwargs))
+    def material(self, colour: np.ndarray, second: np.ndarray, **look: Unpack[_Look]) -> int:
+        """Keep a new material; returns its number."""
+        self.materials.append(Material(colour, second, **look))
         return len(self.materials) - 1
 
 

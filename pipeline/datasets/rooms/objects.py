@@ -11,6 +11,7 @@ from pipeline.datasets.rooms.palette import Palette
 
 
 def vase(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """A vase, often with leaves. Origin: the middle of its foot."""
     thing, clay, size = b.thing("objects", f), p.solid(0.4), rng.uniform(0.12, 0.28)
     thing.ball((0.6 * size, 0.6 * size, 0.8 * size), (0, 0, 0.4 * size), clay)
     thing.cylinder(0.3 * size, 0.3 * size, (0, 0, 0.85 * size), clay, taper=1.3)
@@ -22,17 +23,20 @@ def vase(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
 
 
 def box(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """A box, plain or printed. Origin: the middle of its foot."""
     size = rng.uniform((0.12, 0.1, 0.06), (0.34, 0.24, 0.26))
     b.thing("objects", f).box(size, (0, 0, size[2] / 2), p.cloth() if rng.uniform() < 0.5 else p.print())
 
 
 def bottle(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """A bottle. Origin: the middle of its foot."""
     thing, glass, size = b.thing("objects", f), p.solid(0.5), rng.uniform(0.2, 0.32)
     thing.cylinder(0.08, 0.65 * size, (0, 0, 0.325 * size), glass)
     thing.cylinder(0.07, 0.35 * size, (0, 0, 0.8 * size), glass, taper=0.4)
 
 
 def bowl(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """A bowl of fruit. Origin: the middle of its foot."""
     thing, clay, fruit = b.thing("objects", f), p.solid(0.3), p.solid(0.2)
     thing.cylinder(0.18, 0.08, (0, 0, 0.04), clay, taper=1.5)
     for angle in rng.uniform(0, 2 * np.pi, 4):
@@ -40,12 +44,14 @@ def bowl(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
 
 
 def table_lamp(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """A lamp with a glowing shade. Origin: the middle of its foot."""
     thing, size = b.thing("objects", f), rng.uniform(0.3, 0.5)
     thing.cylinder(0.14, 0.6 * size, (0, 0, 0.3 * size), p.solid(0.4), taper=0.3)
     thing.cylinder(0.6 * size, 0.45 * size, (0, 0, 0.78 * size), p.lamp(rng.uniform(0.2, 1.2)), taper=0.65)
 
 
 def book_pile(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """Two to six books, one instance. Origin: the middle of the pile's foot."""
     thing, z = b.thing("books", f), 0.0
     for _ in range(rng.integers(2, 7)):
         size = rng.uniform((0.2, 0.14, 0.02), (0.32, 0.24, 0.06))
@@ -94,6 +100,7 @@ def pendant(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, glow: fl
 
 
 def plant(b: Builder, p: Palette, rng: np.random.Generator, f: Frame) -> None:
+    """A potted plant for the floor. Origin: the middle of its foot."""
     thing, leaf, height = b.thing("objects", f), p.cloth(), rng.uniform(0.8, 1.5)
     thing.cylinder(0.26, 0.3, (0, 0, 0.15), p.solid(), taper=1.25)
     thing.cylinder(0.04, height - 0.3, (0, 0, height / 2), p.wood())
@@ -121,7 +128,7 @@ def picture(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: f
     thing.box((width - 2 * rim, 0.01, height - 2 * rim), (0, 0.031, height / 2), p.print())
 
 
-def window(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, height: float, day: float):
+def window(b: Builder, p: Palette, rng: np.random.Generator, f: Frame, width: float, height: float, day: float) -> None:
     """Pane, frame and, often, curtains; all are class `window`. Origin: the middle of the bottom edge."""
     thing, frame = b.thing("window", f), p.solid(0.1)
     thing.box((width, 0.02, height), (0, 0.0, height / 2), p.pane(day))

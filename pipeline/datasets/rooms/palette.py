@@ -5,6 +5,7 @@ palette.
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -41,7 +42,9 @@ class Palette:
         base = rng.uniform()
         self.hues = (base + rng.uniform(-0.06, 0.06, 6) + np.array([0, 0, 0.08, 0.5, 0.33, 0.62])) % 1.0
 
-    def colour(self, saturation=(0.05, 0.65), value=(0.12, 0.95)) -> np.ndarray:
+    def colour(
+        self, saturation: tuple[float, float] = (0.05, 0.65), value: tuple[float, float] = (0.12, 0.95)
+    ) -> np.ndarray:
         """Linear RGB (3,) near one of the room's hues; a third of the draws are browns of wood."""
         hue = self.rng.uniform(0.03, 0.12) if self.rng.uniform() < 0.33 else self.hues[self.rng.integers(6)]
         rgb = colorsys.hsv_to_rgb(
@@ -49,8 +52,14 @@ class Palette:
         )
         return np.array(rgb) ** 2.2
 
-    def _make(self, choices, colour: np.ndarray, contrast=(0.15, 0.8), gloss=0.0) -> int:
-        pattern, period = choices[self.rng.integers(len(choices))]
+    def _make(
+        self,
+        choices: Sequence[tuple[str, float]],
+        colour: np.ndarray,
+        contrast: tuple[float, float] = (0.15, 0.8),
+        gloss: float = 0.0,
+    ) -> int:
+        pattern, period = choices[int(self.rng.integers(len(choices)))]
         other = self.colour()
         if pattern in ("wood", "planks", "plain", "tiles", "bricks"):
             other = colour * self.rng.uniform(0.35, 0.8) + 0.1 * other
@@ -58,16 +67,18 @@ class Palette:
         return self.builder.material(
             colour,
             (1 - share) * colour + share * other,
-            pattern,
-            period * self.rng.uniform(0.8, 1.4),
+            pattern=pattern,
+            period=period * self.rng.uniform(0.8, 1.4),
             gloss=gloss,
             phase=self.rng.uniform(0, 1000),
         )
 
     def wood(self) -> int:
+        """Wood, plain or lacquered."""
         return self._make(_WOOD, self.colour(), gloss=self.rng.choice([0.0, 0.15]))
 
     def cloth(self) -> int:
+        """Upholstery and clothes: any pattern."""
         return self._make(_CLOTH, self.colour())
 
     def paint(self, pale: bool = False) -> int:
@@ -76,6 +87,7 @@ class Palette:
         return self._make(_PAINT[:3] if pale else _PAINT, self.colour((0.0, 0.4), value), contrast=(0.05, 0.5))
 
     def floor(self) -> int:
+        """Planks, tiles or carpet, some of it polished."""
         return self._make(_FLOOR, self.colour(), gloss=self.rng.choice([0.0, 0.1]))
 
     def solid(self, gloss: float = 0.2) -> int:
@@ -87,6 +99,7 @@ class Palette:
         return self._make((("picture", 0.25),), self.colour(), contrast=(0.7, 1.0))
 
     def lamp(self, glow: float) -> int:
+        """A warm light. glow: its radiance."""
         warm = np.array([1.0, self.rng.uniform(0.75, 0.95), self.rng.uniform(0.5, 0.85)])
         return self.builder.material(warm, warm, glow=glow)
 
@@ -97,8 +110,8 @@ class Palette:
         colours = (self.colour((0.2, 0.9), (0.2, 1.0)), self.colour((0.2, 0.9), (0.2, 1.0))) if on else (dark, dark)
         return self.builder.material(
             *colours,
-            "picture" if on else "plain",
-            0.35,
+            pattern="picture" if on else "plain",
+            period=0.35,
             gloss=0.5,
             glow=0.5 if on else 0.0,
             glass=True,
@@ -111,8 +124,8 @@ class Palette:
         return self.builder.material(
             sky,
             self.colour((0.1, 0.6), (0.2, 0.7)),
-            "outdoors",
-            0.5,
+            pattern="outdoors",
+            period=0.5,
             gloss=0.4,
             glow=max(0.03, daylight),
             glass=True,
@@ -120,9 +133,11 @@ class Palette:
         )
 
     def skin(self) -> int:
+        """A person's skin."""
         tone = np.array([0.75, 0.5, 0.38]) * self.rng.uniform(0.12, 1.0) ** np.array([0.7, 1.0, 1.15])
-        return self.builder.material(tone, tone * 0.9, "plain", 0.1, phase=self.rng.uniform(0, 1000))
+        return self.builder.material(tone, tone * 0.9, pattern="plain", period=0.1, phase=self.rng.uniform(0, 1000))
 
     def hair(self) -> int:
+        """A person's hair."""
         shade = np.array([0.3, 0.19, 0.1]) * self.rng.uniform(0.05, 1.6)
-        return self.builder.material(shade, shade * 0.5, "wood", 0.02, phase=self.rng.uniform(0, 1000))
+        return self.builder.material(shade, shade * 0.5, pattern="wood", period=0.02, phase=self.rng.uniform(0, 1000))

@@ -33,14 +33,31 @@ def _direction(swing: float, spread: float) -> np.ndarray:
     return np.array([np.sin(spread), np.sin(swing) * np.cos(spread), -np.cos(swing) * np.cos(spread)])
 
 
-def _limb(thing: Thing, start, direction, length: float, radius: float, taper: float, material: int, part: int):
+def _limb(
+    thing: Thing,
+    start: np.ndarray,
+    direction: np.ndarray,
+    length: float,
+    radius: float,
+    taper: float,
+    material: int,
+    part: int,
+) -> np.ndarray:
     """A tapered capsule from `start` along `direction`; returns its far end."""
     size = (2 * radius,) * 3
     thing.add("capsule", size, start, material, rotation=aim(direction), length=length, taper=taper, part=part)
     return np.asarray(start) + length * direction
 
 
-def _arm(thing: Thing, rng, height: float, shoulder, side: int, outfit: _Outfit, resting: bool) -> None:
+def _arm(
+    thing: Thing,
+    rng: np.random.Generator,
+    height: float,
+    shoulder: np.ndarray,
+    side: int,
+    outfit: _Outfit,
+    resting: bool,
+) -> None:
     low, high, bend_low, bend_high = _ARM_POSES[1 if resting else rng.choice(4, p=[0.5, 0.25, 0.15, 0.1])]
     swing, bend, spread = rng.uniform(low, high), rng.uniform(bend_low, bend_high), rng.uniform(0.08, 0.45)
     upper, lower = (
@@ -53,7 +70,7 @@ def _arm(thing: Thing, rng, height: float, shoulder, side: int, outfit: _Outfit,
     thing.ball(hand, wrist + 0.035 * height * lower, outfit.skin, rotation=aim(lower), part=LOWER_ARM)
 
 
-def _leg(thing: Thing, height: float, hip, thigh, shin, outfit: _Outfit) -> None:
+def _leg(thing: Thing, height: float, hip: np.ndarray, thigh: np.ndarray, shin: np.ndarray, outfit: _Outfit) -> None:
     knee = _limb(thing, hip, thigh, _THIGH * height, 0.05 * height, 0.75, outfit.trousers, UPPER_LEG)
     ankle = _limb(thing, knee, shin, _SHIN * height, 0.036 * height, 0.7, outfit.leg, LOWER_LEG)
     foot = np.array([0.055, 0.15, 0.045]) * height
@@ -61,7 +78,9 @@ def _leg(thing: Thing, height: float, hip, thigh, shin, outfit: _Outfit) -> None
     thing.cushion(foot, centre, outfit.shoes, part=LOWER_LEG)
 
 
-def _trunk(thing: Thing, rng, height: float, hips, lean: float, outfit: _Outfit) -> tuple[np.ndarray, np.ndarray]:
+def _trunk(
+    thing: Thing, rng: np.random.Generator, height: float, hips: np.ndarray, lean: float, outfit: _Outfit
+) -> tuple[np.ndarray, np.ndarray]:
     """Pelvis, chest, neck, head and hair; returns the right and the left shoulder."""
     posture = tilt(-lean)
     spine = posture @ np.array([0, 0, 1.0])

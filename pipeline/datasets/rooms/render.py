@@ -89,7 +89,9 @@ def _blur(image: np.ndarray) -> np.ndarray:
     return (rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]) / np.float32(9)
 
 
-def _light(light: Light, caster: Caster, hits: Hits, view: np.ndarray, size: tuple[int, int], rng) -> tuple:
+def _light(
+    light: Light, caster: Caster, hits: Hits, view: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Irradiance (N,) of one light at the hits, and the part of it (N,) that a perfect gloss sends to the
     camera.
 
@@ -133,7 +135,15 @@ def _albedo(room: Room, hits: Hits, view: np.ndarray, footprint: np.ndarray) -> 
     return albedo
 
 
-def shade(room: Room, caster: Caster, camera: Camera, hits: Hits, rays: np.ndarray, size, rng) -> np.ndarray:
+def shade(
+    room: Room,
+    caster: Caster,
+    camera: Camera,
+    hits: Hits,
+    rays: np.ndarray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Linear radiance (H * W, 3) towards the camera: ambient light, lamps and windows with shadows, the flash, glow,
     highlights.
 

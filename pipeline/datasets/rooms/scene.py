@@ -57,7 +57,7 @@ class Room:
     peopled: bool
 
 
-def _openings(b, p, rng, layout, day: float) -> list[Light]:
+def _openings(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout, day: float) -> list[Light]:
     """A door and one or two windows; returns the daylight that the windows let in."""
     width, height = rng.uniform(0.82, 0.95), 2.05
     frame = layout.find_on_wall(width, 0.0, height)
@@ -80,7 +80,7 @@ def _openings(b, p, rng, layout, day: float) -> list[Light]:
     return lights
 
 
-def _lamps(b, p, rng, layout, day: float) -> list[Light]:
+def _lamps(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout, day: float) -> list[Light]:
     """A pendant, and sometimes a floor lamp; what is not switched on still hangs there."""
     lights = []
     warm = np.array([1.1, 0.95, rng.uniform(0.6, 0.9)])
@@ -98,7 +98,7 @@ def _lamps(b, p, rng, layout, day: float) -> list[Light]:
     return lights
 
 
-def _hang_pictures(b, p, rng, layout) -> None:
+def _hang_pictures(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     for _ in range(rng.integers(2, 6)):
         width, height = rng.uniform(0.3, 1.1), rng.uniform(0.35, 0.8)
         frame = layout.find_on_wall(width, rng.uniform(1.15, 1.5), height)
@@ -106,7 +106,7 @@ def _hang_pictures(b, p, rng, layout) -> None:
             objects.picture(b, p, rng, frame, width, height)
 
 
-def _people(b, p, rng, layout) -> None:
+def _people(b: Builder, p: Palette, rng: np.random.Generator, layout: Layout) -> None:
     """One to three people, sitting if they find a seat, else standing."""
     seats = list(b.seats)
     for _ in range(rng.choice([1, 2, 2, 3])):

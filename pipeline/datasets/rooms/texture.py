@@ -29,49 +29,49 @@ def noise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return low * (1 - fy) + high * fy
 
 
-def _plain(u, v):
+def _plain(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return 0.5 * noise(u, v) + 0.25 * noise(4 * u, 4 * v)
 
 
-def _mottle(u, v):
+def _mottle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.clip(1.8 * (0.6 * noise(u, v) + 0.4 * noise(3 * u + 7, 3 * v)) - 0.4, 0, 1)
 
 
-def _wood(u, v):
+def _wood(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return 0.6 * noise(u, 0.08 * v) + 0.4 * noise(4 * u, 0.2 * v)
 
 
-def _planks(u, v):
+def _planks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     row = np.floor(u)
     board = np.floor(0.15 * v + _hash(row, row * 0 + 3))
     seam = np.minimum(u - row, 1 - (u - row)) < 0.03
     return np.where(seam, 1.0, 0.7 * _hash(row, board) + 0.3 * noise(6 * u, 0.5 * v))
 
 
-def _stripes(u, v):
+def _stripes(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.clip(0.5 + 2 * np.sin(2 * np.pi * u), 0, 1) + 0 * v
 
 
-def _checker(u, v):
+def _checker(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (np.floor(u) + np.floor(v)) % 2
 
 
-def _dots(u, v):
+def _dots(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     du, dv = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
     return (du * du + dv * dv < 0.07).astype(np.float32)
 
 
-def _tiles(u, v):
+def _tiles(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     grout = np.minimum(np.abs(u - np.round(u)), np.abs(v - np.round(v))) < 0.025
     return np.where(grout, 1.0, 0.4 * _hash(np.floor(u), np.floor(v)) + 0.2 * noise(3 * u, 3 * v))
 
 
-def _bricks(u, v):
+def _bricks(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     row = np.floor(2 * v)
     return _tiles(u + 0.5 * (row % 2), 2 * v)
 
 
-def _picture(u, v):
+def _picture(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     shapes = np.floor(4 * noise(1.3 * u, 1.3 * v)) / 3
     return np.clip(shapes + 0.5 * (noise(6 * u, 6 * v) - 0.5), 0, 1)
 

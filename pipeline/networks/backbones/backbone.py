@@ -5,18 +5,20 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, cast
 
 import timm
 import torch
+from timm.models import FeatureInfo
 from timm.models.hrnet import HighResolutionNetFeatures
 from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
 from pipeline.networks.backbones.pyramid import SimplePyramid
 from pipeline.networks.blocks import set_momentum
-from pipeline.networks.pretrained import load_pretrained
+from pipeline.networks.pretrained import LoadReport, TimmOptions, load_pretrained
 
 STRIDES = (4, 8, 16, 32)
 OUTPUT_STRIDES = (32, 16, 8)
@@ -28,7 +30,11 @@ SUITABLE = "hrnet_w18_small_v2, resnet50, convnext_tiny, swin_tiny_patch4_window
 # for the size at hand, and windows of full size at the coarsest scale too; `_fit_shift` shifts them where there is more
 # than one, which on the 224x224 of its training there is not.
 # Plain ViT: position embeddings resampled in every forward pass.
-ANY_SIZE = ({"strict_img_size": False, "always_partition": True}, {"dynamic_img_size": True}, {})
+ANY_SIZE: tuple[TimmOptions, ...] = (
+    {"strict_img_size": False, "always_partition": True},
+    {"dynamic_img_size": True},
+    {},
+)
 # What timm raises for an option or an image that a model does not take. It has no error of its own, and every family
 # fails in its own way: an unknown option (TypeError), no dilation or features (NotImplementedError, RuntimeError), a
 # size (AssertionError, ValueError), a part that is missing (AttributeError, IndexError).
@@ -77,8 +83,8 @@ class Backbone(nn.Module):
         self.patch = source.patch
         self.strides = [min(stride, output_stride) for stride in STRIDES]
         if source.patch is None:
-            self.net = source.extractor(output_stride)
-            self.channels: list[int] = self.net.feature_info.channels()
+            self.net: nn.Module = source.extractor(output_stride)
+            self.channels: list[int] = cast(FeatureInfo, self.net.feature_info).channels()
             self.pyramid = None
             for block in self.net.modules():
                 if hasattr(block, "target_shift_size"):
@@ -90,12 +96,15 @@ class Backbone(nn.Module):
         elif output_stride != STRIDES[-1]:
             raise ValueError(f"{name!r} is a plain ViT: its output_stride is {STRIDES[-1]}, not {output_stride}.")
         else:
-            self.net = LastMap(timm.create_model(name, num_classes=0, **source.options))
-            self.pyramid = SimplePyramid(self.net.out_channels, nominal_stride(source.patch), STRIDES)
+            net = LastMap(cast(PlainViT, timm.create_model(name, num_classes=0, **source.options)))
+            self.net = net
+            self.pyramid = SimplePyramid(net.out_channels, nominal_stride(source.patch), STRIDES)
             self.channels = self.pyramid.out_channels
         self._channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self._check_maps(name)
-        self.load_report = load_pretrained(self.net, name, pretrained, source.options) if pretrained else None
+        self.load_report: LoadReport | str | None = None
+        if pretrained:
+            self.load_report = load_pretrained(self.net, name, pretrained, source.options)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         size = [math.ceil(side / STRIDES[-1]) * STRIDES[-1] for side in image.shape[-2:]]
@@ -126,14 +135,23 @@ class Backbone(nn.Module):
             )
 
 
+class SwinBlock(Protocol):
+    """What `_fit_shift` uses of timm's Swin blocks, of which every version has its own class."""
+
+    window_size: tuple[int, ...]
+    target_shift_size: tuple[int, ...]
+    shift_size: tuple[int, ...]
+
+
 def _fit_shift(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Shift the windows of a Swin block (B, H, W, C) but along sides that fit in one window, as timm does for one size.
 
     timm decides that once, for the size that a model is made for; the same weights take any size here.
     """
+    swin = cast(SwinBlock, block)
     sides = inputs[0].shape[1:3]
-    each = zip(sides, block.window_size, block.target_shift_size, strict=True)
-    block.shift_size = tuple(shift if side > window else 0 for side, window, shift in each)
+    each = zip(sides, swin.window_size, swin.target_shift_size, strict=True)
+    swin.shift_size = tuple(shift if side > window else 0 for side, window, shift in each)
 
 
 class BilinearUpsample(nn.Module):
@@ -152,7 +170,23 @@ def _upsample_bilinearly(net: nn.Module) -> None:
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Upsample):
-                setattr(module, name, BilinearUpsample(int(child.scale_factor)))
+                factor = child.scale_factor
+                assert isinstance(factor, float), factor
+                setattr(module, name, BilinearUpsample(int(factor)))
+
+
+class PlainViT(Protocol):
+    """What `LastMap` uses of timm's plain ViTs, whose classes share no other base than nn.Module."""
+
+    num_features: int
+
+    def prune_intermediate_layers(
+        self, indices: int, prune_norm: bool = False, prune_head: bool = True
+    ) -> Sequence[int]: ...
+
+    def forward_intermediates(
+        self, x: Tensor, indices: int, *, norm: bool, output_fmt: str, intermediates_only: bool
+    ) -> list[Tensor]: ...
 
 
 class LastMap(nn.Module):
@@ -161,11 +195,11 @@ class LastMap(nn.Module):
     timm's own extractor leaves that norm out, although the weights that follow were trained behind it.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: PlainViT):
         super().__init__()
         model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
         self.model = model
-        self.out_channels: int = model.num_features
+        self.out_channels = model.num_features
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.model.forward_intermediates(image, 1, norm=True, output_fmt="NCHW", intermediates_only=True)
@@ -185,13 +219,13 @@ class _Source:
     """
 
     name: str
-    options: Mapping[str, object]
-    extraction: Mapping[str, object]
+    options: TimmOptions
+    extraction: TimmOptions
     patch: int | None
 
     def extractor(self, output_stride: int) -> nn.Module:
         """timm's feature extractor. Raises ValueError if the model cannot be dilated to the output stride."""
-        dilation = {} if output_stride == STRIDES[-1] else {"output_stride": output_stride}
+        dilation: TimmOptions = {} if output_stride == STRIDES[-1] else {"output_stride": output_stride}
         try:
             return timm.create_model(self.name, features_only=True, **self.options, **self.extraction, **dilation)
         except TIMM_ERRORS as error:
@@ -208,7 +242,7 @@ def _describe(name: str) -> _Source:
     """Find out what the model offers from one without data: quick for large ones, and no random number is drawn."""
     _check_known(name)
     # HRNet's default features are those of its classification head; "" asks for its four branches themselves.
-    extraction = {"feature_location": ""} if name.startswith("hrnet") else {}
+    extraction: TimmOptions = {"feature_location": ""} if name.startswith("hrnet") else {}
     info, options = _feature_info(name, extraction)
     strides = info.reduction()
     if len(strides) > 1 and len(set(strides)) == 1:
@@ -220,7 +254,7 @@ def _describe(name: str) -> _Source:
             f"single one. Choose for example one of {SUITABLE}."
         )
     indices = tuple(deepest[stride] for stride in STRIDES)
-    return _Source(name, options, extraction | {"out_indices": indices}, patch=None)
+    return _Source(name, options, {**extraction, "out_indices": indices}, patch=None)
 
 
 def _check_known(name: str) -> None:
@@ -233,13 +267,13 @@ def _check_known(name: str) -> None:
     raise ValueError(f"Unknown backbone {name!r}.{hint} Allowed: what timm.list_models() lists.")
 
 
-def _feature_info(name: str, extraction: Mapping[str, object]) -> tuple[object, Mapping[str, object]]:
+def _feature_info(name: str, extraction: TimmOptions) -> tuple[FeatureInfo, TimmOptions]:
     """timm's description of the model's maps, and the options that make it take images of any size."""
     for options in ANY_SIZE:
         try:
             with torch.device("meta"):
                 model = timm.create_model(name, features_only=True, **options, **extraction)
-            return model.feature_info, options
+            return cast(FeatureInfo, model.feature_info), options
         except TIMM_ERRORS as error:
             if isinstance(error, TypeError) and options:  # the constructor does not know them: try the next
                 continue

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.models import FeatureDictNet
 from timm.models.convnext import ConvNeXtStage
 from timm.models.efficientnet import EfficientNetFeatures
-from timm.models.hrnet import HighResolutionNetFeatures
+from timm.models.hrnet import HighResolutionModule, HighResolutionNetFeatures
 from timm.models.mobilenetv3 import MobileNetV3Features
 from timm.models.regnet import RegStage
 from timm.models.swin_transformer import SwinTransformerStage
@@ -78,8 +79,11 @@ class Stages(ABC):
     def _measure(self, backbone: Backbone) -> tuple[Maps | None, list[Maps], list[Maps]]:
         """Run once on tensors without data, at a size that the model takes."""
         net = copy.deepcopy(backbone).to("meta").eval()
-        image = torch.empty(1, *backbone.net.pretrained_cfg["input_size"], device="meta")
-        inner, outputs, found = [], [], []
+        config = cast("Mapping[str, object]", backbone.net.pretrained_cfg)
+        image = torch.empty(1, *cast("tuple[int, int, int]", config["input_size"]), device="meta")
+        inner: list[Maps] = []
+        outputs: list[Maps] = []
+        found = []
         with torch.no_grad():
             (image,) = self.start(image)
 
@@ -114,18 +118,19 @@ class ChainStages(Stages):
         super().__init__(backbone)
 
     def stem(self, backbone: Backbone, maps: Sequence[Tensor]) -> list[Tensor]:
-        return [self._apply(backbone.net, self._stem, *maps, is_image=True)] if self._stem else list(maps)
+        return [self._apply(backbone.net, self._stem, maps, is_image=True)] if self._stem else list(maps)
 
     def trunk(self, backbone: Backbone, stage: int, maps: Sequence[Tensor]) -> list[Tensor]:
-        return [self._apply(backbone.net, self._trunks[stage], *maps, is_image=stage == 0 and not self._stem)]
+        return [self._apply(backbone.net, self._trunks[stage], maps, is_image=stage == 0 and not self._stem)]
 
     def last(self, backbone: Backbone, stage: int, maps: Sequence[Tensor]) -> list[Tensor]:
-        return [self._apply(backbone.net, self._lasts[stage], *maps)]
+        return [self._apply(backbone.net, self._lasts[stage], maps)]
 
     def pyramid(self, found: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         return [x for maps in found for x in maps]
 
-    def _apply(self, net: nn.Module, names: Sequence[str], x: Tensor, is_image: bool = False) -> Tensor:
+    def _apply(self, net: nn.Module, names: Sequence[str], maps: Sequence[Tensor], is_image: bool = False) -> Tensor:
+        (x,) = maps
         if self._channels_last and not is_image:
             x = x.permute(0, 2, 3, 1)
         for name in names:
@@ -142,7 +147,7 @@ class HRNetStages(Stages):
     """
 
     def trunk(self, backbone: Backbone, stage: int, maps: Sequence[Tensor]) -> list[Tensor]:
-        net = backbone.net
+        net = _hrnet(backbone)
         if stage == 0:
             (x,) = maps
             x = net.act2(net.bn2(net.conv2(net.act1(net.bn1(net.conv1(x))))))
@@ -151,15 +156,15 @@ class HRNetStages(Stages):
             return [x]
         transition, (*modules, last) = self._parts(net, stage)
         # A new resolution comes from the coarsest map; a map that keeps its width passes through.
-        x = [maps[i] if isinstance(t, nn.Identity) else t(maps[-1]) for i, t in enumerate(transition)]
+        branches = [maps[i] if isinstance(t, nn.Identity) else t(maps[-1]) for i, t in enumerate(transition)]
         for module in modules:
-            x = module(x)
-        return [branch(x) for branch, x in zip(last.branches, x, strict=True)]
+            branches = module(branches)
+        return [branch(x) for branch, x in zip(last.branches, branches, strict=True)]
 
     def last(self, backbone: Backbone, stage: int, maps: Sequence[Tensor]) -> list[Tensor]:
         if stage == 0:
-            return [backbone.net.layer1[-1](*maps)]
-        _, (*_, last) = self._parts(backbone.net, stage)
+            return [_hrnet(backbone).layer1[-1](*maps)]
+        _, (*_, last) = self._parts(_hrnet(backbone), stage)
         exchanged = []
         for sources in last.fuse_layers:
             first, *others = [source(x) for source, x in zip(sources, maps, strict=True)]
@@ -170,8 +175,13 @@ class HRNetStages(Stages):
         return list(found[-1])
 
     @staticmethod
-    def _parts(net: nn.Module, stage: int) -> tuple[nn.Module, nn.Module]:
-        return getattr(net, f"transition{stage}"), getattr(net, f"stage{stage + 1}")
+    def _parts(net: HighResolutionNetFeatures, stage: int) -> tuple[nn.ModuleList, list[HighResolutionModule]]:
+        return getattr(net, f"transition{stage}"), list(getattr(net, f"stage{stage + 1}"))
+
+
+def _hrnet(backbone: Backbone) -> HighResolutionNetFeatures:
+    assert isinstance(backbone.net, HighResolutionNetFeatures)
+    return backbone.net
 
 
 def split(backbone: Backbone) -> Stages:
@@ -185,9 +195,9 @@ def split(backbone: Backbone) -> Stages:
         stem = names.index(taps[0]) if _blocks(net, taps[0]) != [taps[0]] else 0
         return ChainStages(backbone, names, taps, stem)
     if isinstance(net, EfficientNetFeatures | MobileNetV3Features):
-        stem = [name for name, _ in net.named_children() if name != "blocks"]
+        before = [name for name, _ in net.named_children() if name != "blocks"]
         blocks = [f"blocks.{i}" for i in range(len(net.blocks))]
-        return ChainStages(backbone, [*stem, *blocks], net.feature_info.module_name(), len(stem))
+        return ChainStages(backbone, [*before, *blocks], net.feature_info.module_name(), len(before))
     raise ValueError(_unsuitable(net, "timm does not run it module after module"))
 
 

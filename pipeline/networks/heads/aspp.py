@@ -53,14 +53,13 @@ class ASPP(nn.Module):
 
     def __init__(self, in_channels: int, rates: Sequence[int], out_channels: int = WIDTH):
         super().__init__()
-        self.branches = nn.ModuleList(
-            [
-                ConvNorm(in_channels, out_channels),
-                *(AtrousConv(in_channels, out_channels, rate) for rate in rates),
-                ImagePooling(in_channels, out_channels),
-            ]
-        )
-        self.mix = ConvNorm(sum(branch.out_channels for branch in self.branches), out_channels)
+        branches: list[ConvNorm | AtrousConv | ImagePooling] = [
+            ConvNorm(in_channels, out_channels),
+            *(AtrousConv(in_channels, out_channels, rate) for rate in rates),
+            ImagePooling(in_channels, out_channels),
+        ]
+        self.branches = nn.ModuleList(branches)
+        self.mix = ConvNorm(sum(branch.out_channels for branch in branches), out_channels)
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:

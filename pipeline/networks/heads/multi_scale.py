@@ -53,6 +53,7 @@ class MultiScaleHead(nn.Module):
         weight, *weights = self._weights()
         coarser = [F.conv2d(x, w) for x, w in zip(coarser, weights, strict=True)]
         if self._banded(finest):
+            assert self.mix.bias is not None
             return mix_and_predict(finest, coarser, weight, self.mix.bias, self.norm, self.predict)
         mixed = F.conv2d(finest, weight, self.mix.bias)
         for x in coarser:

@@ -78,10 +78,20 @@ def cut(height: int, rows: int, coarser: Sequence[Tensor]) -> list[Band]:
     return bands
 
 
+class _Context(FunctionCtx):
+    """What `_MixAndPredict` keeps from forward to backward; torch's stub of a context lacks `saved_tensors`, too."""
+
+    saved_tensors: tuple[Tensor, ...]
+    places: list[tuple[int, Band]]
+    size: int
+    trains: bool
+    shapes: list[torch.Size]
+
+
 class _MixAndPredict(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: _Context,
         norm: nn.BatchNorm2d,
         differentiable: bool,
         finest: Tensor,
@@ -118,6 +128,7 @@ class _MixAndPredict(torch.autograd.Function):
             mean, var = _moments(mix(*place) for place in places)
             _move(norm, mean, var, batch * height * width)
         else:
+            assert norm.running_mean is not None and norm.running_var is not None
             mean, var = norm.running_mean, norm.running_var
         inverse = (var + norm.eps).rsqrt()
         scale = gamma * inverse
@@ -131,7 +142,7 @@ class _MixAndPredict(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mixed, weight, predict, mean, inverse, scale, shift = ctx.saved_tensors
         batch, height, width, wide = mixed.shape
         gradient = gradient.permute(0, 2, 3, 1).contiguous()
@@ -162,9 +173,9 @@ class _MixAndPredict(torch.autograd.Function):
             d_mixed = d_norm.mul_(scale)
             if ctx.trains:
                 d_mixed += torch.addcmul(offset, m, slope, out=z)
-            pixels = x[image, band.rows].view(-1, x.shape[3])
-            torch.mm(d_mixed, weight, out=d_x[image, band.rows].view_as(pixels))
-            d_weight.addmm_(d_mixed.t(), pixels)
+            own = x[image, band.rows].view(-1, x.shape[3])
+            torch.mm(d_mixed, weight, out=d_x[image, band.rows].view_as(own))
+            d_weight.addmm_(d_mixed.t(), own)
             if d_coarser:
                 band.add_gradient(band.upsample.t() @ d_mixed.view(-1, width * wide), d_coarser, image, width)
         d_bias = torch.zeros_like(d_beta) if ctx.trains else scale * d_beta  # batch norm takes a constant away
@@ -174,18 +185,23 @@ class _MixAndPredict(torch.autograd.Function):
 
 def _moments(bands: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the rows of all (rows, P), merged as by Chan, Golub and LeVeque (1979)."""
-    count, mean, squares = 0, 0.0, 0.0
+    count = 0
+    mean: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
     for band in bands:
         own = band.mean(0)
         delta, share = own - mean, len(band) / (count + len(band))
         squares = squares + (band - own).square_().sum(0) + delta.square() * (count * share)
         mean = mean + delta * share
         count += len(band)
+    assert isinstance(mean, Tensor) and isinstance(squares, Tensor), "no band"
     return mean, squares / count
 
 
 def _move(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
     """What a call of `norm` on `count` pixels does to its running statistics."""
+    assert norm.num_batches_tracked is not None and norm.momentum is not None
+    assert norm.running_mean is not None and norm.running_var is not None
     norm.num_batches_tracked += 1
     norm.running_mean.lerp_(mean, norm.momentum)
     norm.running_var.lerp_(var * (count / max(1, count - 1)), norm.momentum)

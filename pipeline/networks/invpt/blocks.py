@@ -46,7 +46,9 @@ class Upsample(nn.Sequential):
         super().__init__(*layers)
         self.out_channels = out_channels
 
-    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(  # type: ignore[override]  # the size is a second argument, which only `Stage` passes
+        self, x: Tensor, size: Sequence[int]
+    ) -> Tensor:
         return super().forward(resize(x, size))
 
 
@@ -104,6 +106,7 @@ class JointAttention(nn.Module):
         scores = split_heads(self.query(query.flatten(1, 3))) @ key.transpose(2, 3) * x.shape[-1] ** -0.5
         scores = scores.unflatten(2, query.shape[1:4])
         if self.mix is not None:
+            assert message is not None
             scores = self._receive(scores, message)
         wide = torch.promote_types(scores.dtype, torch.float32)  # on a CPU autocast leaves a softmax in bfloat16
         weights = scores.flatten(2, 4).softmax(-1, dtype=wide)
@@ -111,6 +114,7 @@ class JointAttention(nn.Module):
         return self.project(out).unflatten(1, query.shape[1:4]), scores
 
     def _receive(self, scores: Tensor, message: Tensor) -> Tensor:
+        assert self.mix is not None
         enlarged = enlarge_scores(message[:, :, : self.targets], scores.shape[3:5])
         both = torch.cat([scores, enlarged], 1)  # (B, 2 * heads, T', h, w, N)
         return self.mix(both.flatten(3).flatten(2, 3).unsqueeze(-1)).view(scores.shape)

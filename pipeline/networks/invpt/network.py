@@ -61,8 +61,8 @@ class Stage(nn.Module):
     ):
         super().__init__()
         first = in_channels is None
-        self.up = None if first else nn.ModuleList(Upsample(in_channels, channels) for _ in range(tasks))
-        self.skip = None if first else nn.Conv2d(skip_channels, channels, 3, padding=1)
+        self.up = None if in_channels is None else nn.ModuleList(Upsample(in_channels, channels) for _ in range(tasks))
+        self.skip = None if skip_channels is None else nn.Conv2d(skip_channels, channels, 3, padding=1)
         self.block = DecoderBlock(channels, tasks, targets, pool=2 ** (index + 1), receives=not first)
         self.norm = nn.LayerNorm(outputs * channels)
         self.widen = nn.ModuleList(nn.Identity() if first else nn.Conv2d(channels, full, 1) for _ in range(outputs))
@@ -70,6 +70,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, message: Tensor | None, skip: Tensor | None) -> tuple[Tensor, Tensor, list[Tensor]]:
         if self.up is not None:
+            assert self.skip is not None and skip is not None
             extra, maps = self.skip(skip), x.permute(1, 0, 4, 2, 3)
             raised = [up(m, skip.shape[-2:]) + extra for up, m in zip(self.up, maps, strict=True)]
             x = torch.stack(raised, 1).permute(0, 1, 3, 4, 2)

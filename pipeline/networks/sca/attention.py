@@ -150,9 +150,9 @@ class WindowBlock(nn.Module):
         return x + self.drop_path(self._attend(self.norm(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
-        height, width = size = tuple(x.shape[1:3])
-        padded = tuple(math.ceil(side / self.window) * self.window for side in size)
-        shift = tuple(self.shift if self.shift_small or side > self.window else 0 for side in size)
+        height, width = size = (x.shape[1], x.shape[2])
+        padded = (self._padded(height), self._padded(width))
+        shift = (self._shift(height), self._shift(width))
         if padded != size:
             x = F.pad(x, (0, 0, 0, padded[1] - width, 0, padded[0] - height))
         if any(shift):
@@ -162,6 +162,12 @@ class WindowBlock(nn.Module):
         if any(shift):
             x = x.roll(shift, (1, 2))
         return x[:, :height, :width]
+
+    def _padded(self, side: int) -> int:
+        return math.ceil(side / self.window) * self.window
+
+    def _shift(self, side: int) -> int:
+        return self.shift if self.shift_small or side > self.window else 0
 
 
 class WindowSelfAttention(nn.Module):

@@ -24,14 +24,14 @@ class CrossScaleAttention(nn.Module):
     def __init__(self, channels: Sequence[int], attention: str = "shared"):
         super().__init__()
         scales = range(len(channels))
-        self.project = nn.ModuleList(
-            nn.ModuleList(ConvNorm(channels[j], channels[k], act=False) for j in scales if j > k) for k in scales[:-1]
-        )
-        self.attention = nn.ModuleList(
-            nn.ModuleList(CrossAttention(channels[k]) for _ in range(1 if attention == "shared" else len(projections)))
-            for k, projections in enumerate(self.project)
-        )
-        for attentions, projections in zip(self.attention, self.project, strict=True):
+        project = [[ConvNorm(channels[j], channels[k], act=False) for j in scales if j > k] for k in scales[:-1]]
+        cams = [
+            [CrossAttention(channels[k]) for _ in range(1 if attention == "shared" else len(projections))]
+            for k, projections in enumerate(project)
+        ]
+        self.project = nn.ModuleList(nn.ModuleList(projections) for projections in project)
+        self.attention = nn.ModuleList(nn.ModuleList(attentions) for attentions in cams)
+        for attentions, projections in zip(cams, project, strict=True):
             if attention == "shared":
                 stand_for_calls(attentions[0].query, len(projections))
         sources = [len(channels) - 1 - k for k in scales]
@@ -43,9 +43,12 @@ class CrossScaleAttention(nn.Module):
         return [*gathered, [maps[-1]]]
 
     def _gather(self, k: int, target: Tensor, coarser: Sequence[Tensor]) -> list[Tensor]:
-        sources = [project(x) for project, x in zip(self.project[k], coarser, strict=True)]
-        if len(self.attention[k]) < len(sources):  # shared: the query is the same for every source
-            cam = self.attention[k][0]
+        projections, cams = self.project[k], self.attention[k]
+        assert isinstance(projections, nn.ModuleList) and isinstance(cams, nn.ModuleList)
+        sources = [project(x) for project, x in zip(projections, coarser, strict=True)]
+        if len(cams) < len(sources):  # shared: the query is the same for every source
+            cam = cams[0]
+            assert isinstance(cam, CrossAttention)
             query = cam.query(target)
             return [cam.attend(query, source) for source in sources]
-        return [cam(target, source) for cam, source in zip(self.attention[k], sources, strict=True)]
+        return [cam(target, source) for cam, source in zip(cams, sources, strict=True)]

@@ -35,8 +35,9 @@ class CrossTaskAttention(nn.Module):
 
     def _distil(self, task: str, features: Mapping[str, Tensor]) -> Tensor:
         own = features[task]
-        answers = [cam(own, features[a]) for a, cam in self.attention[task].items()]
-        reduce = self.reduce["shared" if "shared" in self.reduce else task]
+        cams, reduce = self.attention[task], self.reduce["shared" if "shared" in self.reduce else task]
+        assert isinstance(cams, nn.ModuleDict) and isinstance(reduce, ResidualBlock)
+        answers = [cam(own, features[a]) for a, cam in cams.items()]
         x = torch.cat([own, *answers], 1)
         return own + (reduce(x) if len(answers) == 1 else reduce.folded(x, self._fold))
 

@@ -27,7 +27,7 @@ class FeaturePropagation(nn.Module):
         super().__init__()
         self.tasks, self.mask = tuple(tasks), mask
         width = channels * len(self.tasks)
-        self.attention = WindowSelfAttention(width, HEADS, depth=1, padding=padding)
+        self.attention: nn.Module = WindowSelfAttention(width, HEADS, depth=1, padding=padding)
         self.reduce = ResidualBlock(width, channels)
         self.excite = nn.ModuleDict({task: SqueezeExcite(channels) for task in self.tasks})
         self.out_channels = channels

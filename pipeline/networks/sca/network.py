@@ -79,8 +79,16 @@ class SequentialAttention(nn.Module):
         self.tasks, self.all_tasks = tuple(tasks), tuple(everything)
         self.backbone = backbone
         base = backbone.channels
-        windows = {"padding": window_padding, "shift_small": small_map_shift, "drop_path": att_drop_path}
-        self.att = nn.ModuleList(WindowSelfAttention(c, ATT_HEADS, 2, **windows) for c in base) if att else None
+        self.att = (
+            nn.ModuleList(
+                WindowSelfAttention(
+                    c, ATT_HEADS, 2, padding=window_padding, shift_small=small_map_shift, drop_path=att_drop_path
+                )
+                for c in base
+            )
+            if att
+            else None
+        )
         channels = [2 * c for c in base] if att else list(base)
         coarser = [*channels[1:], 0]
         self.features = nn.ModuleList(
@@ -105,6 +113,7 @@ class SequentialAttention(nn.Module):
         if self.csam is None:
             return MultiScaleHead([[c] for c in channels], task_channels)
         csam = self.csam[task]
+        assert isinstance(csam, CrossScaleAttention)
         return MultiScaleHead(csam.out_channels, task_channels, csam.copies)
 
     def forward(self, image: Tensor) -> Outputs:
@@ -117,11 +126,14 @@ class SequentialAttention(nn.Module):
 
     def _across_tasks(self, maps: list[Tensor]) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
         """Coarse to fine: task features, CTAM, FPMA. K maps -> K x {task: map}, K x {task: prediction}."""
-        distilled, predictions = [], []
+        distilled: list[dict[str, Tensor]] = []
+        predictions: list[dict[str, Tensor]] = []
         propagated: dict[str, Tensor] = {}
         for k in reversed(range(len(maps))):
             features, predicted = {}, {}
-            for task, module in self.features[k].items():
+            modules = self.features[k]
+            assert isinstance(modules, nn.ModuleDict)
+            for task, module in modules.items():
                 x = maps[k]
                 if propagated:
                     x = torch.cat([x, resize(propagated[task], x.shape[-2:])], 1)
