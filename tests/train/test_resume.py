@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from pipeline.compute import distributed
 from pipeline.compute.device import choose_device
-from pipeline.core import paths
+from pipeline.core import paths, run_folders
 from pipeline.core.errors import TrainingError
 from pipeline.core.run_folders import delete, inactive
 from pipeline.data.store import DatasetInfo
