@@ -35,7 +35,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.loading.loader import Batch
 from pipeline.networks.registry import ARCHITECTURES, build
 from pipeline.tasks import get_task
-from pipeline.train.cuda_graph import Captured
+from pipeline.train.cuda_graph import CUDAGraphStep
 from pipeline.train.step import by_task, task_losses
 from tests.reference.losses import plain_total
 from tests.reference.sca import PlainHRNet, PlainSequentialAttention
@@ -91,8 +91,8 @@ class Bench:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-4, weight_decay=1e-4, fused=True)
         self.batch = noise(setting.size, tasks, batch).to(device.torch_device)
         self.forward = torch.compile(self.network, fullgraph=True) if compile and not self.plain else self.network
-        captured = device.captures("auto") and not self.plain
-        self.gradients = Captured(self._gradients) if captured else self._gradients
+        captured = device.uses_cuda_graph("auto") and not self.plain
+        self.gradients = CUDAGraphStep(self._gradients) if captured else self._gradients
 
     def train(self) -> None:
         self.network.train()

@@ -50,7 +50,7 @@ def run_stage(
         parser.add_argument("--seed", required=True, type=int)
     arguments = vars(parser.parse_args(argv))
     try:
-        with shutdown.watched(grace_seconds):
+        with shutdown.graceful_shutdown(grace_seconds):
             params = [load_params(arguments.get("file", paths.PARAMS))] if needs_params else []
             code = main(*params, **arguments) or 0
             sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Find what kills, edits, moves and disks left behind, and mend it: python -m stages.doctor [--verify] [--fix].
+"""Find what kills, edits, moves and disks left behind, and fix it: python -m stages.doctor [--verify] [--fix].
 
 Looks for runs that MLflow still calls RUNNING though their process is gone, results of runs and seeds that params.yaml
 no longer has, checkpoints that no training will take up, and a database of MLflow that was moved with the project.
@@ -8,7 +8,7 @@ With --verify, first reads all results, prepared data, checkpoints and DVC's cac
 files that changed since they were written. --fix removes them, here and in the cache: `dvc pull`, where a remote has
 them, or `dvc repro` brings them again.
 
-exit code: 0 when nothing was found or all was mended, 1 when something is left, 2 when it can't be looked into.
+exit code: 0 when nothing was found or all was fixed, 1 when something is left, 2 when it can't be looked into.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params, fix: bool, verify: bool) -> int:
-    """Print each finding with its remedy, mended where asked for; 0 when nothing is left, else 1."""
+    """Print each finding with its remedy, fixed where asked for; 0 when nothing is left, else 1."""
     with imports():
         from pipeline.tools.doctor import examine  # imports torch: only once params are known to be right
 
     left = 0
     for finding in examine(params, verify):
-        if fix and finding.mend:
-            finding.mend()
-            print(f"mended: {finding.what}: {finding.remedy}")
+        if fix and finding.fix:
+            finding.fix()
+            print(f"fixed: {finding.what}: {finding.remedy}")
         else:
-            hint = " [--fix]" if finding.mend else ""
+            hint = " [--fix]" if finding.fix else ""
             print(f"found: {finding.what}: {finding.remedy}{hint}")
             left += 1
-    print(f"{left} findings left" if left else "nothing is left to mend")
+    print(f"{left} findings left" if left else "nothing left to fix")
     return 1 if left else 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("--fix", action="store_true", help="mend what is marked [--fix] without it")
+    command.add_argument("--fix", action="store_true", help="fix what is marked [--fix] without it")
     command.add_argument("--verify", action="store_true", help="compare all bytes with what was recorded of them")
     return command
 

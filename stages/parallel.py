@@ -2,7 +2,7 @@
 
 Does what `dvc repro` does. Independent trainings and evaluations run N at a time: on the CUDA devices in turn, several
 on one if N is more than there are, or on equal shares of the cores. Without N: one for each CUDA device; where there is
-none, as many as `training.cpu_threads` and free memory allow. Ctrl-C or a kill ends them all; each goes on later from
+none, as many as `training.cpu_threads` and free memory allow. Ctrl-C or a kill ends them all; each resumes later from
 its last checkpoint.
 """
 

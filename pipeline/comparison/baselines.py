@@ -2,9 +2,9 @@
 
 A metrics file (`reports/metrics/<run>-<seed>.json`) says what was scored: run, seed, architecture, backbone,
 dataset, dataset_digest, split, training_samples (images that it was trained on), labelled {split: {task: images with a
-label of it}}, schedule (the run's whole `training` section), parameters, macs, activation_bytes, starts_from {task:
-single-task run}, cpu_threads (of a training on a CPU; null on a GPU), tasks {task: {metric: value}} and headline {task:
-{metric, higher_is_better}}.
+label of it}}, training (the run's section of params), parameters, macs, activation_bytes, starts_from {task:
+single-task run}, cpu_threads (of a training on a CPU; null on a GPU), tasks {task: {metric: value}} and
+primary_metric {task: {metric, higher_is_better}}.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def _load(params: Params, run: str, seed: int) -> Result:
     path, declared = paths.metrics_file(run, seed), params.run(run)
     remedy = f"run `dvc repro {declared.stage('evaluate', seed)}`"
     result = paths.read_json(path, missing=f"{remedy} first")
-    needed = ["run", "seed", "architecture", *SAME, *SAMPLES, "schedule", "starts_from", "cpu_threads", *COST]
-    needed += ["tasks", "headline"]
+    needed = ["run", "seed", "architecture", *SAME, *SAMPLES, "training", "starts_from", "cpu_threads", *COST]
+    needed += ["tasks", "primary_metric"]
     lacks = [key for key in needed if key not in result]
-    lacks += [f"schedule.{key}" for key in SAME_RECIPE if key not in result.get("schedule", {})]
+    lacks += [f"training.{key}" for key in SAME_RECIPE if key not in result.get("training", {})]
     if lacks:
         raise ComparisonError(f"{path} lacks {', '.join(lacks)}; delete it and {remedy}")
     for key, want in {
@@ -111,9 +111,9 @@ def _load(params: Params, run: str, seed: int) -> Result:
 def differences(result: Result, baseline: Result) -> dict[str, tuple[Any, Any]]:
     """Fields that should be the same and are not: {field: (the run's value, the baseline's value)}."""
     pairs = {key: (result[key], baseline[key]) for key in SAME}
-    pairs |= {key: (result["schedule"][key], baseline["schedule"][key]) for key in SAME_RECIPE}
+    pairs |= {key: (result["training"][key], baseline["training"][key]) for key in SAME_RECIPE}
     for task in baseline["tasks"]:
-        pairs[f"{task} metric"] = (result["headline"][task]["metric"], baseline["headline"][task]["metric"])
+        pairs[f"{task} metric"] = (result["primary_metric"][task]["metric"], baseline["primary_metric"][task]["metric"])
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -206,9 +206,9 @@ def _rows(result: Result, results: Sequence[Result], allowed: Sequence[str], cav
         ] = None
     rows, baselines = [], {}
     for task, metrics in result["tasks"].items():
-        headline = result["headline"][task]
-        score = metrics[headline["metric"]]
-        row = {"run": result["run"], "seed": result["seed"], "task": task, **headline, "score": score}
+        primary_metric = result["primary_metric"][task]
+        score = metrics[primary_metric["metric"]]
+        row = {"run": result["run"], "seed": result["seed"], "task": task, **primary_metric, "score": score}
         rows.append(row)
         baseline = None if alone else find_baseline(result, task, results, allowed)
         if baseline is None:
@@ -229,9 +229,9 @@ def _rows(result: Result, results: Sequence[Result], allowed: Sequence[str], cav
         if None not in (ours, theirs) and ours != theirs:  # None: a GPU
             pair = f"{result['run']} against {baseline['run']}"
             caveats[f"{pair}: cpu_threads differ, {ours} against {theirs}: sums round otherwise, as by seed"] = None
-        row |= {"baseline_run": baseline["run"], "baseline": baseline["tasks"][task][headline["metric"]]}
+        row |= {"baseline_run": baseline["run"], "baseline": baseline["tasks"][task][primary_metric["metric"]]}
         try:
-            row["delta"] = relative_gain(score, row["baseline"], headline["higher_is_better"])
+            row["delta"] = relative_gain(score, row["baseline"], primary_metric["higher_is_better"])
             baselines[task] = row["baseline"]
         except (
             TypeError,
@@ -255,7 +255,7 @@ def _gain(rows: Sequence[Row], run: str) -> dict[str, Any]:
 
 
 def _scores(rows: Sequence[Row], run: str) -> dict[str, dict[str, Any]]:
-    """{task: headline score of one run over its seeds, its mean baseline and mean gain where there are}."""
+    """{task: primary score of one run over its seeds, its mean baseline and mean gain where there are}."""
     scores = {}
     for task in dict.fromkeys(row["task"] for row in rows if row["run"] == run and row["task"] != DELTA_M):
         found = _of(rows, run, task)

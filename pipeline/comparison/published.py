@@ -1,6 +1,6 @@
 """Published results, to set beside ours, each with its source and with what keeps it from being compared.
 
-Headline metrics only. The paper's own result tables could not be obtained, so no number of theirs is here.
+Primary metric metrics only. The paper's own result tables could not be obtained, so no number of theirs is here.
 
 A recipe is a mapping of values of params' `training` section, augmentation key by key: how published networks were
 trained. `Setting.recipe` knows it for each network; a run of ours, and a row of other authors, is comparable when it
@@ -41,7 +41,7 @@ _ODSF = "edge: another implementation of odsF"
 
 @dataclass(frozen=True)
 class Published:
-    """One published row. scores: headline metric by task. delta_m: against its own authors' baselines.
+    """One published row. scores: primary metric by task. delta_m: against its own authors' baselines.
 
     architecture: what ours is called; None for a network that isn't here. auxiliary_tasks: trained, not scored.
     recipe: what is known to differ from the setting's; None: nobody says how it was trained.

@@ -89,7 +89,7 @@ def _table_lines(delta: dict[str, Any]) -> list[Line]:
 
 
 def _score_columns(delta: dict[str, Any], lines: list[dict[str, Any]]) -> list[list[str]]:
-    """Two columns a task, header first: its headline score, and its relative gain if anything has one."""
+    """Two columns a task, header first: its primary metric score, and its relative gain if anything has one."""
     columns = []
     for task in dict.fromkeys(task for scores in delta["scores"].values() for task in scores):
         entries = [scores.get(task, {}) for scores in lines]

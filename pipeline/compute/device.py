@@ -37,13 +37,13 @@ class Device:
         """Whether torch's Adam, AdamW and SGD have a form for it that takes one pass over memory."""
         return self.torch_device.type in ("cpu", "cuda")
 
-    def captures(self, wanted: bool | str) -> bool:
+    def uses_cuda_graph(self, wanted: bool | str) -> bool:
         """Whether `training.cuda_graph`, auto, true or false, asks for steps that are captured in a CUDA graph.
 
         Never but on CUDA. auto leaves it out where several processes train: what they tell each other in a step goes
         through threads of their own. Raises ParamsError for true there.
         """
-        count = distributed.count()
+        count = distributed.world_size()
         if wanted is True and count > 1:
             raise ParamsError(f"training.cuda_graph: true is for one process; got {count}: set it to auto or false")
         return bool(wanted) and self.torch_device.type == "cuda" and count == 1

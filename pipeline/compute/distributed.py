@@ -30,7 +30,7 @@ def joined(device: torch.device) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: the others may be waiting for this one, and torchrun ends them
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes train together; 1 without others."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -40,41 +40,41 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes files and talks to people and to MLflow."""
     return rank() == 0
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return once every process has come here."""
-    if count() > 1:
-        gather(None)
+    if world_size() > 1:
+        all_gather(None)
 
 
-def total(own: Tensor) -> Tensor:
+def all_reduce_sum(own: Tensor) -> Tensor:
     """The sum over all processes of a tensor without a graph."""
-    if count() == 1:
+    if world_size() == 1:
         return own
     own = own.clone()
     dist.all_reduce(own)
     return own
 
 
-def gather(own: Value) -> list[Value]:
+def all_gather(own: Value) -> list[Value]:
     """What every process gave, in their order."""
-    if count() == 1:
+    if world_size() == 1:
         return [own]
-    everyone: list[Value | None] = [None] * count()
+    everyone: list[Value | None] = [None] * world_size()
     dist.all_gather_object(everyone, own)
     return cast("list[Value]", everyone)
 
 
 def any_of(*flags: bool) -> tuple[bool, ...]:
     """Of each flag, whether it is up in any process."""
-    return tuple(bool(flag) for flag in total(torch.tensor(flags, dtype=torch.int32)))
+    return tuple(bool(flag) for flag in all_reduce_sum(torch.tensor(flags, dtype=torch.int32)))
 
 
 def separate_random_streams(seed: int) -> None:
-    """Let dropout draw other numbers in each process; the first goes on with its own."""
+    """Let dropout draw other numbers in each process; the first keeps its own."""
     if rank():
         torch.manual_seed(seed + (rank() << 32))  # seeds in params are below 2^32

@@ -58,11 +58,11 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
-        return distributed.total(own)
+        return distributed.all_reduce_sum(own)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return distributed.total(gradient)
+        return distributed.all_reduce_sum(gradient)
 
 
 def _normalise(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class TrackingError(PipelineError):
 
 
 class TrainingError(PipelineError):
-    """Training cannot go on, for example because a loss is no longer finite."""
+    """Training cannot continue, for example because a loss is no longer finite."""
 
 
 class StageError(PipelineError):

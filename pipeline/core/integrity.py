@@ -28,7 +28,7 @@ def read_recorded(path: Path, sha256: str, record: Path, remedy: str = REPAIR) -
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run `dvc repro` (or `dvc pull`) to get it") from None
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}; mend that, then run it again") from None
+        raise DataError(f"{path} can't be read: {error.strerror or error}; fix that, then run it again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise DataError(f"{path} is damaged, or not the file that {record} describes (its SHA-256 differs); {remedy}")
     return content

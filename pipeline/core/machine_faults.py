@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline.core.errors import MachineError
 
 _SPACE = "free some space"
-_RIGHTS = "mend the rights of that file or folder, or of the disk that holds it"
+_RIGHTS = "fix the permissions of that file or folder, or of the disk that holds it"
 _FILES = "close other programs, or allow more open files (`ulimit -n`)"
 _MEMORY = "close other programs, or let fewer things happen at once: a smaller batch_size, PIPELINE_WORKERS, --jobs"
 _DISK = "look after the disk or network that holds it"

@@ -88,7 +88,7 @@ def project_root() -> Path:
 
 
 def training_folder(key: str) -> Path:
-    """What lets the training of these inputs go on after a kill."""
+    """What lets the training of these inputs resume after a kill."""
     return project_root() / ".runs" / "train" / key
 
 
@@ -161,7 +161,7 @@ def read_json(path: Path, *keys: str, missing: str = "run `dvc repro` to make it
         raise DataError(f"{path} is missing; {missing}") from None
     except OSError as error:
         reason = error.strerror or error
-        raise UnreadableError(f"{path} can't be read: {reason}; mend that, then run it again") from None
+        raise UnreadableError(f"{path} can't be read: {reason}; fix that, then run it again") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); {REPAIR}") from None
     checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None

@@ -66,7 +66,7 @@ def cpu_threads(key: str) -> int:
 
 
 def delete(key: str) -> None:
-    """Remove what is kept of a training, unless a process is at it. Raises DataError for a key that leads elsewhere."""
+    """Remove what is kept of a training, unless a process holds it. Raises DataError for a key that leads elsewhere."""
     kept = paths.training_folder("")
     removal.check_below(paths.training_folder(key), kept)
     with _unless_in_use(paths.training_folder(key), _LOOK_SECONDS) as folder:
@@ -91,14 +91,14 @@ def is_finished(key: str, model: str, weights_sha256: str) -> bool:
 
 
 def delete_finished(model: str, weights_sha256: str) -> None:
-    """Remove what is kept of the training that made these weights for the folder `model`, unless a process is at it."""
+    """Remove what is kept of the training that made these weights for the folder `model`, unless a process holds it."""
     for folder in sorted(paths.training_folder("").glob("*/")):
         if is_finished(folder.name, model, weights_sha256):
             delete(folder.name)
 
 
 def inactive() -> dict[str, str | None]:
-    """{key: id} of the trainings that were begun here and that no process is at; None for a record that is damaged."""
+    """{key: id} of the trainings that were begun here and that no process holds; None for a record that is damaged."""
     found = {}
     for each in sorted(paths.training_folder("").glob("*/")):
         with _unless_in_use(each) as folder:
@@ -109,7 +109,7 @@ def inactive() -> dict[str, str | None]:
 
 @contextmanager
 def _unless_in_use(folder: Path, timeout: float = 0.0) -> Iterator[Path | None]:
-    """The folder, held for the block, or None where there is none or a process is at it, for longer than `timeout`."""
+    """The folder, held for the block, or None where there is none or a process holds it, for longer than `timeout`."""
     lock = FileLock(folder / "lock", timeout=timeout)
     try:
         held = folder.exists() and lock.acquire()

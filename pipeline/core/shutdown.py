@@ -39,7 +39,7 @@ _watch: _Watch | None = None  # that of this process, while there is one
 
 
 @contextmanager
-def watched(grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
+def graceful_shutdown(grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
     """Within the block, signals and the loss of DVC end the process as described above. For the main thread."""
     global _watch
     _watch = _Watch(grace_seconds)
@@ -80,16 +80,16 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
-def last_words(say: Callable[[], None]) -> Iterator[None]:
+def on_forced_exit(say: Callable[[], None]) -> Iterator[None]:
     """Within the block, `say` is called by another thread before a process that overran its time is ended."""
     if _watch is None:
         yield
         return
-    _watch.last_words.append(say)
+    _watch.on_forced_exit.append(say)
     try:
         yield
     finally:
-        _watch.last_words.remove(say)
+        _watch.on_forced_exit.remove(say)
 
 
 class _Watch:
@@ -99,9 +99,9 @@ class _Watch:
         self.grace_seconds = grace_seconds
         self.requested = False
         self.deferring = False
-        self.last_words: list[Callable[[], None]] = []
+        self.on_forced_exit: list[Callable[[], None]] = []
         self._interrupted = False
-        self._line = line_to_dvc()
+        self._line = ancestors_to_dvc()
         self._told, self._wakeup = socket.socketpair()  # C writes a signal's number to it, whatever Python is at
         self._wakeup.setblocking(False)
 
@@ -152,14 +152,14 @@ class _Watch:
                 signal.pthread_kill(main_thread, signal.SIGTERM)
 
     def _leave(self) -> None:
-        words = threading.Thread(target=lambda: [say() for say in self.last_words], daemon=True)
+        words = threading.Thread(target=lambda: [say() for say in self.on_forced_exit], daemon=True)
         words.start()
         words.join(_LAST_WORDS_SECONDS)
         warn("ended: what it was busy with took too long")
         os._exit(EXIT_CODE)
 
 
-def line_to_dvc() -> list[psutil.Process]:
+def ancestors_to_dvc() -> list[psutil.Process]:
     """This process, its parent and so on, up to the DVC that runs it as a stage; this process alone outside DVC.
 
     DVC gives DVC_STAGE to what it starts, so it is the first ancestor without it. The one that started DVC comes last,

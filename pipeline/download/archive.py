@@ -67,7 +67,7 @@ def fetch(archive: Archive | None, raw: Path, other: str | None = None, pause: f
     except Timeout:
         raise DataError(f"another process is filling {raw}: let that end first") from None
     except OSError as error:
-        raise DataError(f"{raw} can't be filled: {error}. Mend that, then run it again.") from error
+        raise DataError(f"{raw} can't be filled: {error}. Fix that, then run it again.") from error
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def _fetch(archive: Archive, raw: Path, parts: dict[str, Path], other: str | Non
     tried = "\n".join(f"  - {answer}" for answer in answers)
     kept_at = f" Its authors keep it at {archive.kept_at}." if archive.kept_at else ""
     raise DataError(
-        f"{archive.file_name} could not be had. Tried, in this order:\n{tried}\n"
+        f"{archive.file_name} could not be fetched. Tried, in this order:\n{tried}\n"
         f"By hand: get the file in any way, put it as {archive.file_name} into a folder, set the environment "
         f"variable {FOLDER_VARIABLE} to that folder and run again; or name the file, or a folder with its files, in "
         f"data.archive.{kept_at}"

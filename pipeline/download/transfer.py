@@ -223,7 +223,7 @@ def _answer(error: Exception) -> str:
 
 
 def _unwritable(part: Path, error: OSError) -> DataError:
-    return DataError(f"{part} can't be written: {error}. Mend that, then run it again.")
+    return DataError(f"{part} can't be written: {error}. Fix that, then run it again.")
 
 
 def _length(path: Path) -> int:

@@ -50,7 +50,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     """
     run, info, split = params.run(name), read_info(), params.evaluation.split
     info.check_scored(split)
-    experiment = connect(params.experiment)  # a server that is away is told before an hour of scoring
+    experiment = connect(params.experiment)  # a server that is unreachable is told before an hour of scoring
     inputs = _inputs(params, name, seed, info)
     trained = paths.read_json(paths.run_file(name, seed), *_NEEDED)
     recipe = run.training
@@ -93,11 +93,11 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         "weights": trained["weights"],
         "starts_from": {task: source["run"] for task, source in trained["starts_from"].items()},
         "protocol": {"all": _PROTOCOL, **scorer.protocol},
-        "schedule": run.training.model_dump(mode="json") | {"task_weights": run.loss_weights},
+        "training": run.training.model_dump(mode="json") | {"task_weights": run.loss_weights},
         **cost,
         **origin(trained),
-        "headline": {
-            task: {"metric": get_task(task).headline, "higher_is_better": get_task(task).higher_is_better}
+        "primary_metric": {
+            task: {"metric": get_task(task).primary_metric, "higher_is_better": get_task(task).higher_is_better}
             for task in run.tasks
         },
         "tasks": finite_or_none(scorer.compute()),

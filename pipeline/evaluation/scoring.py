@@ -108,13 +108,13 @@ class Scorer:
 
         Fractions are added one by one, in the order in which one process would have come to them.
         """
-        if distributed.count() == 1:
+        if distributed.world_size() == 1:
             return
-        turns = zip_longest(*distributed.gather(self._fractions), fillvalue=[])
+        turns = zip_longest(*distributed.all_gather(self._fractions), fillvalue=[])
         for task, fractions in chain.from_iterable(chain.from_iterable(turns)):
             self._metrics[task].add(fractions)
         for metric in self._metrics.values():
-            metric.change_counts(distributed.total)
+            metric.change_counts(distributed.all_reduce_sum)
 
     def update(self, task: str, predictions: Sequence[Tensor], labels: Sequence[Label]) -> None:
         """Add decoded predictions, each (1, C, H, W) at the size of its label. Those of one size go in together."""
@@ -123,7 +123,7 @@ class Scorer:
             value = torch.stack([value_tensor(each.value) for each in label])
             valid = torch.stack([torch.from_numpy(np.array(each.valid))[None] for each in label])
             self._metrics[task].update(torch.cat(prediction), value.to(self._device), valid.to(self._device))
-            if distributed.count() > 1:
+            if distributed.world_size() > 1:
                 self._fractions[-1].append((task, self._metrics[task].take_fractions()))
 
     def compute(self) -> Scores:
@@ -147,7 +147,7 @@ def score(
 ) -> Scores:
     """Score `network` on every sample of `store`, processes taking turns at the batches: {task: {metric: value}}."""
     scorer = Scorer(tasks, info, device.torch_device)
-    turns = distributed.rank(), distributed.count()
+    turns = distributed.rank(), distributed.world_size()
     for samples, predictions in predict(network, store, tasks, recipe, batch_size, device, *turns):
         scorer.begin_batch()
         for task, predicted in predictions.items():

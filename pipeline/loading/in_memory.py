@@ -14,13 +14,13 @@ from torch import Tensor
 
 from pipeline.core.workers import worker_count
 from pipeline.data.store import Store
-from pipeline.loading.loader import Batch, EpochSampler, ResizedSplit, Share, TrainingBatches, to_device
+from pipeline.loading.loader import Batch, EpochSampler, ResizedSplit, Shard, TrainingBatches, to_device
 
 _SHARE = 0.25  # of the memory that is free: the rest is the network's
 
 
 def training_batches(
-    store: Store, size: tuple[int, int], batch_size: int, seed: int, device: torch.device, share: Share | None = None
+    store: Store, size: tuple[int, int], batch_size: int, seed: int, device: torch.device, share: Shard | None = None
 ) -> ResidentBatches | TrainingBatches:
     """Shuffled batches at `size`, or this process's share of them.
 
@@ -37,8 +37,8 @@ class ResidentBatches:
 
     description = "training split kept in memory"
 
-    def __init__(self, split: Batch, batch_size: int, seed: int, share: Share | None = None):
-        self._split, self.share = split, share or Share()
+    def __init__(self, split: Batch, batch_size: int, seed: int, share: Shard | None = None):
+        self._split, self.share = split, share or Shard()
         self._sampler = EpochSampler(len(split.image), batch_size, seed, self.share)
         self.batch_size = self._sampler.batch_size
 

@@ -166,7 +166,7 @@ def _collate(items: list[Batch] | DataError) -> Batch | DataError:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """What one process takes of every batch: of each of its `parts`, the piece number `rank` of `count` equal ones."""
 
     rank: int = 0
@@ -186,7 +186,7 @@ class EpochSampler:
     unless they are all. Raises TrainingError where a batch can't be shared out in equal pieces.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, share: Share):
+    def __init__(self, count: int, batch_size: int, seed: int, share: Shard):
         self.count, self.seed, self.share, self.epoch, self.done = count, seed, share, 0, 0
         self.batch_size = min(batch_size, count)
         self.own_batch_size = self.batch_size // share.count
@@ -221,9 +221,9 @@ class TrainingBatches:
     description = "training split read from disk"
 
     def __init__(
-        self, store: Store, size: tuple[int, int], batch_size: int, seed: int, on_gpu: bool, share: Share | None = None
+        self, store: Store, size: tuple[int, int], batch_size: int, seed: int, on_gpu: bool, share: Shard | None = None
     ):
-        self.share = share or Share()
+        self.share = share or Shard()
         self._sampler = EpochSampler(len(store), batch_size, seed, self.share)
         self.batch_size = self._sampler.batch_size
         workers = _PREFETCH_WORKERS if on_gpu else 0  # on the CPU, workers would take the cores that train

@@ -26,7 +26,7 @@ class EdgeMetric(Metric):
     stands; counts summed over the images. Predictions and labels in pixels that are not valid are ignored,
     images without valid pixels not scored.
 
-    Images are matched in worker processes while the network goes on predicting, whatever their sizes.
+    Images are matched in worker processes while the network predicts, whatever their sizes.
 
     max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD). Raises ValueError for a share that
     is not between 0 and 1, and for a valid label that is neither 0 nor 1.

@@ -1,6 +1,6 @@
 """ATRC: every task's features are refined by global context from every task, its own included.
 
-Brüggemann, Kanakis, Obukhov, Georgoulis, Van Gool, "Exploring Relational Context for Multi-Task Dense Prediction",
+Brüggemann, Kanakis, Obukhov, Georgoulis, Van Gool, "Exploring Relational Context for Multi-Task Dense PredictionConv",
 ICCV 2021, arXiv:2104.13874. Shapes: B batch, C channels, H, W.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
 from pipeline.networks.backbones.backbone import Backbone
-from pipeline.networks.blocks import ConvNorm, Prediction
+from pipeline.networks.blocks import ConvNorm, PredictionConv
 from pipeline.networks.outputs import Outputs
 from pipeline.networks.sca.attention import PositiveProjection, linear_attention, xavier
 
@@ -104,10 +104,10 @@ class ATRC(nn.Module):
         channels = width // 4
         self.features = nn.ModuleDict({task: ConvNorm(width, channels, 3) for task in everything})
         supervised = everything if deep_supervision else auxiliary_tasks
-        self.initial = nn.ModuleDict({task: Prediction(channels, n) for task, n in supervised.items()})
+        self.initial = nn.ModuleDict({task: PredictionConv(channels, n) for task, n in supervised.items()})
         self.refine = nn.ModuleDict({task: Refinement(channels, tuple(everything)) for task in tasks})
         self.dropout = nn.Dropout2d(dropout)
-        self.heads = nn.ModuleDict({task: Prediction(channels, n) for task, n in tasks.items()})
+        self.heads = nn.ModuleDict({task: PredictionConv(channels, n) for task, n in tasks.items()})
         self._start_without_contexts()
 
     def forward(self, image: Tensor) -> Outputs:

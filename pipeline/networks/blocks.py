@@ -17,7 +17,7 @@ class ConvNorm(nn.Sequential):
         super().__init__(*layers, *([nn.ReLU(inplace=True)] if act else []))
         self.out_channels = out_channels
 
-    def folded(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
+    def with_merged_weight(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
         """As `forward`, with the convolution's weight replaced by `fold(weight)`: for an x with fewer channels."""
         conv, *rest = self
         assert isinstance(conv, nn.Conv2d)
@@ -43,10 +43,10 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.conv2(self.conv1(x)) + self.shortcut(x))
 
-    def folded(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
+    def with_merged_weight(self, x: Tensor, fold: Callable[[Tensor], Tensor]) -> Tensor:
         """As `forward` where the width changes, with the weights that x meets replaced by `fold(weight)`."""
         assert isinstance(self.shortcut, ConvNorm)
-        return F.relu(self.conv2(self.conv1.folded(x, fold)) + self.shortcut.folded(x, fold))
+        return F.relu(self.conv2(self.conv1.with_merged_weight(x, fold)) + self.shortcut.with_merged_weight(x, fold))
 
 
 class SqueezeExcite(nn.Module):
@@ -67,7 +67,7 @@ class SqueezeExcite(nn.Module):
         return x * self.excite(gate).sigmoid()
 
 
-class Prediction(nn.Conv2d):
+class PredictionConv(nn.Conv2d):
     """1x1 convolution to a task's channels: (B, C, H, W) -> (B, out, H, W)."""
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -94,7 +94,7 @@ def init_weights(network: nn.Module, initialization: str = "released") -> None:
     he = initialization == "he"
     if isinstance(network, nn.Linear):
         nn.init.trunc_normal_(network.weight, std=0.02)
-    elif he and isinstance(network, Prediction):
+    elif he and isinstance(network, PredictionConv):
         nn.init.normal_(network.weight, std=0.01)
     elif he and isinstance(network, nn.Conv2d):
         nn.init.kaiming_normal_(network.weight, nonlinearity="relu")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
 from pipeline.networks.backbones.backbone import Backbone
-from pipeline.networks.blocks import ConvNorm, Prediction
+from pipeline.networks.blocks import ConvNorm, PredictionConv
 from pipeline.networks.outputs import Outputs
 
 WIDTH = 256
@@ -121,7 +121,7 @@ class TaskPrediction(nn.Module):
     def __init__(self, in_channels: int, task_channels: int):
         super().__init__()
         self.blocks = nn.Sequential(Bottleneck(in_channels, WIDTH), Bottleneck(WIDTH, WIDTH))
-        self.predict = Prediction(WIDTH, task_channels)
+        self.predict = PredictionConv(WIDTH, task_channels)
         self.out_channels = WIDTH
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ def load_pretrained(
     (weight, running_mean, ...). Two layers of one shape that the port lists the other way round would pass this, so
     the report says "order", and a first score should confirm it.
 
-    Raises TrainingError if the weights cannot be had or read, or would leave a part of the backbone random.
+    Raises TrainingError if the weights cannot be fetched or read, or would leave a part of the backbone random.
     """
     options = dict(options or {})
     own = net.state_dict()
@@ -125,7 +125,7 @@ def _from_hub(name: str, options: TimmOptions) -> dict[str, Tensor]:
     except Exception as error:  # hub clients raise errors of their own, of many unrelated types
         file, cache = _hub_file(name)
         raise TrainingError(
-            f"pretrained: true, but the weights of {name!r} could not be had from timm's hub: {_reason(error)} "
+            f"pretrained: true, but the weights of {name!r} could not be fetched from timm's hub: {_reason(error)} "
             f"Remedy: bring {file} to this machine and set pretrained to its path (timm itself looks for it in "
             f"{cache}), or set pretrained: false."
         ) from error

@@ -70,7 +70,7 @@ def build(
     batch_norm_momentum: of every batch norm; None for those of the released networks: 0.01 in HRNet and in CTAM's
     reduction, 0.05 in NDDR, torch's 0.1 elsewhere. options: the architecture's own, see its class.
     Raises ValueError for an unknown name or value and for a set of tasks that the architecture cannot take,
-    TrainingError for pretrained weights that cannot be had or do not fit.
+    TrainingError for pretrained weights that cannot be fetched or do not fit.
     """
     auxiliary_tasks = dict(auxiliary_tasks or {})
     _check_one_of("architecture", architecture, tuple(ARCHITECTURES))

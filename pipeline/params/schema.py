@@ -21,6 +21,7 @@ from pipeline.params.types import (
     AutoOrBool,
     BatchNormMomentum,
     Count,
+    Fraction,
     Momentum,
     Name,
     Natural,
@@ -30,7 +31,6 @@ from pipeline.params.types import (
     Pretrained,
     RunName,
     Seed,
-    Share,
     Size,
     StepFactor,
     TaskName,
@@ -87,14 +87,14 @@ class Augmentation(Section):
     [1 - value, 1 + value]; 0 leaves the image alone.
     """
 
-    flip: Share = _augmentation["flip"]
+    flip: Fraction = _augmentation["flip"]
     scale: Annotated[tuple[Positive, ...], Field(min_length=1)] = _augmentation["scale"]
     scale_mode: Literal["choice", "range"] = _augmentation["scale_mode"]
     rotation: Angle = _augmentation["rotation"]
     crop: Literal["center", "random"] = _augmentation["crop"]
-    brightness: Share = _augmentation["brightness"]
-    contrast: Share = _augmentation["contrast"]
-    saturation: Share = _augmentation["saturation"]
+    brightness: Fraction = _augmentation["brightness"]
+    contrast: Fraction = _augmentation["contrast"]
+    saturation: Fraction = _augmentation["saturation"]
 
 
 class Training(Section):

@@ -95,7 +95,7 @@ Unique = AfterValidator(_unique)
 NoBool = BeforeValidator(_no_bool)
 Positive = Annotated[float, NoBool, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, NoBool, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, NoBool, Field(ge=0, le=1)]
+Fraction = Annotated[float, NoBool, Field(ge=0, le=1)]
 StepFactor = Annotated[float, NoBool, Field(gt=0, le=1)]
 Angle = Annotated[float, NoBool, Field(ge=0, le=180)]
 Momentum = Annotated[float, NoBool, Field(ge=0, lt=1)]

@@ -106,7 +106,7 @@ def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], 
         "GMAC",
         "activations [MiB]",
     ]
-    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).headline]) for task in tasks), *[""] * 4]]
+    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).primary_metric]) for task in tasks), *[""] * 4]]
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     for name in sorted(params.all_runs, key=lambda name: name not in single):  # baselines first, else params' order
         scores = delta["scores"][name]
@@ -122,11 +122,12 @@ def _below_trivial(params: Params, tasks: tuple[str, ...], delta: dict[str, Any]
     for name in params.all_runs:
         for task in tasks:
             spec, entry = get_task(task), delta["scores"][name].get(task, {})
-            score, constant = entry.get("mean"), trivial[task][get_task(task).headline]
+            metric = spec.primary_metric
+            score, constant = entry.get("mean"), trivial[task][metric]
             if None in (score, constant) or (score > constant if spec.higher_is_better else score < constant):
                 continue
             yield (
-                f"**`{name}` has learned nothing of {spec.title.lower()}**: {spec.headline} {_number(score)} is no "
+                f"**`{name}` has learned nothing of {spec.title.lower()}**: {metric} {_number(score)} is no "
                 f"better than {_number(constant)} of the {TRIVIAL}. A gain of it, or over it, means nothing."
             )
 
@@ -141,7 +142,7 @@ def _cost(facts: dict[str, Any]) -> tuple[str, str, str]:
 def _column(task: str) -> str:
     spec = get_task(task)
     unit = f" [{spec.unit}]" if spec.unit else ""
-    return f"{spec.title} {spec.headline}{unit} {'↑' if spec.higher_is_better else '↓'}"
+    return f"{spec.title} {spec.primary_metric}{unit} {'↑' if spec.higher_is_better else '↓'}"
 
 
 def _gain_section(tasks: tuple[str, ...], delta: dict[str, Any]) -> str:

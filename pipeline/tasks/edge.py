@@ -27,7 +27,7 @@ TASK = Task(
     loss=partial(losses.balanced_bce, positive_weight=0.95),
     decode=shared.decode_probability,
     metric=_metric,
-    headline="odsF",
+    primary_metric="odsF",
     higher_is_better=True,
     categorical=True,
     resize_label="max",

@@ -26,14 +26,14 @@ _GPU_CHUNK = 2**26  # logits at the target's size, 256 MB a map: enough work for
 
 def _mean_over(error: Tensor, valid: Tensor) -> Tensor:
     """Mean of (B, C, H, W) over the channels of the valid pixels; 0 where there are none."""
-    count = distributed.total(valid.sum()) * error.shape[1]
+    count = distributed.all_reduce_sum(valid.sum()) * error.shape[1]
     return error.masked_fill(~valid, 0).sum() / count.clamp(min=1)
 
 
 def cross_entropy(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Softmax cross-entropy in nats. target (B, 1, H, W): class index, of any integer type."""
     index = target.long().masked_fill(~valid, _IGNORE).squeeze(1)
-    return _SummedCrossEntropy.apply(prediction.float(), index) / distributed.total(valid.sum()).clamp(min=1)
+    return _SummedCrossEntropy.apply(prediction.float(), index) / distributed.all_reduce_sum(valid.sum()).clamp(min=1)
 
 
 class _Context(FunctionCtx):
@@ -125,7 +125,7 @@ def balanced_bce(prediction: Tensor, target: Tensor, valid: Tensor, positive_wei
     """
     positive = (target > 0.5) & valid
     if positive_weight is None:
-        positives, count = distributed.total(torch.stack([positive.sum(), valid.sum()]))
+        positives, count = distributed.all_reduce_sum(torch.stack([positive.sum(), valid.sum()]))
         share = positives / count.clamp(min=1)
         weight = torch.where(positive, 1 - share, share)
     else:

@@ -43,7 +43,7 @@ class Task:
     decode: raw prediction -> the label's units: class index (B, 1, H, W) uint8, probability, unit normal,
         metres.
     metric: a fresh metric: `update(decoded prediction, target, valid)`, `compute()` -> {key: number}.
-    headline: the key that Δm compares; higher_is_better: its direction.
+    primary_metric: the key that Δm compares; higher_is_better: its direction.
     categorical: label values are codes (classes; 0 and 1), uint8, rather than float32 measurements.
     resize_label: how a label is shrunk to a smaller training size: the nearest pixel, or `max` where values are thin
         lines of 1 that would be lost: a pixel is 1 when any that it covers is. Scoring never resizes labels.
@@ -64,7 +64,7 @@ class Task:
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     metric: Callable[[TaskContext], Metric]
-    headline: str
+    primary_metric: str
     higher_is_better: bool
     categorical: bool
     resize_prediction: Literal["nearest", "bilinear"]

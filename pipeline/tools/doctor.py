@@ -1,4 +1,4 @@
-"""What kills, edits and moves leave behind, and how each is mended.
+"""What kills, edits and moves leave behind, and how each is fixed.
 
 Only what stages wrote is ever removed, of results only what DVC has recorded. Runs of other machines are left alone.
 """
@@ -24,8 +24,8 @@ from pipeline.tools.verification import verify
 from pipeline.tracking import queries
 from pipeline.tracking.address import database
 from pipeline.tracking.database_faults import users
-from pipeline.tracking.relocate import Row, mend, moved_rows
-from pipeline.train.train_run import training_inputs, training_key
+from pipeline.tracking.relocate import Row, moved_rows, rewrite
+from pipeline.train.training_inputs import training_inputs, training_key
 
 # What stages leave for each run and seed: folders with the files in them, and files.
 _FOLDERS = {paths.MODELS: ("run.json", "weights.safetensors"), paths.PANELS: ("predictions.npz", "*.png")}
@@ -38,7 +38,7 @@ class Finding:
 
     what: str
     remedy: str
-    mend: Callable[[], object] | None = None
+    fix: Callable[[], object] | None = None
 
 
 def examine(params: Params, verified: bool = False) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ def ended_runs() -> Iterator[Finding]:
             gone = run.tags.get("training_id", "") in inactive
         if gone:
             what = f"MLflow run {run.id} ({run.experiment}: {run.name}) is RUNNING, but its process is gone"
-            yield Finding(what, "mark it KILLED (`dvc repro` still goes on with it)", partial(queries.end, run))
+            yield Finding(what, "mark it KILLED (`dvc repro` still resumes it)", partial(queries.end, run))
 
 
 def leftovers(params: Params) -> Iterator[Finding]:
@@ -165,7 +165,7 @@ def orphaned_states(params: Params) -> Iterator[Finding]:
     for key in inactive:
         folder = paths.training_folder(key)
         if key not in current:
-            what = f"{folder} is of a training that params, code and data of now do not ask for"
+            what = f"{folder} is of a training that the current params, code and data do not ask for"
             remedy = "remove it (an experiment or branch that asks for it would begin from nothing)"
         elif _is_scored(*current[key], key):
             what, remedy = f"{folder} is of {'{}-{}'.format(*current[key])}, which is trained and scored", "remove it"
@@ -225,5 +225,5 @@ def _moved(file: Path, old: Path, rows: list[Row], runs: list[Row]) -> Finding:
         return Finding(what, f"copy those of {left} runs, which are there alone, to {paths.project_root() / 'mlruns'}")
     if others := users(file):
         return Finding(what, f"end `make ui` and whatever else uses it first (process {', '.join(map(str, others))})")
-    remedy = f"write the paths of now into it, after a copy to {file.name}.bak (nothing of MLflow may run meanwhile)"
-    return Finding(what, remedy, partial(mend, file, rows))
+    remedy = f"write the current paths into it, after a copy to {file.name}.bak (nothing of MLflow may run meanwhile)"
+    return Finding(what, remedy, partial(rewrite, file, rows))

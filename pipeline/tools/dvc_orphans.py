@@ -21,7 +21,7 @@ from pipeline.core.errors import DataError
 _PATHS_IN_USE = Path(".dvc/tmp/rwlock")
 _TEMPORARY = re.compile(r"\.[\w-]{22}\.tmp")
 _QUIET_SECONDS = 2.0  # a file that DVC copies grows all the time
-_TRIES, _PAUSE_SECONDS = 20, 0.05  # while a DVC is at it
+_TRIES, _PAUSE_SECONDS = 20, 0.05  # while a DVC runs
 
 
 @dataclass(frozen=True)

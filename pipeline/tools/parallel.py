@@ -2,7 +2,7 @@
 
 One `dvc repro --single-item` runs at a time for each slot. DVC's own locks keep them apart: the repository's while it
 looks and records, those on paths while a stage runs. What it finds unchanged, it skips. A kill leaves what a kill of
-`dvc repro` leaves, and the next one, parallel or not, goes on from there.
+`dvc repro` leaves, and the next one, parallel or not, resumes from there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.tools.launcher import VARIABLE as LAUNCHER
 Job = tuple[str, ...]
 """Stages that run one after the other, each needing the one before."""
 
-_BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # what DVC says when another one is at it
+_BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # what DVC says when another one holds the lock
 _BUSY_TRIES = 20
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 _LOOK_SECONDS = 0.1

@@ -29,7 +29,7 @@ from pipeline.params.messages import read_yaml
 from pipeline.params.schema import Params
 from pipeline.tools.changed_sources import changed_archive
 from pipeline.tracking.queries import TrackedRun, execution_record, find_result, find_run, run_record
-from pipeline.train.train_run import training_inputs
+from pipeline.train.training_inputs import training_inputs
 
 ACCEPTED = (
     "a metrics file (reports/metrics/<run>-<seed>.json), a model's folder (models/<run>-<seed>) "
@@ -66,7 +66,7 @@ class Trace:
 
     @property
     def reproducible(self) -> bool:
-        """Whether all that is there belongs together, and training with the inputs of now would make it again."""
+        """Whether all that is there belongs together, and training with the current inputs would make it again."""
         return not self.mismatches and not self.differences
 
     def as_object(self) -> dict[str, Any]:
@@ -294,6 +294,6 @@ def _compare_packing(found: Trace, params: Params, digest: str) -> None:
 
 
 def _data_is_stale() -> bool:
-    """Whether `data` of params.yaml is other than when DVC last ran `prepare`: its digest then says nothing of now."""
+    """Whether `data` of params.yaml is other than when DVC last ran `prepare`: its digest is then out of date."""
     packed = dvc_lock.stages().get("prepare", {}).get("params", {}).get(str(paths.PARAMS), {})
     return "data" in packed and packed["data"] != read_yaml(paths.PARAMS)["data"]

@@ -1,8 +1,8 @@
 """What goes wrong between this process and MLflow's store, as one line with its remedy.
 
-Three kinds, since each is dealt with otherwise. StoreAway: it may go well later, so it is tried again. StoreBlocked:
-somebody has to mend something first, so a stage that needs the store ends at once, while a training goes on computing.
-TrackingError: the store refuses what it was asked.
+Three kinds, since each is dealt with otherwise. TrackingUnavailable: it may go well later, so it is tried again.
+TrackingBlocked: somebody has to fix something first, so a stage that needs the store ends at once, while a training
+continues. TrackingError: the store refuses what it was asked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import urllib3.exceptions
 from pipeline.core.errors import PipelineError, TrackingError
 from pipeline.tracking.address import database, is_server, tracking_uri, without_password
 from pipeline.tracking.database_faults import describe
-from pipeline.tracking.metric_queue import StoreAway, StoreBlocked
+from pipeline.tracking.metric_queue import TrackingBlocked, TrackingUnavailable
 
 _LATER = (408, 429, 500, 502, 503, 504)
 _LONGEST = 300  # characters of what others say
@@ -41,32 +41,32 @@ def raise_plainly(error: Exception, status: int, reason: str) -> NoReturn:
         _raise_other_database(failed)
     name = f"MLflow's store {without_password(tracking_uri())}"
     if refusal := _refusal(causes, status, reason):
-        raise StoreBlocked(f"{name} can't be used: {without_password(refusal)}")
+        raise TrackingBlocked(f"{name} can't be used: {without_password(refusal)}")
     if status >= 500 or status in _LATER:
-        raise StoreAway(f"{name} is unreachable ({_cause(causes, status, reason)})")
+        raise TrackingUnavailable(f"{name} is unreachable ({_cause(causes, status, reason)})")
     raise TrackingError(f"{name} refuses: {_shortened(reason)}")
 
 
 def _raise_database(fault: sqlite3.Error) -> NoReturn:
     file = database()
     if file is None:  # an address with options, sqlite:///file:...?mode=ro
-        raise StoreBlocked(f"MLflow's store {tracking_uri()} can't be used: {fault}")
+        raise TrackingBlocked(f"MLflow's store {tracking_uri()} can't be used: {fault}")
     text, waiting_helps = describe(file, fault)
-    raise (StoreAway if waiting_helps else StoreBlocked)(text)
+    raise (TrackingUnavailable if waiting_helps else TrackingBlocked)(text)
 
 
 def _raise_other_database(fault: sqlalchemy.exc.DBAPIError) -> NoReturn:
     """PostgreSQL and others, which a process may open itself, without a server of MLflow."""
     name, said = f"MLflow's store {without_password(tracking_uri())}", _shortened(str(fault.orig))
     if any(words in said for words in ("authentication failed", "pg_hba.conf", "does not exist", "Access denied")):
-        raise StoreBlocked(f"{name} can't be used: {said}; correct MLFLOW_TRACKING_URI")
+        raise TrackingBlocked(f"{name} can't be used: {said}; correct MLFLOW_TRACKING_URI")
     if isinstance(fault, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
-        raise StoreAway(f"{name} is unreachable ({said})")
-    raise StoreBlocked(f"{name} can't be used: {said}")
+        raise TrackingUnavailable(f"{name} is unreachable ({said})")
+    raise TrackingBlocked(f"{name} can't be used: {said}")
 
 
 def _refusal(causes: list[BaseException], status: int, reason: str) -> str | None:
-    """What a person has to mend before the server can be used, and how; None where it is not that."""
+    """What a person has to fix before the server can be used, and how; None where it is not that."""
     if untrusted := _first(causes, ssl.SSLCertVerificationError):
         return (
             f"its certificate is not trusted ({untrusted.verify_message}). Where an authority of your own signed it, "
@@ -139,7 +139,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     waiting = [error]
     while waiting:
         each = waiting.pop(0)
-        if any(each is other for other in seen) or isinstance(each, PipelineError | StoreAway):
+        if any(each is other for other in seen) or isinstance(each, PipelineError | TrackingUnavailable):
             continue
         seen.append(each)
         yield each

@@ -14,13 +14,13 @@ from typing import NamedTuple, TypeVar
 from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
 
-PATIENCE_SECONDS = 60.0  # how long the end of a stage waits for a store that is away
+PATIENCE_SECONDS = 60.0  # how long the end of a stage waits for a store that is unreachable
 
 _A_BATCH = 1000  # as many as MLflow takes at once
 _SEND_SECONDS = 5.0  # how far curves in the browser lag behind the training
 _SILENT_SECONDS = 15.0  # before it is printed that a request has no answer yet
 _FIRST_PAUSE, _LONGEST_WAIT = 0.5, 8.0  # seconds between two attempts while a stage waits
-_LONGEST_PAUSE = 30.0  # seconds between two attempts at a store that is away
+_LONGEST_PAUSE = 30.0  # seconds between two attempts at a store that is unreachable
 _TELL_SECONDS = 60.0  # between two warnings
 
 Result = TypeVar("Result")
@@ -35,16 +35,16 @@ class Point(NamedTuple):
     step: int
 
 
-class StoreAway(Exception):
+class TrackingUnavailable(Exception):
     """The store did not answer, or said that it can't just now; what was asked of it may have been done or not."""
 
 
-class StoreBlocked(StoreAway):
-    """The store can't be used until somebody mends something: a password, a certificate, a full disk."""
+class TrackingBlocked(TrackingUnavailable):
+    """The store can't be used until somebody fixes something: a password, a certificate, a full disk."""
 
 
-def patiently(action: Callable[[], Result], remedy: str) -> Result:
-    """Repeat `action` while the store is away, which is printed once.
+def retry_while_unavailable(action: Callable[[], Result], remedy: str) -> Result:
+    """Repeat `action` while the store is unreachable, which is printed once.
 
     Raises TrackingError, ending with `remedy`, when that takes too long, and at once for a store that is blocked.
     """
@@ -57,9 +57,9 @@ def patiently(action: Callable[[], Result], remedy: str) -> Result:
         while True:
             try:
                 return action()
-            except StoreBlocked as blocked:
+            except TrackingBlocked as blocked:
                 raise TrackingError(f"{blocked}. {remedy}") from None
-            except StoreAway as away:
+            except TrackingUnavailable as away:
                 if time.monotonic() + pause > began + PATIENCE_SECONDS:
                     raise TrackingError(f"{away}, for {PATIENCE_SECONDS:.0f} s. {remedy}") from None
                 if pause == _FIRST_PAUSE:
@@ -72,7 +72,7 @@ def patiently(action: Callable[[], Result], remedy: str) -> Result:
 
 
 def within(seconds: float, action: Callable[[], None]) -> None:
-    """Do `action` in a thread, and raise StoreAway when it has not ended after `seconds`; it may still end."""
+    """Do `action` in a thread; raise TrackingUnavailable when it has not ended after `seconds`: it may still end."""
     raised: list[BaseException] = []
 
     def work() -> None:
@@ -85,17 +85,17 @@ def within(seconds: float, action: Callable[[], None]) -> None:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise StoreAway(f"no answer within {seconds:.0f} s")
+        raise TrackingUnavailable(f"no answer within {seconds:.0f} s")
     if raised:
         raise raised[0]
 
 
-class Outbox:
+class MetricQueue:
     """Takes points and sends them in batches, a few seconds later.
 
     send: gives points to the store. arrived: asks it for every (name, step) that it has, which are not sent again. Both
-    raise StoreAway. points: what attempts before this one logged. background: send in a thread of its own. recovered:
-    called when the store answers again.
+    raise TrackingUnavailable. points: what attempts before this one logged. background: send in a thread of its own.
+    recovered: called when the store answers again.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class Outbox:
             self._try_to_send()
 
     def send(self) -> None:
-        """Send all that is still here. Raises StoreAway."""
+        """Send all that is still here. Raises TrackingUnavailable."""
         with self._sending:
             try:
                 while self._sent < len(self.points):
                     self._send_batch()
-            except StoreAway:
+            except TrackingUnavailable:
                 self._arrived = None  # perhaps it got the points and the answer was lost: ask before they go again
                 raise
 
@@ -153,16 +153,16 @@ class Outbox:
         self._sent += len(batch)
 
     def _try_to_send(self) -> None:
-        """Send; a store that is away is told, once a minute at most, and tried again later and later."""
+        """Send; a store that is unreachable is told, once a minute at most, and tried again later and later."""
         try:
             self.send()
-        except StoreAway as away:
+        except TrackingUnavailable as away:
             self._failures += 1
             self._due = time.monotonic() + min(2.0 ** (self._failures - 1), _LONGEST_PAUSE)
             if time.monotonic() - self._told >= _TELL_SECONDS and not self._closed.is_set():
                 self._told = time.monotonic()
                 waiting = len(self.points) - self._sent
-                warn(f"warning: {away}. Work goes on; {waiting} metrics are kept, and sent when it answers")
+                warn(f"warning: {away}. Work continues; {waiting} metrics are kept, and sent when it answers")
         else:
             self._due = time.monotonic() + _SEND_SECONDS
             if self._failures:

@@ -31,7 +31,14 @@ from pipeline.core import shutdown
 from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
 from pipeline.core.provenance import this_process
-from pipeline.tracking.metric_queue import Outbox, Point, Result, StoreAway, patiently, within
+from pipeline.tracking.metric_queue import (
+    MetricQueue,
+    Point,
+    Result,
+    TrackingUnavailable,
+    retry_while_unavailable,
+    within,
+)
 
 EXECUTION = "execution.json"  # the artifact that says when, where and for how long a training ran
 
@@ -64,7 +71,7 @@ def _metric_part(part: str) -> str:
 class RunLog:
     """One MLflow run that is being written.
 
-    Metrics go through an outbox, whose thread waits for a store that is away. Everything else is tried for a minute,
+    Metrics go through a queue, whose thread waits for a store that is unreachable. All else is tried for a minute,
     and raises TrackingError after that, which ends with `remedy`.
     """
 
@@ -84,17 +91,17 @@ class RunLog:
         self._known_params = run.data.params
         self._monitor: SystemMetricsMonitor | None = None
         arrived = self._arrived if resumed else set
-        self._outbox = Outbox(self._send, arrived, points, background=True, recovered=self._watch_again)
+        self._queue = MetricQueue(self._send, arrived, points, background=True, recovered=self._watch_again)
 
     @property
     def points(self) -> list[Point]:
         """Every value of every metric so far."""
-        return self._outbox.points
+        return self._queue.points
 
     def metrics(self, values: dict[str, float], step: int) -> None:
         """Log values under names that MLflow takes (`metric_names`)."""
         names = metric_names(values)
-        self._outbox.add({names[name]: value for name, value in values.items()}, step)
+        self._queue.add({names[name]: value for name, value in values.items()}, step)
 
     def scores(self, values: dict[str, float], step: int) -> None:
         """Metrics of a stage that may have been killed after it had logged them: what the run says already is left."""
@@ -139,24 +146,24 @@ class RunLog:
 
     def finish(self) -> None:
         """Deliver what is still here and end the run as FINISHED."""
-        patiently(self._outbox.send, self._remedy)
-        patiently(lambda: self.terminate("FINISHED"), self._remedy)
+        retry_while_unavailable(self._queue.send, self._remedy)
+        retry_while_unavailable(lambda: self.terminate("FINISHED"), self._remedy)
 
     def abandon(self, status: str) -> None:
         """End the run as `status`, delivering what can be delivered in some seconds."""
         try:
-            self._try("sent its last metrics", self._outbox.send)
+            self._try("sent its last metrics", self._queue.send)
         finally:  # Ctrl-C, because that takes so long
             self.mark(status)
 
     def mark(self, status: str) -> None:
-        """End the run as `status`, at the first try or not at all. A store that is away is only told."""
+        """End the run as `status`, at the first try or not at all. A store that is unreachable is only told."""
         self._try(f"marked {status}", lambda: self.terminate(status))
 
     def _try(self, what: str, action: Callable[[], None]) -> None:
         try:
             within(_LAST_SECONDS, action)
-        except (StoreAway, TrackingError) as error:
+        except (TrackingUnavailable, TrackingError) as error:
             why = str(error).partition(". ")[0]  # the remedy stands elsewhere
             warn(f"warning: run {self.id} could not be {what}: {why}")
 
@@ -167,13 +174,13 @@ class RunLog:
 
     def close(self) -> None:
         """Stop the threads; what is not delivered by then is not delivered."""
-        self._outbox.close()
+        self._queue.close()
         if self._monitor:  # waits for the answers to what it asked last
-            with contextlib.suppress(StoreAway):
+            with contextlib.suppress(TrackingUnavailable):
                 within(_LAST_SECONDS / 2, self._monitor.finish)
 
     def _patiently(self, action: Callable[[], Result]) -> Result:
-        return patiently(translate_mlflow_errors()(action), self._remedy)
+        return retry_while_unavailable(translate_mlflow_errors()(action), self._remedy)
 
     @translate_mlflow_errors()
     def _send(self, points: list[Point]) -> None:
@@ -226,9 +233,9 @@ def training_run(
             unanswered.append(error)
             raise
 
-    remedy = "Nothing that was computed is lost: once the store works, `dvc repro` goes on from here"
+    remedy = "Nothing that was computed is lost: once the store works, `dvc repro` resumes from here"
     began = time.time()
-    run = patiently(find_or_create, remedy)
+    run = retry_while_unavailable(find_or_create, remedy)
 
     def ends() -> int:
         return run.info.start_time + int(1000 * (worked + time.time() - began))
@@ -238,7 +245,7 @@ def training_run(
         log.watch_hardware()
         yield log
         if unanswered:  # it may have been done after all, later than it was looked for
-            patiently(find, remedy)
+            retry_while_unavailable(find, remedy)
 
 
 def _one_of(client: MlflowClient, found: list[Run]) -> Run | None:
@@ -290,7 +297,7 @@ def continued_run(experiment_id: str, run: str, seed: int, weights_sha256: str) 
         return found[0]
 
     remedy = "The files that it should copy are written: once the store works, `dvc repro` does it"
-    found = patiently(find_or_create, remedy)
+    found = retry_while_unavailable(find_or_create, remedy)
     log = RunLog(found, remedy, ends=lambda: found.info.end_time)
     with _ended_properly(log):
         yield log
@@ -299,7 +306,7 @@ def continued_run(experiment_id: str, run: str, seed: int, weights_sha256: str) 
 @contextmanager
 def _ended_properly(log: RunLog) -> Iterator[None]:
     try:
-        with shutdown.last_words(lambda: log.mark("KILLED")):
+        with shutdown.on_forced_exit(lambda: log.mark("KILLED")):
             yield
             log.finish()
     except BaseException as error:

@@ -32,7 +32,7 @@ from pipeline.core.errors import TrackingError  # noqa: E402
 from pipeline.core.paths import project_root  # noqa: E402
 from pipeline.tracking.address import database, is_server, tracking_uri  # noqa: E402
 from pipeline.tracking.faults import raise_plainly  # noqa: E402
-from pipeline.tracking.metric_queue import StoreAway, StoreBlocked, patiently  # noqa: E402
+from pipeline.tracking.metric_queue import TrackingBlocked, TrackingUnavailable, retry_while_unavailable  # noqa: E402
 
 _LOCK_SECONDS = 10  # for another process of the project to make the database
 _UPLOAD_SECONDS = 60  # of silence after a file was sent: the server may be passing it on to storage of its own
@@ -46,14 +46,14 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 def connect(experiment: str) -> str:
     """Open the store and return the id of `experiment`, which is created when it does not exist.
 
-    Raises TrackingError when the store stays unreachable for a minute, can't be used until somebody mends something,
+    Raises TrackingError when the store stays unreachable for a minute, can't be used until somebody fixes something,
     or is a database without a driver here: stages call this before they compute anything.
     """
     mlflow.set_tracking_uri(tracking_uri())
     remedy = "Nothing was started"
     if database() is None:
         remedy += "; correct MLFLOW_TRACKING_URI, or unset it to record in mlflow.db here"
-    return patiently(translate_mlflow_errors()(partial(_open, experiment)), remedy)
+    return retry_while_unavailable(translate_mlflow_errors()(partial(_open, experiment)), remedy)
 
 
 def _open(experiment: str) -> str:
@@ -89,7 +89,7 @@ def _no_driver(error: ImportError) -> TrackingError:
 
 
 def _create(file: Path) -> None:
-    """The database, whole or not at all: MLflow can't go on with one that a kill has left half made."""
+    """The database, whole or not at all: MLflow can't use one that a kill has left half made."""
     new = file.with_name(f"{file.name}.new")
     file.parent.mkdir(parents=True, exist_ok=True)
     for left in (new, new.with_name(f"{new.name}-journal")):
@@ -114,9 +114,9 @@ def reader() -> Iterator[mlflow.MlflowClient | None]:
             if not is_server():
                 _ask_a_database_once()
             yield mlflow.MlflowClient(tracking_uri())
-    except StoreBlocked as blocked:
+    except TrackingBlocked as blocked:
         raise TrackingError(str(blocked)) from None
-    except StoreAway as away:
+    except TrackingUnavailable as away:
         raise TrackingError(f"{away}; try again later") from None
 
 
@@ -147,7 +147,9 @@ def translate_mlflow_errors() -> Iterator[None]:
     except ImportError as error:
         raise _no_driver(error) from None
     except Timeout as error:  # an OSError too
-        raise StoreAway(f"{error.lock_file} is held by another process, which makes or opens the database") from None
+        raise TrackingUnavailable(
+            f"{error.lock_file} is held by another process, which makes or opens the database"
+        ) from None
     except MlflowException as error:
         fault, status, reason = cast(Exception, error), error.get_http_status_code(), error.message
     except requests.RequestException as error:  # from the upload of an artifact

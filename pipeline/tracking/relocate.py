@@ -25,7 +25,7 @@ _ARTIFACTS = "mlruns"
 
 @dataclass(frozen=True)
 class Row:
-    """One path of the database: its table, its row's id, what is written, and the same under the project of now."""
+    """One path of the database: its table, its row's id, what is written, and the same under the current project."""
 
     table: str
     id: str | int
@@ -34,7 +34,7 @@ class Row:
     new: Path
 
     @property
-    def mended(self) -> str:
+    def current(self) -> str:
         """The new path in the form of the old: a file: address, or plain."""
         return self.new.as_uri() if self.written.startswith("file:") else str(self.new)
 
@@ -55,7 +55,7 @@ def moved_rows(database: Path, root: Path) -> dict[Path, list[Row]]:
     return found
 
 
-def mend(database: Path, rows: list[Row]) -> Path:
+def rewrite(database: Path, rows: list[Row]) -> Path:
     """Write the new paths in one transaction, and return the copy of the database that was made before.
 
     Raises TrackingError while a process has the database open.
@@ -69,7 +69,7 @@ def mend(database: Path, rows: list[Row]) -> Path:
             for row in rows:
                 key, column = _COLUMNS[row.table]
                 change = f"UPDATE {row.table} SET {column} = ? WHERE {key} = ? AND {column} = ?"
-                connection.execute(change, (row.mended, row.id, row.written))
+                connection.execute(change, (row.current, row.id, row.written))
     return backup
 
 

@@ -17,7 +17,7 @@ from pipeline.loading.loader import Batch
 _WARM_UP = 3  # ordinary calls at first: libraries choose and load kernels, constants are made, torch.compile compiles
 
 
-class Captured:
+class CUDAGraphStep:
     """`gradients(batch)`, which computes losses and leaves parameters' gradients behind, as a CUDA graph.
 
     The graph reads its batch from, and writes gradients and losses to, memory of its own: between two calls gradients

@@ -18,8 +18,8 @@ from pipeline.tasks import get_task
 class Selection:
     """Keeps the weights of the best epoch so far: one whose Δm against the epoch kept before is above 0.
 
-    For one task that is the best headline; for several it is the project's own measure of better on the whole, with the
-    kept epoch in the baselines' place.
+    For one task that is the best primary metric; for several it is the project's own measure of better on the whole,
+    with the kept epoch in the baselines' place.
     """
 
     def __init__(self, tasks: Sequence[str]):
@@ -29,17 +29,17 @@ class Selection:
         self.epoch: int | None = None
 
     def offer(self, epoch: int, scores: Mapping[str, Mapping[str, float]], network: nn.Module) -> bool:
-        """Keep the network's weights if this epoch is the best. Raises TrainingError for a headline that is NaN."""
-        headlines = {task: scores[task][get_task(task).headline] for task in self._tasks}
-        for task, value in headlines.items():
+        """Keep the network's weights if this epoch is the best. Raises TrainingError for one that is NaN."""
+        found = {task: scores[task][get_task(task).primary_metric] for task in self._tasks}
+        for task, value in found.items():
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"{task} {get_task(task).headline} is {value} on the held-out training samples (none has a valid "
-                    "pixel, or the network diverged), so no epoch can be chosen: set evaluation.select_on to null"
+                    f"{task} {get_task(task).primary_metric} is {value} on the held-out training samples (none has a "
+                    "valid pixel, or the network diverged), so no epoch can be chosen: set evaluation.select_on to null"
                 )
-        if self._scores is not None and mean_gain(headlines, self._scores) <= 0:
+        if self._scores is not None and mean_gain(found, self._scores) <= 0:
             return False
-        self.epoch, self._scores = epoch, headlines
+        self.epoch, self._scores = epoch, found
         self._weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
         return True
 

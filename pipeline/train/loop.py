@@ -57,7 +57,7 @@ def train(
     scores the network as it stands; the last epoch is always validated, unless `validate_every` is null.
     The network ends with its last weights, or with those of the epoch that `selection` found best.
 
-    With `checkpoints`, training goes on from the last one, and ends as it would have without the interruption. Told to
+    With `checkpoints`, training resumes from the last one, and ends as it would have without the interruption. Told to
     end (pipeline/core/shutdown.py), it finishes the step, writes a checkpoint and raises KeyboardInterrupt.
     """
     recipe = run.training
@@ -72,7 +72,7 @@ def train(
         initial=state.step,
         desc=f"{run.name}-{seed}",
         unit="step",
-        disable=None if distributed.is_first() else True,  # None: where nobody looks at a terminal
+        disable=None if distributed.is_main_process() else True,  # None: where nobody looks at a terminal
     ) as progress:
         while state.epoch < recipe.epochs:
             rate = learning_rate(recipe, state.epoch)
@@ -131,9 +131,9 @@ def _train_epoch(
         if checkpoints and (last or due or told):
             checkpoints.save(state)
         if told:
-            distributed.wait_for_all()  # torchrun ends the others as soon as one is gone: not before all is written
+            distributed.barrier()  # torchrun ends the others as soon as one is gone: not before all is written
             shutdown.request()
-            if distributed.is_first():
+            if distributed.is_main_process():
                 warn(f"told to end: stopped after step {state.step}")
             return
 

@@ -47,7 +47,7 @@ def training_record(
         "inputs": inputs.values,
         "dataset": described(info, run),
         "device": device.description,
-        "processes": distributed.count(),
+        "processes": distributed.world_size(),
         "last_validation": finite_or_none(history[-1].scores or {}),
     }
 
@@ -93,7 +93,7 @@ def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dic
         return digest
     except OSError as error:
         raise TrainingError(
-            f"the result of {name}-{seed} can't be written: {error}. Free some space and run `dvc repro`: it goes on "
+            f"the result of {name}-{seed} can't be written: {error}. Free some space and run `dvc repro`: it resumes "
             "from the last checkpoint"
         ) from None
 
@@ -105,7 +105,7 @@ def _peak_memory_mb() -> int:
 def _write_history(path: Path, history: list[EpochRecord]) -> None:
     """One row an epoch, for `dvc plots`.
 
-    Columns: epoch, learning_rate, loss (the sum of all), loss/<task>, loss_auxiliary/<task>, <task>/<headline>.
+    Columns: epoch, learning_rate, loss (the sum of all), loss/<task>, loss_auxiliary/<task>, <task>/<primary_metric>.
     """
     rows = []
     for record in history:
@@ -115,7 +115,10 @@ def _write_history(path: Path, history: list[EpochRecord]) -> None:
             "loss": sum(record.losses.values()),
         }
         row |= record.losses
-        row |= {f"{t}/{get_task(t).headline}": of[get_task(t).headline] for t, of in (record.scores or {}).items()}
+        row |= {
+            f"{t}/{get_task(t).primary_metric}": of[get_task(t).primary_metric]
+            for t, of in (record.scores or {}).items()
+        }
         rows.append(row)
     with paths.atomic(path) as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[-1]), restval="")

@@ -39,7 +39,7 @@ class Attempt:
     """One process's turn at a training, and what the turns before it left.
 
     training_id: names the training among all. began: when its first attempt began, in seconds since 1970. number:
-    counts attempts from 1. processes: how many work at it together; cpu_threads: how many of torch's threads in each.
+    counts attempts from 1. processes: how many train together; cpu_threads: how many of torch's threads in each.
     The rest is of the last checkpoint: the TrainingState, if there is one, all metrics logged so far, and the seconds
     that the attempts took.
     """
@@ -135,7 +135,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def attempt(key: str) -> Iterator[Attempt]:
-    """Begin or go on with the training of `key`. Raises TrainingError while another process is at it."""
+    """Begin or resume the training of `key`. Raises TrainingError while another process holds it."""
     folder = paths.training_folder(key)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -145,7 +145,7 @@ def attempt(key: str) -> Iterator[Attempt]:
     except Timeout:
         raise TrainingError(
             f"another process trains exactly this at the moment (it holds {folder / 'lock'}): "
-            "wait for it, or end it and run `dvc repro` again to go on from its checkpoint"
+            "wait for it, or end it and run `dvc repro` again to resume from its checkpoint"
         ) from None
 
 
@@ -166,7 +166,7 @@ def _next_attempt(folder: Path) -> Attempt:
         run = "the same" if known else "a new"
         warn(f"warning: {folder / run_folders.RECORD} is damaged: the training continues, in {run} MLflow run")
     known = known or {"training_id": uuid.uuid4().hex, "began": time.time(), "number": 0}
-    known |= {"number": known["number"] + 1, "processes": distributed.count()}
+    known |= {"number": known["number"] + 1, "processes": distributed.world_size()}
     known["cpu_threads"] = torch.get_num_threads()
     try:
         paths.write_json(folder / run_folders.RECORD, known)
@@ -206,9 +206,9 @@ class Checkpoints:
         if kept is not None:
             state.load_state_dict(kept)
             self._step = state.step
-            if distributed.is_first():
-                print(f"going on from a checkpoint: {state.epoch} epochs, {state.step} steps done", flush=True)
-        found = distributed.gather(state.step)
+            if distributed.is_main_process():
+                print(f"resuming from a checkpoint: {state.epoch} epochs, {state.step} steps done", flush=True)
+        found = distributed.all_gather(state.step)
         if len(set(found)) > 1:
             raise TrainingError(
                 f"the processes found checkpoints of steps {', '.join(map(str, found))}: "
@@ -227,15 +227,15 @@ class Checkpoints:
         """
         self._last = time.monotonic()
         content = state.state_dict()
-        if not distributed.is_first():
+        if not distributed.is_main_process():
             return
         try:
             self._attempt.save(content, *self._logged())
         except OSError as error:
             if not self._failing:
                 warn(
-                    f"warning: no checkpoint can be written: {error}. Training goes on, but after a kill `dvc repro` "
-                    f"would go on from step {self._step}; free some space in {self._attempt.folder}"
+                    f"warning: no checkpoint can be written: {error}. Training continues, but after a kill `dvc repro` "
+                    f"would resume from step {self._step}; free some space in {self._attempt.folder}"
                 )
             self._failing = True
         else:

@@ -1,4 +1,4 @@
-"""Everything that training changes as it goes: what must be kept to go on as if nothing had happened."""
+"""Everything that training changes as it goes: what must be kept to resume exactly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LossWindow:
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """Add a step's losses, scalars by name, summed over all processes."""
         self.names = tuple(losses)
-        self.rows.append(distributed.total(torch.stack(list(losses.values()))))
+        self.rows.append(distributed.all_reduce_sum(torch.stack(list(losses.values()))))
 
     def drain(self, last_step: int) -> dict[str, float]:
         """Mean of each loss over the window, which is emptied. Raises TrainingError for one that is not finite."""
@@ -49,7 +49,7 @@ class LossWindow:
             step = last_step - len(rows) + 1 + row
             raise TrainingError(
                 f"the loss of {task_of(self.names[column])} is {rows[row, column].item()} at step {step} of run "
-                f"{self.run}, seed {self.seed}: training can't go on. "
+                f"{self.run}, seed {self.seed}: training can't continue. "
                 "Lower the run's training.lr in params.yaml or check its labels."
             )
         return dict(zip(self.names, rows.double().mean(0).tolist(), strict=True))
@@ -112,7 +112,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "selection": self.selection.state_dict() if self.selection else None,
             "window": {"names": self.window.names, "rows": self.window.rows},
-            "torch_rng": distributed.gather({"cpu": torch.get_rng_state(), "cuda": cuda}),
+            "torch_rng": distributed.all_gather({"cpu": torch.get_rng_state(), "cuda": cuda}),
             "augmentation_rng": self.rng.bit_generator.state,
             "epoch": self.epoch,
             "batch": self.batch,

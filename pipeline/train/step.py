@@ -18,7 +18,7 @@ from pipeline.loading.loader import Batch
 from pipeline.networks.registry import Outputs
 from pipeline.params.schema import ResolvedRun, Training
 from pipeline.tasks import get_task
-from pipeline.train.cuda_graph import Captured
+from pipeline.train.cuda_graph import CUDAGraphStep
 from pipeline.train.state import task_of
 from pipeline.train.weighting import FixedWeights
 
@@ -45,7 +45,7 @@ class Step:
         self._network, self._optimizer, self._recipe = network, optimizer, run.training
         self._balance = FixedWeights(run.loss_weights)
         self._losses: nn.Module = _Losses(network, run, device)
-        if distributed.count() > 1:
+        if distributed.world_size() > 1:
             synchronise_batch_norm(network, device.torch_device)
             own = [device.torch_device] if device.torch_device.type == "cuda" else None
             # Buffers are the same everywhere by themselves; and which parts of a network are idle never changes.
@@ -55,7 +55,9 @@ class Step:
                 static_graph=True,
                 **{_SYNC_BUFFERS: False},  # type: ignore[arg-type]  # a name that depends on torch's version
             )
-        self._compute = Captured(self._gradients) if device.captures(run.training.cuda_graph) else self._gradients
+        self._compute = (
+            CUDAGraphStep(self._gradients) if device.uses_cuda_graph(run.training.cuda_graph) else self._gradients
+        )
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step on this process's augmented share; returns its part of the losses by name, without a graph."""
@@ -72,7 +74,7 @@ class Step:
         for part in batch.split(parts):
             losses = self._losses(part)
             total = self._balance(by_task(losses)) / parts
-            (total * distributed.count()).backward()  # DistributedDataParallel averages gradients
+            (total * distributed.world_size()).backward()  # DistributedDataParallel averages gradients
             means = {name: means.get(name, 0) + loss.detach().float() / parts for name, loss in losses.items()}
         return means
 

@@ -6,20 +6,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from pipeline.compute import distributed
 from pipeline.compute.device import Device, choose_device
-from pipeline.core import forms, git, paths, provenance, run_folders
+from pipeline.core import git, paths, provenance, run_folders
 from pipeline.core.errors import DataError
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.dry_run import check_batch_norm
 from pipeline.evaluation.scoring import score
 from pipeline.loading.in_memory import training_batches
-from pipeline.loading.loader import Share
+from pipeline.loading.loader import Shard
 from pipeline.networks.backbones.backbone import Backbone
 from pipeline.networks.cross_stitch import EncoderFusion
 from pipeline.networks.from_params import build_network
@@ -38,6 +37,7 @@ from pipeline.train.outputs import execution_record, training_record, write_outs
 from pipeline.train.renamed import find_former, take_over
 from pipeline.train.resume import Checkpoints
 from pipeline.train.state import EpochRecord
+from pipeline.train.training_inputs import start_of, training_inputs, training_key
 
 HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
 
@@ -52,7 +52,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
     is no split that evaluation.split names, ParamsError where batch norm would get a single value, and TrackingError
     when MLflow's store can't be reached. Later TrainingError for a loss that is not finite, when an input was edited
     meanwhile and while another process is at the same; TrackingError at the end, with everything kept for the next
-    attempt, when the store is away for long.
+    attempt, when the store is unreachable for long.
 
     Where torchrun started several processes, all call this and work together (pipeline/compute/distributed.py).
     """
@@ -60,25 +60,25 @@ def train_run(params: Params, name: str, seed: int) -> None:
     info.check_scored(params.evaluation.split)  # here too, or it would be told after the training
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
-    teacher = _Teacher(params, run, seed, info, device)
-    train_store, watched = teacher.stores
-    _check_scored(run, watched)
+    job = TrainingJob(params, run, seed, info, device)
+    train_store, val_store = job.stores
+    _check_scored(run, val_store)
     check_batch_norm(run, info, max(1, min(recipe.batch_size, len(train_store)) // recipe.accumulate))
     with distributed.joined(device.torch_device):
-        former = find_former(params, seed, teacher.inputs)
-        if former and distributed.is_first():
+        former = find_former(params, seed, job.inputs)
+        if former and distributed.is_main_process():
             print(f"{name}-{seed} is {former.name} by another name: its weights are taken over, nothing is trained")
             take_over(former, name, seed)
         elif former:
             return
-        elif distributed.is_first():
-            _lead(teacher)
+        elif distributed.is_main_process():
+            run_main_process(job)
         else:
-            _follow(teacher)
+            run_other_rank(job)
 
 
 @dataclass(frozen=True)
-class _Teacher:
+class TrainingJob:
     """What a training is made of, the same in every process that takes part in it."""
 
     params: Params
@@ -89,19 +89,22 @@ class _Teacher:
 
     @cached_property
     def start(self) -> dict[str, dict[str, str]]:
-        return _start(self.run, self.seed)
+        """{task: {run, sha256}}: the trained networks that the run starts from; empty where it starts afresh."""
+        return start_of(self.run, self.seed)
 
     @cached_property
     def stores(self) -> tuple[Store, Store]:
+        """What is trained on, and what is scored meanwhile."""
         return _stores(self.run, self.params.evaluation.select_on is not None)
 
     @cached_property
     def inputs(self) -> provenance.Inputs:
-        return training_inputs(self.params, self.run.name, self.seed, self.info, self.device, distributed.count())
+        """All that decides the result, as it was at the start."""
+        return training_inputs(self.params, self.run.name, self.seed, self.info, self.device, distributed.world_size())
 
     def check_unchanged(self) -> None:
         """Raise TrainingError when an input was edited since the start: DVC would record the edit as what was used."""
-        name, count = self.run.name, distributed.count()
+        name, count = self.run.name, distributed.world_size()
         self.inputs.check_unchanged(training_inputs(load_params(), name, self.seed, read_info(), self.device, count))
 
     def network(self) -> torch.nn.Module:
@@ -115,22 +118,25 @@ class _Teacher:
         return network
 
     def selection(self) -> Selection | None:
+        """What keeps the best epoch's weights, where params ask for that."""
         return Selection(self.run.tasks) if self.params.evaluation.select_on else None
 
-    def teach(
+    def fit(
         self,
         network: torch.nn.Module,
         selection: Selection | None,
         checkpoints: Checkpoints,
         log: Log,
-        tell_batches: Callable[[str], None],
+        on_batches: Callable[[str], None],
     ) -> list[EpochRecord]:
         """Train the network, from the last checkpoint on."""
         run, recipe, device = self.run, self.run.training, self.device
-        taught, watched = self.stores
-        share = Share(distributed.rank(), distributed.count(), recipe.accumulate)
-        batches = training_batches(taught, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share)
-        tell_batches(batches.description)
+        train_store, val_store = self.stores
+        share = Shard(distributed.rank(), distributed.world_size(), recipe.accumulate)
+        batches = training_batches(
+            train_store, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share
+        )
+        on_batches(batches.description)
         return train(
             network,
             batches,
@@ -139,35 +145,35 @@ class _Teacher:
             self.seed,
             device,
             log,
-            lambda: score(network, watched, run.tasks, self.info, recipe, self.params.evaluation.batch_size, device),
+            lambda: score(network, val_store, run.tasks, self.info, recipe, self.params.evaluation.batch_size, device),
             selection,
             checkpoints,
         )
 
 
-def _lead(teacher: _Teacher) -> None:
-    """The part of the first process: it also keeps the books and writes what there is to write."""
-    params, run, seed, device, inputs = teacher.params, teacher.run, teacher.seed, teacher.device, teacher.inputs
+def run_main_process(job: TrainingJob) -> None:
+    """Train in the main process, which also logs to MLflow and writes the outs."""
+    params, run, seed, device, inputs = job.params, job.run, job.seed, job.device, job.inputs
     experiment = connect(params.experiment)
-    with resume.attempt(training_key(inputs, teacher.info, run.name)) as attempt:
-        distributed.wait_for_all()  # the others may read the last checkpoint now
+    with resume.attempt(training_key(inputs, job.info, run.name)) as attempt:
+        distributed.barrier()  # the others may read the last checkpoint now
         close_runs({training_id for training_id in run_folders.inactive().values() if training_id is not None})
         started = time.time() - attempt.seconds
         tags = {"input_fingerprint": inputs.fingerprint}
         name, before = f"{run.name}-{seed}", attempt.seconds
         with training_run(experiment, name, attempt.training_id, tags, attempt.points, before) as log:
-            network, selection = teacher.network(), teacher.selection()
+            network, selection = job.network(), job.selection()
             if report := _load_report(network):
                 print(f"{run.training.backbone}: {report}")
-            _describe(log, params, run, seed, teacher.info, network, device, inputs)
+            _describe(log, params, run, seed, job.info, network, device, inputs)
             checkpoints = Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started))
-            history = teacher.teach(
-                network, selection, checkpoints, log.metrics, lambda told: log.tags({"batches": told})
+            history = job.fit(
+                network, selection, checkpoints, log.metrics, lambda description: log.tags({"batches": description})
             )
-            teacher.check_unchanged()
+            job.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-            record = training_record(run, seed, teacher.info, inputs, history, device)
-            record |= {"weights": weights, "starts_from": teacher.start, "training_samples": len(teacher.stores[0])}
+            record = training_record(run, seed, job.info, inputs, history, device)
+            record |= {"weights": weights, "starts_from": job.start, "training_samples": len(job.stores[0])}
             execution = execution_record(history, attempt, started)
             digest = write_outs(network, history, record)
             attempt.finish(name, digest)
@@ -178,58 +184,15 @@ def _lead(teacher: _Teacher) -> None:
             log.artifact(paths.weights_file(run.name, seed), "checkpoint")
             log.artifact(paths.history_file(run.name, seed))
             log.artifact(paths.run_file(run.name, seed))
-            teacher.check_unchanged()  # the store may have taken its time
+            job.check_unchanged()  # the store may have taken its time
 
 
-def _follow(teacher: _Teacher) -> None:
-    """The part of every other process: its share of the work, and not a word about it."""
-    distributed.wait_for_all()
-    attempt = resume.follow(training_key(teacher.inputs, teacher.info, teacher.run.name))
-    checkpoints = Checkpoints(attempt, teacher.params.checkpoint_minutes, lambda: ((), 0.0))
-    teacher.teach(teacher.network(), teacher.selection(), checkpoints, lambda values, step: None, lambda told: None)
-
-
-def training_inputs(
-    params: Params,
-    name: str,
-    seed: int,
-    info: DatasetInfo,
-    device: Device,
-    processes: int = 1,
-    start: dict[str, dict[str, str]] | None = None,
-) -> provenance.Inputs:
-    """All that decides the result, and the hardware and precision, which a training is not to change on its way.
-
-    start: the trained networks that the run starts from, where they are known otherwise than from their file.
-    """
-    run = params.run(name)
-    start = _start(run, seed) if start is None else start
-    values = run.model_dump(exclude={"name": True, "training": {"cpu_threads"}})  # no weight depends on a name
-    values |= {"seed": seed, "select_on": params.evaluation.select_on, "start": start}
-    values |= {"device": device.torch_device.type, "dtype": str(device.dtype)}
-    values["cpu_threads"] = device.cpu_threads  # those in force, which null leaves to the machine
-    values["processes"] = processes
-    pretrained = run.training.pretrained
-    files = [Path(pretrained)] if isinstance(pretrained, str) else []
-    inputs = provenance.collect_inputs("train", values, info.digest, files)
-    return provenance.Inputs(inputs.values | provenance.selection_inputs(params.evaluation.select_on))
-
-
-def training_key(inputs: provenance.Inputs, info: DatasetInfo, run: str) -> str:
-    """Names what is kept of a training: its inputs, the code that scores it on the way, and the run.
-
-    The run, so that two of them which differ by name alone may train side by side.
-    """
-    scoring = provenance.collect_inputs("evaluate", {}, info.digest)
-    return provenance.Inputs(inputs.values | scoring.values | {"run": run}).fingerprint
-
-
-def _start(run: ResolvedRun, seed: int) -> dict[str, dict[str, str]]:
-    """{task: {run, sha256}}: the trained networks that the run starts from; empty where it starts afresh."""
-    if not run.from_single_task:
-        return {}
-    file = paths.start_file(run.name, seed)
-    return forms.check_start(file, paths.read_json(file))
+def run_other_rank(job: TrainingJob) -> None:
+    """Train in any other process: it computes its shard and writes nothing."""
+    distributed.barrier()
+    attempt = resume.follow(training_key(job.inputs, job.info, job.run.name))
+    checkpoints = Checkpoints(attempt, job.params.checkpoint_minutes, lambda: ((), 0.0))
+    job.fit(job.network(), job.selection(), checkpoints, lambda values, step: None, lambda description: None)
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:
@@ -241,13 +204,13 @@ def make_augmenter(run: ResolvedRun) -> Augmenter:
 
 
 def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
-    """What teaches, and what is scored meanwhile: the val split, only to be watched, or a tenth kept out of train.
+    """What is trained on, and what is scored meanwhile: the val split, to be watched, or a tenth kept out of train.
 
     Images without a valid pixel for any of the run's tasks are left out: human parts alone are trained on images with
     people, since PASCAL-Context has no label where nobody is (the published rule). Where a dataset does say that
     nobody is there, a label of nothing but background, the image stays, though scoring skips it.
 
-    Raises DataError where a task has no label in what teaches, or a scored one in the tenth.
+    Raises DataError where a task has no label in what is trained on, or a scored one in the tenth.
     """
     train_split = Store(paths.PREPARED / "train", run.all_tasks).labelled()
     if lacking := _unlabelled(train_split):
@@ -263,14 +226,14 @@ def _stores(run: ResolvedRun, selects: bool) -> tuple[Store, Store]:
             f"run {run.name}: evaluation.select_on needs {HOLDOUT_EVERY} training samples or more, "
             f"got {len(train_split)}; set it to null"
         )
-    taught, watched = train_split.select(np.flatnonzero(~kept_out)), train_split.select(np.flatnonzero(kept_out))
-    for part, what, tasks in ((watched, "kept out", run.tasks), (taught, "left to train on", run.all_tasks)):
+    train_store, val_store = train_split.select(np.flatnonzero(~kept_out)), train_split.select(np.flatnonzero(kept_out))
+    for part, what, tasks in ((val_store, "kept out", run.tasks), (train_store, "left to train on", run.all_tasks)):
         if lacking := [task for task in _unlabelled(part) if task in tasks]:
             raise DataError(
                 f"run {run.name}: evaluation.select_on keeps every {HOLDOUT_EVERY}th of {len(train_split)} samples out "
                 f"of training, and none of the {len(part)} {what} has a label of {', '.join(lacking)}; set it to null"
             )
-    return taught, watched
+    return train_store, val_store
 
 
 def _unlabelled(store: Store) -> list[str]:
@@ -312,10 +275,10 @@ def _describe(
             "tasks": ",".join(run.tasks),
             "input_fingerprint": inputs.fingerprint,
             "device": device.description,
-            "processes": str(distributed.count()),
+            "processes": str(distributed.world_size()),
             "precision": str(device.dtype).removeprefix("torch."),
             "tf32": str(device.tf32).lower(),
-            "cuda_graph": str(device.captures(run.training.cuda_graph)).lower(),
+            "cuda_graph": str(device.uses_cuda_graph(run.training.cuda_graph)).lower(),
             "compiled": str(run.training.compile).lower(),
             "fused_optimizer": str(device.has_fused_optimizers).lower(),
             "pretrained": str(_load_report(network) or "none: random initialisation"),

@@ -84,7 +84,7 @@ def _row_title(task: str, context: TaskContext) -> str:
 
 
 def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]) -> Figure:
-    """Loss of the final prediction and headline score by epoch: a column for each task, a line for each run.
+    """Loss of the final prediction and primary metric score by epoch: a column for each task, a line for each run.
 
     Lines are means over seeds. Auxiliary losses are left out: networks that have them would only look worse.
     """
@@ -95,7 +95,7 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
     colors = dict(zip(histories, tab10 * (len(histories) // 10 + 1), strict=False))
     for column, name in enumerate(tasks):
         task = get_task(name)
-        for axis, key in ((axes[0, column], f"loss/{name}"), (axes[1, column], f"{name}/{task.headline}")):
+        for axis, key in ((axes[0, column], f"loss/{name}"), (axes[1, column], f"{name}/{task.primary_metric}")):
             for run, frames in histories.items():
                 seeds = [frame.set_index("epoch")[key].dropna() for frame in frames if key in frame]
                 if not seeds:
@@ -113,7 +113,7 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
         axes[0, column].set_title(task.title, fontsize=10)
         axes[0, column].set_ylabel("training loss" if column == 0 else "")
         arrow = "higher is better" if task.higher_is_better else "lower is better"
-        axes[1, column].set_ylabel(f"{task.headline} ({arrow})", fontsize=8)
+        axes[1, column].set_ylabel(f"{task.primary_metric} ({arrow})", fontsize=8)
         axes[1, column].set_xlabel("epoch")
     handles: dict[str, Artist] = {}
     for axis in axes.flat:

@@ -21,7 +21,7 @@ HEADLINE = {
     "semseg": {"metric": "mIoU", "higher_is_better": True},
     "depth": {"metric": "rmse", "higher_is_better": False},
 }
-# Headline scores by run and seed. Gains of `both`, by hand: seed 0 +25 % and +25 %, so Δm 25; seed 1 +10 %
+# Primary metric scores by run and seed. Gains of `both`, by hand: seed 0 +25 % and +25 %, so Δm 25; seed 1 +10 %
 # and -20 %, so Δm -5. Mean 10, sample deviation 15 * sqrt(2).
 SCORES = {
     "semseg": {0: {"semseg": 32.0}, 1: {"semseg": 40.0}},
@@ -61,13 +61,13 @@ def result(params: Params, run: str, seed: int) -> dict:
         "split": "val",
         "training_samples": 8,
         "labelled": {"train": dict.fromkeys(declared.tasks, 8), "val": dict.fromkeys(declared.tasks, 4)},
-        "schedule": declared.training.model_dump(mode="json"),
+        "training": declared.training.model_dump(mode="json"),
         "starts_from": {},
         "cpu_threads": 1,
         "parameters": 1000,
         "macs": 2000,
         "activation_bytes": 4000,
-        "headline": {task: HEADLINE[task] for task in declared.tasks},
+        "primary_metric": {task: HEADLINE[task] for task in declared.tasks},
         "tasks": {task: {HEADLINE[task]["metric"]: score, "images": 8} for task, score in SCORES[run][seed].items()},
     }
 
@@ -152,7 +152,7 @@ def test_another_experiment_is_refused(results, field):
 
 @pytest.mark.parametrize("field", SAME_RECIPE)
 def test_another_recipe_is_refused_unless_allowed(results, field):
-    pick(results, "depth")["schedule"][field] = "other"
+    pick(results, "depth")["training"][field] = "other"
     with pytest.raises(ComparisonError, match=rf"{field}: .* in both-0, other in depth-0") as caught:
         compare(results)
     assert f"evaluation.allow_different: [{field}]" in str(caught.value)
@@ -180,12 +180,12 @@ def test_another_number_of_training_images_is_said(results):
 
 @pytest.mark.parametrize("field", TUNED)
 def test_tuned_values_may_differ(results, field):
-    pick(results, "depth")["schedule"][field] = "other"
+    pick(results, "depth")["training"][field] = "other"
     assert compare(results)["delta_m"]["both"]["mean"] == pytest.approx(10.0)
 
 
 def test_another_headline_metric_is_refused(results):
-    pick(results, "depth")["headline"]["depth"] = {"metric": "abs_rel", "higher_is_better": False}
+    pick(results, "depth")["primary_metric"]["depth"] = {"metric": "abs_rel", "higher_is_better": False}
     pick(results, "depth")["tasks"]["depth"]["abs_rel"] = 0.1
     with pytest.raises(ComparisonError, match="depth metric: rmse in both-0, abs_rel in depth-0"):
         compare(results)

@@ -19,7 +19,7 @@ from pipeline.core import paths, shutdown
 from pipeline.core.errors import ParamsError
 from pipeline.data.store import Store
 from pipeline.evaluation.scoring import score
-from pipeline.loading.loader import Share
+from pipeline.loading.loader import Shard
 from pipeline.tasks import TASKS
 from pipeline.tools import launcher
 from pipeline.train.resume import Attempt, Checkpoints, attempt, follow
@@ -123,7 +123,7 @@ def test_scores_are_those_of_one_process_to_the_bit(tmp_path):
 def losses_of_a_lopsided_batch(folder):
     """Every task's loss and gradient where one process has all positives, and hardly a valid pixel."""
     rng = torch.Generator().manual_seed(0)
-    batch, own = 4, slice(2 * distributed.rank(), 2 * distributed.rank() + 4 // distributed.count())
+    batch, own = 4, slice(2 * distributed.rank(), 2 * distributed.rank() + 4 // distributed.world_size())
     results = {}
     for name, task in TASKS.items():
         channels = task.channels or 5
@@ -154,16 +154,16 @@ def resumed(folder):
     run = params(epochs=3, batch_size=8, augmentation=AUGMENTATION)
 
     def go(key, network):
-        if distributed.is_first():
+        if distributed.is_main_process():
             with attempt(key) as turn:
-                distributed.wait_for_all()
+                distributed.barrier()
                 return run_training(store, run, 0, network, checkpoints=Checkpoints(turn, 1e9, lambda: ((), 0.0)))[0]
-        distributed.wait_for_all()
+        distributed.barrier()
         return run_training(store, run, 0, network, checkpoints=Checkpoints(follow(key), 1e9, lambda: ((), 0.0)))[0]
 
     def tell(steps):
         steps.append(1)
-        if len(steps) == 3 and not distributed.is_first():
+        if len(steps) == 3 and not distributed.is_main_process():
             os.kill(os.getpid(), signal.SIGTERM)
 
     torch.manual_seed(0)
@@ -173,7 +173,7 @@ def resumed(folder):
     network.register_forward_pre_hook(lambda *_: tell(steps))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Attempt, "save", lambda *arguments, save=Attempt.save: (time.sleep(0.5), save(*arguments)))
-        with shutdown.watched(), pytest.raises(KeyboardInterrupt):
+        with shutdown.graceful_shutdown(), pytest.raises(KeyboardInterrupt):
             go("told", network)
     written = torch.load(paths.training_folder("told") / "checkpoint.pt", weights_only=True)
     assert written["state"]["step"] == 3, "nobody leaves before it is written"
@@ -192,9 +192,9 @@ def test_one_is_told_to_end_and_both_go_on_later_exactly(in_tmp):
 
 def test_shares_make_up_every_part_of_every_batch():
     order = np.random.default_rng(0).permutation(24)  # two batches of 12 in 3 parts for 2 processes
-    first, second = (Share(rank, 2, 3).of(order, 12) for rank in (0, 1))
+    first, second = (Shard(rank, 2, 3).of(order, 12) for rank in (0, 1))
     parts = np.concatenate([first.reshape(6, 2), second.reshape(6, 2)], axis=1)
-    assert (parts == order.reshape(6, 4)).all() and (Share(parts=3).of(order, 12) == order).all()
+    assert (parts == order.reshape(6, 4)).all() and (Shard(parts=3).of(order, 12) == order).all()
 
 
 def test_batch_norm_keeps_its_names_and_its_numbers_in_evaluation():

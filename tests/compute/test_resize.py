@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.compute.resize import by_products
+from pipeline.compute.resize import resize_by_matmul
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -14,7 +14,7 @@ def test_products_are_bilinear(size, channels, memory_format):
     torch.manual_seed(0)
     x = torch.randn(2, channels, 6, 8, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
     outer = torch.randn(2, channels, *size, dtype=torch.float64)
-    found, expected = by_products(x, size), F.interpolate(x, size, mode="bilinear", align_corners=False)
+    found, expected = resize_by_matmul(x, size), F.interpolate(x, size, mode="bilinear", align_corners=False)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     (slope,), (expected_slope,) = (torch.autograd.grad(each, x, outer) for each in (found, expected))
     torch.testing.assert_close(slope, expected_slope, rtol=0, atol=1e-12)
@@ -24,11 +24,11 @@ def test_what_validation_made_serves_training():
     """A training that was killed in a validation begins with it, in inference mode."""
     x = torch.randn(2, 3, 7, 9)  # of a size that no other test has
     with torch.inference_mode():
-        by_products(x, (11, 13))
-    by_products(x.requires_grad_(), (11, 13)).sum().backward()
+        resize_by_matmul(x, (11, 13))
+    resize_by_matmul(x.requires_grad_(), (11, 13)).sum().backward()
 
 
 def test_autocast_leaves_it_alone():
     with torch.autocast("cpu", torch.bfloat16):
-        assert by_products(torch.randn(2, 3, 4, 4), (8, 8)).dtype == torch.float32
-        assert by_products(torch.randn(2, 8, 4, 4).bfloat16(), (8, 8)).dtype == torch.bfloat16
+        assert resize_by_matmul(torch.randn(2, 3, 4, 4), (8, 8)).dtype == torch.float32
+        assert resize_by_matmul(torch.randn(2, 8, 4, 4).bfloat16(), (8, 8)).dtype == torch.bfloat16

@@ -194,7 +194,7 @@ def test_an_archive_that_changed_behind_its_name_is_named(in_tmp, monkeypatch):
 def test_weights_that_changed_behind_their_name_are_named(in_tmp):
     from pipeline.compute.device import choose_device
     from pipeline.data.store import DatasetInfo
-    from pipeline.train.train_run import training_inputs
+    from pipeline.train.training_inputs import training_inputs
 
     (in_tmp / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
     weights = file("weights.pth", "first")

@@ -125,7 +125,7 @@ def test_what_failed_before_is_told_too(lost, monkeypatch):
 
 def test_doctor_finds_it(lost):
     (finding,) = uncached()
-    assert "models/pair-0" in finding.what and "`dvc commit train`" in finding.remedy and finding.mend is None
+    assert "models/pair-0" in finding.what and "`dvc commit train`" in finding.remedy and finding.fix is None
     dvc("commit", "train")
     assert list(uncached()) == []
 
@@ -209,7 +209,7 @@ def test_wherever_it_was_cut(in_tmp):
             dvc_lock.stages()
         except DataError:
             continue
-        assert WHOLE[end - 1] == "\n", "whole lines are left, which DVC takes for fewer stages and mends by itself"
+        assert WHOLE[end - 1] == "\n", "whole lines are left, which DVC takes for fewer stages and repairs by itself"
 
 
 @pytest.mark.parametrize("committed", [True, False], ids=["committed", "not committed"])
@@ -265,7 +265,7 @@ def test_what_stops_dvc_is_named_and_mended(project):
         with pytest.raises(DataError, match=rf"^{path} is .*`python -m stages.doctor --fix`"):
             dvc_orphans.check()
         (finding,) = stops_dvc()
-        finding.mend()
+        finding.fix()
         dvc_orphans.check()
         dvc("repro", "small")
     assert (project / "ran").read_text().split() == ["small", "small"], "the second one was in the run cache"
@@ -280,6 +280,6 @@ def test_what_a_killed_copy_of_dvc_left_changes_no_hash_and_is_found(in_tmp, mon
     monkeypatch.setattr(dvc_orphans, "_QUIET_SECONDS", -1.0)
     (finding,) = half_written()
     assert finding.what.startswith(str(left))
-    finding.mend()
+    finding.fix()
     assert not left.exists() and other.exists()
     assert ".*.tmp" in (ROOT / ".dvcignore").read_text().split()

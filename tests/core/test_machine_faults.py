@@ -33,8 +33,8 @@ from tests.support.traced import PARAMS
 OURS = [
     (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "a/b: No space left on device: free some space"),
     (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "a"), "Too many open files: close other programs"),
-    (OSError(errno.EROFS, os.strerror(errno.EROFS), "a"), "Read-only file system: mend the rights"),
-    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a"), "a: Permission denied: mend the rights"),
+    (OSError(errno.EROFS, os.strerror(errno.EROFS), "a"), "Read-only file system: fix the permissions"),
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "a"), "a: Permission denied: fix the permissions"),
     (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error: look after the disk"),
     (OSError(errno.EXDEV, "no", "a", None, "b"), None),
     (NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), "reports/x"), "a file is where a folder should be"),

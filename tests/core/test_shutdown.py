@@ -36,7 +36,7 @@ def main(params):
             time.sleep(60)
     elif scenario == "one long call":
         shutdown._watch.grace_seconds = 0.5
-        with shutdown.last_words(lambda: print("last words", file=out)), shutdown.deferred():
+        with shutdown.on_forced_exit(lambda: print("last words", file=out)), shutdown.deferred():
             print("begun", file=out)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # about ten minutes in C
     elif scenario == "fork":

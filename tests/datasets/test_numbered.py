@@ -219,7 +219,7 @@ def test_without_an_archive_the_message_says_where_its_authors_keep_it(stage, da
     codes, printed = stage(dataset, archive=None)
     name = {"nyuv2_288": "nyuv2.zip", "cityscapes_128": "cityscapes2.zip"}[dataset]
     assert codes == [2, 2]
-    assert f"{name} could not be had. Tried, in this order:\n  - PIPELINE_ARCHIVES: not set\n" in printed.err
+    assert f"{name} could not be fetched. Tried, in this order:\n  - PIPELINE_ARCHIVES: not set\n" in printed.err
     assert "a folder with its files, in data.archive. Its authors keep it at a Dropbox folder that" in printed.err
 
 

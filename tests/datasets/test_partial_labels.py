@@ -25,7 +25,7 @@ from pipeline.evaluation.evaluate_run import _inputs
 from pipeline.params.load import load_params
 from pipeline.tracking.queries import find_result
 from pipeline.train import loop
-from pipeline.train.train_run import training_inputs
+from pipeline.train.training_inputs import training_inputs
 from stages import compare, download, evaluate, prepare, report, train
 from tests.support.layout_files import save, write_lists
 

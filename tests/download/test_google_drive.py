@@ -40,7 +40,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def refusal(site: Site, tmp_path: Path) -> str:
-    """What is told of a file that can't be had; the address for the browser is in any case."""
+    """What is told of a file that can't be fetched; the address for the browser is in any case."""
     with pytest.raises(SourceError) as caught:
         google_drive.download(ID, tmp_path / "part", pause=0.001)
     assert not (tmp_path / "part").exists()

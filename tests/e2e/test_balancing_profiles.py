@@ -67,8 +67,8 @@ def test_every_run_is_scored_on_all_its_tasks(done):
         scored = json.loads((folder / f"reports/metrics/{name}-0.json").read_text())
         assert set(scored["tasks"]) == set(run["tasks"]) and scored["samples"] == VAL
         for task in run["tasks"]:
-            headline = scored["tasks"][task][scored["headline"][task]["metric"]]
-            assert headline is not None and np.isfinite(headline), (name, task)
+            primary_metric = scored["tasks"][task][scored["primary_metric"][task]["metric"]]
+            assert primary_metric is not None and np.isfinite(primary_metric), (name, task)
     delta = json.loads((folder / "reports/delta.json").read_text())
     assert np.isfinite(delta["delta_m"]["multi_task"]["mean"])
 

@@ -298,7 +298,7 @@ UNREADABLE = (
 
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_what_cannot_be_read_now_is_reported_and_left(project, capsys, monkeypatch, name):
-    """Rights, too many open files, a network's disk that is away: the bytes may be sound."""
+    """Rights, too many open files, a network's disk that is unreachable: the bytes may be sound."""
     with resume.attempt("k") as attempt:
         attempt.save({"a": 1}, [], 0.0)
     opened = io.open

@@ -133,7 +133,7 @@ def test_the_metrics_files_say_which_weights_were_used(done):
     weights = {}
     for name in params["runs"]:
         scored = json.loads((folder / f"reports/metrics/{name}-0.json").read_text())
-        weights[name] = scored["schedule"]["task_weights"]
+        weights[name] = scored["training"]["task_weights"]
     assert {task: weights[task] for task in SINGLE} == {task: {task: 1.0} for task in SINGLE}
     assert weights["multi_task"] == {"semseg": 1.0, "human_parts": 2.0, "sal": 5.0, "normals": 10.0, "edge": 50.0}
     assert weights["sequential_attention_pair"] == {"semseg": 1.1, "normals": 40.0}
@@ -173,8 +173,8 @@ def test_every_run_is_scored_on_all_its_tasks(done):
         scored = json.loads((folder / f"reports/metrics/{name}-0.json").read_text())
         assert set(scored["tasks"]) == set(run["tasks"]) and scored["samples"] == VAL
         for task in run["tasks"]:
-            headline = scored["tasks"][task][scored["headline"][task]["metric"]]
-            assert headline is not None and np.isfinite(headline), (name, task)
+            primary_metric = scored["tasks"][task][scored["primary_metric"][task]["metric"]]
+            assert primary_metric is not None and np.isfinite(primary_metric), (name, task)
         if "human_parts" in run["tasks"]:
             with_people = sum(entry.parts.any() for entry in entries(TRAIN, VAL)["val"])
             assert scored["tasks"]["human_parts"]["images"] == with_people < VAL

@@ -87,7 +87,7 @@ def test_a_network_starts_from_the_trained_single_task_networks(project):
 def test_every_task_is_scored(project):
     scores = project.json("reports/metrics/multi_task-0.json")["tasks"]
     for name, task in ((name, TASKS[name]) for name in SIX):
-        assert np.isfinite(scores[name][task.headline]), name
+        assert np.isfinite(scores[name][task.primary_metric]), name
 
 
 def test_delta_is_the_formula_applied_to_the_metrics_files(project):
@@ -170,7 +170,7 @@ def test_results_are_traced_to_their_runs_and_nothing_is_left_behind(project):
     assert code == 0 and found["reproducible"] and not found["notes"], output
     assert found["model"] == "models/stitched-0" and found["mlflow"]["name"] == "stitched-0"
     assert found["recorded"]["git.commit"] == project.git("rev-parse", "HEAD").strip()
-    assert project.ends("doctor") == (0, "nothing is left to mend\n")
+    assert project.ends("doctor") == (0, "nothing left to fix\n")
 
 
 def test_what_is_made_again_leaves_committed_files_as_they_were(project, tmp_path):

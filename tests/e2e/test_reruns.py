@@ -390,7 +390,7 @@ def test_what_a_killed_write_leaves_is_no_change(graph):
             str(path.relative_to(graph.root)) for path in left
         }
         for finding in half_written():
-            finding.mend()
+            finding.fix()
         assert not any(path.exists() for path in left)
     finally:
         for path in left:

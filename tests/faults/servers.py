@@ -22,7 +22,7 @@ from tests.support.mlflow_server import Fault, FaultServer, Server
 
 STAGE = "train@semseg-0"
 FOREVER = 1_000_000
-LIMIT_SECONDS = 240.0  # a stage waits for a minute while a server is away, and DVC runs two
+LIMIT_SECONDS = 240.0  # a stage waits for a minute while a server is unreachable, and DVC runs two
 # {name: what happens, to how many requests from the n-th on}
 FAULTS: dict[str, tuple[str | int, int]] = {
     "500": (500, 3),

@@ -66,8 +66,8 @@ def test_perfect_prediction(task):
     prediction, target, valid = split(task)
     perfect = target.float() if task.categorical and task.channels else target
     best = 100 if task.higher_is_better else 0
-    assert score(task, (perfect, target, valid))[task.headline] == pytest.approx(best, abs=1e-4)
-    worse = score(task, (prediction, target, valid))[task.headline]
+    assert score(task, (perfect, target, valid))[task.primary_metric] == pytest.approx(best, abs=1e-4)
+    worse = score(task, (prediction, target, valid))[task.primary_metric]
     assert worse < best - 1 if task.higher_is_better else worse > 0.1
 
 
@@ -90,7 +90,7 @@ def test_empty_image_changes_nothing_and_empty_split_is_nan(task):
     longer[2][-1] = False
     assert score(task, longer) == pytest.approx(score(task, (prediction, target, valid)), rel=1e-12)
     nothing = score(task, (prediction, target, torch.zeros_like(valid)))
-    assert math.isnan(nothing[task.headline])
+    assert math.isnan(nothing[task.primary_metric])
     assert nothing["images"] == nothing["valid_pixels"] == 0
 
 

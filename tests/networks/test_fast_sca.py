@@ -189,7 +189,7 @@ class ScalesToPrediction(nn.Module):
 def scales(attention: str) -> tuple[nn.Module, nn.Module]:
     channels = [4, 6, 8]
     csam = CrossScaleAttention(channels, attention)
-    fast = ScalesToPrediction(csam, MultiScaleHead(csam.out_channels, 5, csam.copies))
+    fast = ScalesToPrediction(csam, MultiScaleHead(csam.out_channels, 5, csam.repeats))
     return twins(fast, ScalesToPrediction(PlainCrossScaleAttention(channels, attention), PlainHead(36, 5)))
 
 

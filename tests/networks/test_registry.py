@@ -317,31 +317,31 @@ def test_cross_scale_attention_written_out(attention):
         for i, x in enumerate(scale[1:]):
             cam = csam.attention[k][0 if attention == "shared" else i]
             assert_close(x, cam(maps[k], csam.project[k][i](maps[k + 1 + i])))
-    assert csam.copies == [[2, 1, 1], [1, 1], [1]]
+    assert csam.repeats == [[2, 1, 1], [1, 1], [1]]
 
 
-def plain_head(head, scales, copies):
-    """Upsample everything, copies included, concatenate, mix, predict."""
+def plain_head(head, scales, repeats):
+    """Upsample everything, repeats included, concatenate, mix, predict."""
     size = scales[0][0].shape[-2:]
     maps = [
         resize(x, size)
-        for maps, counts in zip(scales, copies, strict=True)
+        for maps, counts in zip(scales, repeats, strict=True)
         for x, count in zip(maps, counts, strict=True)
         for _ in range(count)
     ]
     return head.predict(head.norm(head.mix(torch.cat(maps, 1))).relu())
 
 
-@pytest.mark.parametrize("copies", [[[3, 1], [2, 1], [1]], [[1, 1], [1, 1], [1]]])
+@pytest.mark.parametrize("repeats", [[[3, 1], [2, 1], [1]], [[1, 1], [1, 1], [1]]])
 @pytest.mark.parametrize("sizes", [[(12, 16), (6, 8), (3, 4)], [(13, 9), (7, 5), (4, 3)]])
-def test_head_is_the_plain_concatenation(copies, sizes):
-    head = MultiScaleHead([[4, 4], [8, 8], [16]], 5, copies)
+def test_head_is_the_plain_concatenation(repeats, sizes):
+    head = MultiScaleHead([[4, 4], [8, 8], [16]], 5, repeats)
     scales = [
         [torch.randn(2, c, *size) for c in channels]
         for channels, size in zip([[4, 4], [8, 8], [16]], sizes, strict=True)
     ]
     gradients = []
-    for form in (lambda: head(scales), lambda: plain_head(head, scales, copies)):
+    for form in (lambda: head(scales), lambda: plain_head(head, scales, repeats)):
         head.zero_grad()
         out = form()
         out.square().sum().backward()

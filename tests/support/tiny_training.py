@@ -13,7 +13,7 @@ from pipeline.compute.device import choose_device
 from pipeline.data.sample import Label, Sample
 from pipeline.data.store import Store, write_split
 from pipeline.loading.in_memory import training_batches
-from pipeline.loading.loader import Share
+from pipeline.loading.loader import Shard
 from pipeline.networks.registry import Outputs
 from pipeline.params.load import parse_params
 from pipeline.params.schema import ResolvedRun
@@ -72,7 +72,7 @@ def run_training(store, run, seed=0, network=None, validate=None, log=None, **op
     torch.manual_seed(seed)
     device = choose_device("float32", True, run.training.deterministic, run.training.cpu_threads)
     network = device.network(network or Tiny())
-    share = Share(distributed.rank(), distributed.count(), run.training.accumulate)
+    share = Shard(distributed.rank(), distributed.world_size(), run.training.accumulate)
     recipe = run.training
     batches = training_batches(store, recipe.input_size, recipe.batch_size, seed, device.torch_device, share)
     logged = []

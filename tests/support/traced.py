@@ -24,7 +24,7 @@ from pipeline.tracking import mlflow_run
 from pipeline.train import resume
 from pipeline.train.outputs import execution_record, training_record, write_outs
 from pipeline.train.state import EpochRecord
-from pipeline.train.train_run import training_inputs, training_key
+from pipeline.train.training_inputs import training_inputs, training_key
 
 PARAMS = {
     "experiment": "traced",
@@ -75,7 +75,7 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
     """
     params = load_params()
     run, info, device = params.run(name), read_info(), choose_device("float32", True, cpu_threads=1)
-    inputs = training_inputs(params, name, seed, info, device, distributed.count())
+    inputs = training_inputs(params, name, seed, info, device, distributed.world_size())
     experiment = mlflow_run.connect(params.experiment)
     history = [EpochRecord(1, 1e-3, {"loss/depth": 1.0}, 2.0, {"depth": {"rmse": 1.0}})]
     with resume.attempt(training_key(inputs, info, name)) as attempt:

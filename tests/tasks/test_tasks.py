@@ -98,7 +98,7 @@ def test_disparity_is_inverse_depth():
     picture = paint("disparity", np.array([[0.4, 0.01]], np.float32), np.ones((1, 2), bool), CONTEXT).astype(int)
     warmth = picture[0, :, 0] - picture[0, :, 2]
     assert warmth[0] > 0 > warmth[1]
-    assert TASKS["disparity"].unit == "" and TASKS["disparity"].headline == "abs_err"
+    assert TASKS["disparity"].unit == "" and TASKS["disparity"].primary_metric == "abs_err"
 
 
 def test_every_task_is_painted_and_has_a_constant_predictor():

@@ -1,4 +1,4 @@
-"""What kills, edits and moves leave behind is found, mended when asked to, and nothing else is touched."""
+"""What kills, edits and moves leave behind is found, fixed when asked to, and nothing else is touched."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ from pipeline.params.load import load_params
 from pipeline.tools.doctor import examine
 from pipeline.tracking import mlflow_run, queries
 from pipeline.train import resume
-from pipeline.train.train_run import training_inputs, training_key
+from pipeline.train.training_inputs import training_inputs, training_key
 from stages import doctor as stage
 from stages._entry import run_stage
 from tests.support.traced import make_result, working_in
@@ -41,7 +41,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def project(made, tmp_path, monkeypatch):
-    """A moved project, whose database has been mended by hand: one in which nothing is wrong."""
+    """A moved project, whose database has been fixed by hand: one in which nothing is wrong."""
     root = tmp_path / "project"
     shutil.copytree(made, root)
     monkeypatch.chdir(root)
@@ -75,10 +75,10 @@ def doctor(capsys, *arguments: str) -> tuple[int, str]:
 
 
 def test_a_sound_project_and_one_that_never_ran(project, capsys):
-    assert doctor(capsys) == doctor(capsys, "--fix") == (0, "nothing is left to mend\n")
+    assert doctor(capsys) == doctor(capsys, "--fix") == (0, "nothing left to fix\n")
     for name in ("mlflow.db", "mlruns", ".runs", "models", "reports"):
         shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
-    assert doctor(capsys) == (0, "nothing is left to mend\n")
+    assert doctor(capsys) == (0, "nothing left to fix\n")
     assert not Path("mlflow.db").exists(), "looking makes no store"
 
 
@@ -114,7 +114,7 @@ def test_runs_are_ended_whose_process_is_gone_and_no_others(project, capsys):
     statuses = {name: client.get_run(run).info.status for name, run in runs.items()}
     assert [name for name, status in statuses.items() if status == "KILLED"] == list(tags)[:3]
     assert set(statuses.values()) == {"KILLED", "RUNNING"}
-    assert doctor(capsys) == (0, "nothing is left to mend\n")
+    assert doctor(capsys) == (0, "nothing left to fix\n")
 
 
 def test_whoever_takes_a_run_up_again_signs_it(project):
@@ -155,7 +155,7 @@ def test_results_of_removed_runs_and_seeds(project, capsys, name):
     assert code == 1 and told.count("no longer in params.yaml: remove it (") == 6
     assert told.count("DVC's cache has it") == 5 and told.count("git has it, if committed") == 1
     code, told = doctor(capsys, "--fix")
-    assert code == 0 and told.count("mended: ") == 6
+    assert code == 0 and told.count("fixed: ") == 6
     left = {path for path in set(Path().rglob("*")) - kept if path.is_file()}
     assert kept <= set(Path().rglob("*")) and left == {Path("dvc.lock")}
 
@@ -169,7 +169,7 @@ def test_what_a_person_made_and_what_dvc_may_not_have_stays(project, capsys):
     for path in mine:
         paths.write_json(path, {})
     code, told = doctor(capsys, "--fix")
-    assert code == 1 and told.count("mended") == 5
+    assert code == 1 and told.count("fixed") == 5
     assert "models/old-0 is of a run or seed" in told and "keep what no stage wrote (notes.txt) elsewhere" in told
     assert told.count("dvc.lock does not name it") == 6 and "7 findings left" in told
     assert all(path.exists() for path in (*mine, *unrecorded, paths.weights_file("old", 0)))
@@ -199,7 +199,7 @@ def test_checkpoints_that_no_training_takes_up(project, capsys):
     with resume.attempt("at work"):
         code, told = doctor(capsys)
         assert code == 1 and told.count("found: ") == 2
-        assert f"{orphan} is of a training that params, code and data of now do not ask for" in told
+        assert f"{orphan} is of a training that the current params, code and data do not ask for" in told
         assert f"{scored} is of pair-0, which is trained and scored" in told
         assert doctor(capsys, "--fix")[0] == 0
         assert wanted.exists() and paths.training_folder("at work").exists()
@@ -265,7 +265,7 @@ def test_a_moved_database_is_mended_after_a_copy(project, moved, capsys):
     run = queries.find_result("pair", 0, paths.read_json(paths.run_file("pair", 0))["weights_sha256"]).id
     client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     assert [item.path for item in client.list_artifacts(run)] == ["execution.json", "run.json"]
-    assert doctor(capsys) == (0, "nothing is left to mend\n")
+    assert doctor(capsys) == (0, "nothing left to fix\n")
 
 
 def test_a_database_in_use_stays_as_it_is(project, moved, capsys):

@@ -7,11 +7,18 @@ import pytest
 
 from pipeline.core.errors import TrackingError
 from pipeline.tracking import metric_queue
-from pipeline.tracking.metric_queue import Outbox, Point, StoreAway, StoreBlocked, patiently, within
+from pipeline.tracking.metric_queue import (
+    MetricQueue,
+    Point,
+    TrackingBlocked,
+    TrackingUnavailable,
+    retry_while_unavailable,
+    within,
+)
 
 
 class Store:
-    """A store that is away as often as it is told to be, before or after it took what it was sent."""
+    """A store that is unreachable as often as it is told to be, before or after it took what it was sent."""
 
     def __init__(self, away=0, after_taking=False):
         self.points: list[Point] = []
@@ -27,7 +34,7 @@ class Store:
     def _fail(self):
         if self.away:
             self.away -= 1
-            raise StoreAway("the store is away")
+            raise TrackingUnavailable("the store is unreachable")
 
     def arrived(self):
         self.asked += 1
@@ -44,7 +51,7 @@ def at_once(monkeypatch):
 
 
 def box(store, **options):
-    return Outbox(store.send, store.arrived, **options)
+    return MetricQueue(store.send, store.arrived, **options)
 
 
 @pytest.mark.parametrize("after_taking", [False, True])
@@ -56,10 +63,10 @@ def test_nothing_is_lost_and_nothing_comes_twice(after_taking, background, capsy
         sender.add({"loss": step / 2}, step)
     if background:
         assert threading.main_thread() not in store.threads, "training does not wait for the store"
-    patiently(sender.send, "remedy")
+    retry_while_unavailable(sender.send, "remedy")
     sender.close()
     assert store.values == [("loss", step, step / 2) for step in range(2500)]
-    assert capsys.readouterr().err.count("the store is away. Work goes on") <= 1
+    assert capsys.readouterr().err.count("the store is unreachable. Work continues") <= 1
 
 
 def test_a_resumed_training_gives_the_store_what_it_lacks():
@@ -80,8 +87,8 @@ def test_a_store_that_stays_away_is_told_with_the_remedy(monkeypatch):
     monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 0.6)
     sender = box(Store(away=1000))
     sender.add({"loss": math.nan}, 1)
-    with pytest.raises(TrackingError, match=r"the store is away, for 1 s\. Run it again"):
-        patiently(sender.send, "Run it again")
+    with pytest.raises(TrackingError, match=r"the store is unreachable, for 1 s\. Run it again"):
+        retry_while_unavailable(sender.send, "Run it again")
 
 
 def test_a_store_that_is_blocked_ends_a_wait_at_once_and_a_training_never(capsys):
@@ -89,21 +96,21 @@ def test_a_store_that_is_blocked_ends_a_wait_at_once_and_a_training_never(capsys
         def _fail(self):
             if self.away:
                 self.away -= 1
-                raise StoreBlocked("the disk is full")
+                raise TrackingBlocked("the disk is full")
 
     sender = box(Blocked(away=2), background=True)
     sender.add({"loss": 1.0}, 1)
-    while "the disk is full. Work goes on" not in capsys.readouterr().err:
+    while "the disk is full. Work continues" not in capsys.readouterr().err:
         threading.Event().wait(0.01)
     sender.add({"loss": 0.5}, 2)
     sender.close()
     with pytest.raises(TrackingError, match=r"the disk is full\. Run it again"):
-        patiently(box(Blocked(away=1), points=sender.points).send, "Run it again")
+        retry_while_unavailable(box(Blocked(away=1), points=sender.points).send, "Run it again")
 
 
 def test_what_takes_too_long_is_left_to_itself():
     ended = threading.Event()
-    with pytest.raises(StoreAway, match="no answer within 0 s"):
+    with pytest.raises(TrackingUnavailable, match="no answer within 0 s"):
         within(0.1, ended.wait)
     ended.set()
     within(5, lambda: None)
@@ -115,7 +122,7 @@ def test_what_the_store_refuses_stops_the_work():
     def refuse(points):
         raise TrackingError("the run was deleted")
 
-    sender = Outbox(refuse, set, background=True)
+    sender = MetricQueue(refuse, set, background=True)
     with pytest.raises(TrackingError, match="was deleted"):
         for step in range(10_000):
             sender.add({"loss": 1.0}, step)

@@ -197,7 +197,7 @@ def test_a_server_that_is_killed_and_started_again_lacks_nothing(server, tmp_pat
         server.kill()
         steps(log, 201, 250)
         monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 2.0)
-    assert "Work goes on" in capsys.readouterr().err
+    assert "Work continues" in capsys.readouterr().err
     server.start()
     with trained(points=log.points) as again:
         steps(again, 251, 300)

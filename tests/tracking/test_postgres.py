@@ -100,7 +100,7 @@ def test_a_training_outlasts_its_server_and_its_database(postgres, server, tmp_p
         server.start()
         assert repro.end(within=300) == 0, repro.output.read_text()
     told = repro.output.read_text()
-    assert "Work goes on" in told and "Traceback" not in told
+    assert "Work continues" in told and "Traceback" not in told
     run, metrics = mlflow_run(project)
     assert run.info.status == "FINISHED"
     assert metrics == mlflow_run(soak.undisturbed)[1], "each point once, as in a training that nothing disturbed"

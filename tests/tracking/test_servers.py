@@ -279,12 +279,12 @@ def test_a_training_goes_on_while_the_server_fails(proxy, store, experiment, kin
     for name in ("loss/depth", "learning_rate"):
         assert steps_of(store, log.id, name) == list(range(1, 301))
     told = capsys.readouterr().err
-    assert "Work goes on" in told and "Traceback" not in told
+    assert "Work continues" in told and "Traceback" not in told
 
 
 @pytest.mark.parametrize("kind", FAILURES)
 def test_a_server_that_fails_at_the_end_gets_all_in_the_next_attempt(proxy, store, experiment, kind, monkeypatch):
-    expected = pytest.raises(TrackingError, match=r"for 2 s\. Nothing that was computed is lost.*`dvc repro` goes on")
+    expected = pytest.raises(TrackingError, match=r"for 2 s\. Nothing that was computed is lost.*`dvc repro` resumes")
     with expected, trained(experiment) as log:
         log.metrics({"loss/depth": 1.0}, 1)
         proxy.faults = [failing(kind)]
@@ -312,7 +312,7 @@ def test_a_failing_stage_does_not_wait_for_a_server_that_hangs(proxy, experiment
 
 
 def test_a_password_that_no_longer_holds_does_not_end_a_training(upstream, store, experiment, monkeypatch, capsys):
-    """Nor does a certificate that has expired meanwhile: whoever runs the server may mend that, and nothing is lost."""
+    """Nor does a certificate that has expired meanwhile: whoever runs the server may fix that, and nothing is lost."""
     with fault_server(upstream.uri, authorization=basic(USER, PASSWORD)) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)

@@ -1,4 +1,4 @@
-"""Choosing an epoch on held-out training samples: by the headline, by Δm over tasks, never by a number that is none."""
+"""Choosing an epoch on held-out training samples: by the primary metric, by Δm over tasks, never by NaN."""
 
 import math
 
@@ -12,11 +12,11 @@ from pipeline.train.epoch_selection import Selection, mean_gain
 
 def choose(tasks: tuple[str, ...], *epochs: dict[str, float]) -> tuple[int, float]:
     """The kept epoch and, to tell weights apart, the bias that the network had in it."""
-    headline = {"semseg": "mIoU", "depth": "rmse", "normals": "mean", "edge": "odsF"}
+    primary_metric = {"semseg": "mIoU", "depth": "rmse", "normals": "mean", "edge": "odsF"}
     network, selection = nn.Linear(1, 1), Selection(tasks)
     for epoch, scores in enumerate(epochs, start=1):
         nn.init.constant_(network.bias, epoch)
-        selection.offer(epoch, {task: {headline[task]: value} for task, value in scores.items()}, network)
+        selection.offer(epoch, {task: {primary_metric[task]: value} for task, value in scores.items()}, network)
     selection.restore(network)
     return selection.epoch, network.bias.item()
 

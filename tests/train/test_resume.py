@@ -27,7 +27,7 @@ from pipeline.train import resume
 from pipeline.train.epoch_selection import Selection
 from pipeline.train.outputs import write_outs
 from pipeline.train.resume import Checkpoints, attempt
-from pipeline.train.train_run import training_inputs, training_key
+from pipeline.train.training_inputs import training_inputs, training_key
 from tests.support.tiny_training import Tiny, make_store, params, run_training
 
 EVERY_STEP = 1e-9  # minutes

@@ -90,13 +90,13 @@ def test_a_compiled_network_learns_the_same_under_the_same_names(store, monkeypa
 
 def test_steps_are_captured_on_one_gpu_alone(monkeypatch):
     cuda = Device(torch.device("cuda"), torch.bfloat16, True)
-    assert [device.captures(wanted) for wanted in ("auto", True, False) for device in (CPU, cuda)] == [
+    assert [device.uses_cuda_graph(wanted) for wanted in ("auto", True, False) for device in (CPU, cuda)] == [
         False, True, False, True, False, False
     ]  # fmt: skip
-    monkeypatch.setattr("pipeline.compute.distributed.count", lambda: 2)
-    assert not cuda.captures("auto") and not cuda.captures(False)
+    monkeypatch.setattr("pipeline.compute.distributed.world_size", lambda: 2)
+    assert not cuda.uses_cuda_graph("auto") and not cuda.uses_cuda_graph(False)
     with pytest.raises(ParamsError, match="cuda_graph: true is for one process; got 2: set it to auto or false"):
-        cuda.captures(True)
+        cuda.uses_cuda_graph(True)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])

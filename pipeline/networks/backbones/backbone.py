@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
     Publishes `channels` and `strides` of the maps, and `load_report`, None without pretrained weights.
     Raises ValueError for an unknown name, for a model without such maps or with one image size only, and for an
-    output stride that it cannot have; TrainingError for weights that cannot be had or do not fit.
+    output stride that it cannot have; TrainingError for weights that cannot be fetched or do not fit.
     """
 
     starts_itself = True  # timm's own initialisation, or pretrained weights: not a decoder's

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.networks.blocks import ConvNorm, Prediction
+from pipeline.networks.blocks import ConvNorm, PredictionConv
 
 WIDTH = 256
 # Stride of the map -> dilations of its three 3x3 convolutions. The paper gives those for 8 and 16; at 32 the
@@ -98,7 +98,7 @@ class ASPPHead(nn.Module):
         self.aspp = ASPP(sum(channels[-1]), RATES[output_stride])
         self.dropout = nn.Dropout(dropout)
         self.refine = ConvNorm(self.aspp.out_channels, WIDTH, 3)
-        self.predict = Prediction(self.refine.out_channels, out_channels)
+        self.predict = PredictionConv(self.refine.out_channels, out_channels)
         self.out_channels = out_channels
 
     def forward(self, scales: Sequence[Sequence[Tensor]]) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
-from pipeline.networks.blocks import Prediction
+from pipeline.networks.blocks import PredictionConv
 from pipeline.networks.heads.tiled import mix_and_predict
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class MultiScaleHead(nn.Module):
     0.23 s, the plain form 0.60 s.
 
     channels: for every scale, fine to coarse, the channels of its maps.
-    copies: how often each of those maps stands in the concatenation, next to each other; once unless given.
+    repeats: how often each of those maps stands in the concatenation, next to each other; once unless given.
     forward: [[(B, C, h, w), ...] of each scale] -> (B, out, H, W) at the size of the finest scale.
     """
 
@@ -36,16 +36,16 @@ class MultiScaleHead(nn.Module):
         self,
         channels: Sequence[Sequence[int]],
         out_channels: int,
-        copies: Sequence[Sequence[int]] | None = None,
+        repeats: Sequence[Sequence[int]] | None = None,
     ):
         super().__init__()
-        copies = copies or [[1] * len(scale) for scale in channels]
-        # For every scale its maps as (channels, copies).
-        self.layout = [list(zip(c, n, strict=True)) for c, n in zip(channels, copies, strict=True)]
+        repeats = repeats or [[1] * len(scale) for scale in channels]
+        # For every scale its maps as (channels, repeats).
+        self.layout = [list(zip(c, n, strict=True)) for c, n in zip(channels, repeats, strict=True)]
         self.width = sum(c * n for scale in self.layout for c, n in scale)
         self.mix = nn.Conv2d(self.width, self.width, 1)
         self.norm = nn.BatchNorm2d(self.width)
-        self.predict = Prediction(self.width, out_channels)
+        self.predict = PredictionConv(self.width, out_channels)
         self.out_channels = out_channels
 
     def forward(self, scales: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -70,7 +70,7 @@ class MultiScaleHead(nn.Module):
         return type(self.norm) is nn.BatchNorm2d  # a synchronised one needs the other processes
 
     def _weights(self) -> list[Tensor]:
-        """The columns of `mix` for each scale, those of copies summed: K x (width, channels, 1, 1)."""
+        """The columns of `mix` for each scale, those of repeats summed: K x (width, channels, 1, 1)."""
         columns = iter(self.mix.weight.split([c * n for scale in self.layout for c, n in scale], 1))
         return [_concatenate([next(columns).unflatten(1, (n, c)).sum(1) for c, n in scale]) for scale in self.layout]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
 from pipeline.networks.backbones.backbone import Backbone
-from pipeline.networks.blocks import ConvNorm, Prediction
+from pipeline.networks.blocks import ConvNorm, PredictionConv
 from pipeline.networks.invpt.blocks import DecoderBlock, Upsample
 from pipeline.networks.outputs import Outputs
 
@@ -28,7 +28,7 @@ class Preliminary(nn.Module):
     def __init__(self, in_channels: int, width: int, out_channels: int, task_channels: int):
         super().__init__()
         self.blocks = nn.Sequential(ConvNorm(in_channels, in_channels, 3), ConvNorm(in_channels, width, 3))
-        self.predict = Prediction(width, task_channels)
+        self.predict = PredictionConv(width, task_channels)
         self.combine = nn.Conv2d(width + task_channels, out_channels, 1)
         self.out_channels = out_channels
 
@@ -123,7 +123,7 @@ class InvPT(nn.Module):
         self.stages = _stages(full, list(reversed(skips)), len(everything), len(tasks))
         self.skip = nn.Conv2d(finest, full, 3, padding=1)
         self.mix = nn.ModuleDict({task: ConvNorm(full, full, 3) for task in tasks})
-        self.heads = nn.ModuleDict({task: Prediction(full, n) for task, n in tasks.items()})
+        self.heads = nn.ModuleDict({task: PredictionConv(full, n) for task, n in tasks.items()})
 
     def forward(self, image: Tensor) -> Outputs:
         finest, *skips, coarsest = self.backbone(image)

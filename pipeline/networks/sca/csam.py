@@ -17,7 +17,7 @@ class CrossScaleAttention(nn.Module):
         map, so the running statistics of its batch norms move n times; here it is computed once, and they move as far.
     forward: K maps (B, C_k, H_k, W_k) -> for each scale [F^k, CAM(F^k <- F^j) for j > k], all of F^k's shape.
 
-    The paper concatenates F^k anew with each gathered map: `copies` says so without copying, and
+    The paper concatenates F^k anew with each gathered map: `repeats` says so without copying, and
     `out_channels` are the channels of the maps; one list per scale, as `MultiScaleHead` takes them.
     """
 
@@ -36,7 +36,7 @@ class CrossScaleAttention(nn.Module):
                 stand_for_calls(attentions[0].query, len(projections))
         sources = [len(channels) - 1 - k for k in scales]
         self.out_channels = [[c] * (1 + n) for c, n in zip(channels, sources, strict=True)]
-        self.copies = [[max(1, n)] + [1] * n for n in sources]
+        self.repeats = [[max(1, n)] + [1] * n for n in sources]
 
     def forward(self, maps: Sequence[Tensor]) -> list[list[Tensor]]:
         gathered = [[target, *self._gather(k, target, maps[k + 1 :])] for k, target in enumerate(maps[:-1])]

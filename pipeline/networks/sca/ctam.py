@@ -39,7 +39,7 @@ class CrossTaskAttention(nn.Module):
         assert isinstance(cams, nn.ModuleDict) and isinstance(reduce, ResidualBlock)
         answers = [cam(own, features[a]) for a, cam in cams.items()]
         x = torch.cat([own, *answers], 1)
-        return own + (reduce(x) if len(answers) == 1 else reduce.folded(x, self._fold))
+        return own + (reduce(x) if len(answers) == 1 else reduce.with_merged_weight(x, self._fold))
 
     def _fold(self, weight: Tensor) -> Tensor:
         """Columns for [F_t, CAM, F_t, CAM, ..] -> for [F_t, CAM, CAM, ..]: copies of F_t meet the sum of theirs."""

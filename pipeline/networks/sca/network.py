@@ -114,7 +114,7 @@ class SequentialAttention(nn.Module):
             return MultiScaleHead([[c] for c in channels], task_channels)
         csam = self.csam[task]
         assert isinstance(csam, CrossScaleAttention)
-        return MultiScaleHead(csam.out_channels, task_channels, csam.copies)
+        return MultiScaleHead(csam.out_channels, task_channels, csam.repeats)
 
     def forward(self, image: Tensor) -> Outputs:
         maps = self.backbone(image)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pipeline.networks.blocks import Prediction, ResidualBlock
+from pipeline.networks.blocks import PredictionConv, ResidualBlock
 
 
 class TaskFeatures(nn.Module):
@@ -14,7 +14,7 @@ class TaskFeatures(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, task_channels: int):
         super().__init__()
         self.blocks = nn.Sequential(ResidualBlock(in_channels, out_channels), ResidualBlock(out_channels, out_channels))
-        self.predict = Prediction(out_channels, task_channels)
+        self.predict = PredictionConv(out_channels, task_channels)
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
