@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-parallel test test-soak test-faults lint bench bench-gpu ui clean
+.PHONY: help setup repro repro-parallel test test-fast test-soak test-faults lint bench bench-gpu ui clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 16
@@ -33,6 +33,9 @@ repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-par
 
 test: $(STAMP)  ## all tests, on two cores
 	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(STAMP)  ## the quick tier, about a minute: all but whole networks, stages, DVC and servers
+	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not e2e"
 
 test-soak: $(STAMP)  ## kill a training at 20 random moments and compare it with one that was left alone
 	python -m tests.soak --epochs 200

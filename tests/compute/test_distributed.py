@@ -26,6 +26,8 @@ from pipeline.train.resume import Attempt, Checkpoints, attempt, follow
 from tests.evaluation.test_scoring import ALL, INFO, RECIPE, Pointwise, evaluation_store
 from tests.support.tiny_training import Tiny, make_store, params, run_training
 
+pytestmark = pytest.mark.slow
+
 CPU = choose_device("float32", True)
 AUGMENTATION = {"flip": 0.5, "scale": [0.8, 1.2], "scale_mode": "range", "rotation": 10, "contrast": 0.5}
 

@@ -9,6 +9,8 @@ import pytest
 from tests import soak
 from tests.support.project import ROOT, Project
 
+pytestmark = pytest.mark.e2e
+
 RUNS = ("semseg", "depth")
 PARAMS = soak.PARAMS | {
     "data": soak.PARAMS["data"] | {"tasks": ["semseg", "depth"]},

@@ -23,6 +23,8 @@ from pipeline.tools.changed_sources import changed_archive, changed_weights, ref
 from tests.support.nyud_archive import nyud_files, write_tgz
 from tests.support.params_tree import put, some_params
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

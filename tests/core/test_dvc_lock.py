@@ -19,6 +19,8 @@ from pipeline.tools.doctor import half_written, stops_dvc, uncached
 from pipeline.train import resume
 from tests.support.project import ROOT
 
+pytestmark = pytest.mark.e2e
+
 # The second stage renames a file, so that a limit on the size of files stops DVC's copy of it alone.
 GRAPH = {
     "stages": {

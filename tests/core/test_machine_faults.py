@@ -300,6 +300,7 @@ ORDER = ("download", "prepare", "selection", "train", "evaluate", "compare", "re
 @pytest.mark.parametrize(
     ("name", "kind"), [*((name, "full") for name in STAGES), ("report", "read-only"), ("selection", "no files")]
 )
+@pytest.mark.slow
 def test_every_stage_says_it_in_one_line_and_runs_again(ready, tmp_path, name, kind):
     folder, environment = ready
     place, *arguments = STAGES[name]

@@ -17,6 +17,8 @@ from pipeline.datasets import get_dataset
 from pipeline.download.archive import fetch
 from tests.support.nyud_archive import TOP, nyud_files, write_tgz
 
+pytestmark = pytest.mark.e2e
+
 FRAMES = 300
 
 

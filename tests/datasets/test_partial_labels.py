@@ -29,6 +29,8 @@ from pipeline.train.training_inputs import training_inputs
 from stages import compare, download, evaluate, prepare, report, train
 from tests.support.layout_files import save, write_lists
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 SIDE = 32
 COUNTS = {"train": 24, "val": 9, "test": 6}

@@ -17,6 +17,8 @@ from pipeline.datasets.rooms.labels import EDGE_JUMP, edges, salient
 from pipeline.datasets.rooms.people import PARTS
 from pipeline.datasets.rooms.scene import CLASSES
 
+pytestmark = pytest.mark.slow
+
 SIZE = (36, 48)
 TINY = (18, 24)
 

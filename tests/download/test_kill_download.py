@@ -19,6 +19,8 @@ from pipeline.core.errors import DataError
 from pipeline.download.archive import extracted
 from tests.support.archive_site import Site, names, serve, tar_gz
 
+pytestmark = pytest.mark.e2e
+
 NOISE = random.Random(0).randbytes(3_000_000)
 ARCHIVE = tar_gz({"ccp/annotations/pixel-level/1.mat": b"1", "ccp/photos/noise.bin": NOISE})
 SMALL = tar_gz({"ccp/annotations/pixel-level/1.mat": NOISE[:100_000]})

@@ -124,6 +124,7 @@ def test_what_can_not_be_is_refused_at_once(tmp_path: Path, name: str) -> None:
     assert {each.name for each in tmp_path.iterdir()} == {"a.tgz", "out"}, "nothing outside its folder"
 
 
+@pytest.mark.slow
 def test_members_without_end(tmp_path: Path) -> None:
     squeeze = zlib.compressobj(1, wbits=31)
     with (tmp_path / "a.tgz").open("wb") as file:

@@ -23,6 +23,8 @@ from pipeline.params.load import load_params
 from tests.e2e.test_pascal_profile import stage
 from tests.support.numbered_archive import frame, numbered_files, write_zip
 
+pytestmark = pytest.mark.e2e
+
 NAMES = {"nyuv2_288": "nyuv2.zip", "cityscapes_128": "cityscapes2.zip"}
 VAL = 2
 

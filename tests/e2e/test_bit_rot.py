@@ -33,6 +33,8 @@ from stages import compare, doctor, download, evaluate, predict, prepare, report
 from stages._entry import run_stage
 from tests.support.project import ROOT, Project
 
+pytestmark = pytest.mark.e2e
+
 PARAMS = {
     "experiment": "rot",
     "data": {"dataset": "rooms", "tasks": ["semseg", "depth"], "rooms": {"train": 6, "val": 3, "size": [32, 32]}},

@@ -14,6 +14,8 @@ from tests.faults.example import RUN
 from tests.faults.outcome import differences, outcome
 from tests.faults.verdict import IDENTICAL, REFUSED, TRACEBACK, not_clear
 
+pytestmark = pytest.mark.e2e
+
 TRAIN, EVALUATE = f"train@{RUN}", f"evaluate@{RUN}"
 needs_compiler = pytest.mark.skipif(shutil.which(compiler()[0]) is None, reason="needs a C compiler, named by CC")
 

@@ -32,6 +32,8 @@ from tests.reference.losses import plain_loss
 from tests.support.archive_site import serve
 from tests.support.pascal_archive import entries, pascal_tgz
 
+pytestmark = pytest.mark.e2e
+
 TRAIN, VAL = 8, 4
 SMALL = {"epochs": 1, "batch_size": 4}
 

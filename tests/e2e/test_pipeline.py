@@ -23,6 +23,8 @@ from pipeline.tasks import TASKS
 from pipeline.train.renamed import find_former
 from tests.support.project import Project
 
+pytestmark = pytest.mark.e2e
+
 SIX = list(DATASET_TASKS["rooms"])
 
 PARAMS = {

@@ -24,6 +24,8 @@ from pipeline.datasets.packing_inputs import _folder_digest
 from pipeline.tools.doctor import half_written
 from tests.support.project import ROOT, Project
 
+pytestmark = pytest.mark.e2e
+
 SEEDS = [0]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
     "seeds": SEEDS,

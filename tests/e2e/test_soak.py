@@ -6,6 +6,8 @@ import pytest
 
 from tests.soak import KILLS, RUN, STAGE, Repro, Soak, mlflow_run, resumptions
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def soak(request, tmp_path_factory):

@@ -26,6 +26,8 @@ from pipeline.params.load import load_params
 from stages import cost as stage
 from stages._entry import run_stage
 
+pytestmark = pytest.mark.slow
+
 H, W = 12, 16
 IMAGE = 3 * H * W
 

@@ -12,6 +12,8 @@ from pipeline.compute.resize import resize
 from pipeline.networks.heads.aspp import ASPP, RATES, ASPPHead
 from pipeline.networks.registry import Backbone
 
+pytestmark = pytest.mark.slow
+
 CHANNELS = [[4], [6, 2]]
 
 

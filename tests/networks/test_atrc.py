@@ -18,6 +18,8 @@ from tests.support.networks import (
     predictions,
 )
 
+pytestmark = pytest.mark.slow
+
 SMALL = "hrnet_w18_small"
 TASK_SETS = [
     ({"semseg": 5, "depth": 1}, {}),

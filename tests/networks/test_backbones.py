@@ -14,6 +14,8 @@ from pipeline.networks.backbones.backbone import _describe
 from pipeline.networks.backbones.pyramid import SimplePyramid
 from pipeline.networks.registry import Backbone
 
+pytestmark = pytest.mark.slow
+
 STRIDES = [4, 8, 16, 32]
 CONVOLUTIONAL = {
     "resnet18": [64, 128, 256, 512],

@@ -24,6 +24,8 @@ from tests.support.networks import (
     predictions,
 )
 
+pytestmark = pytest.mark.slow
+
 TASKS = {"semseg": 5, "depth": 1}
 THREE = {"semseg": 5, "depth": 1, "normals": 3}
 KINDS = [(CrossStitch, {}), (CrossStitch, {"stitch": "layer"}), (NddrCnn, {}), (NddrCnn, {"shortcut": True})]

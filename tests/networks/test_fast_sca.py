@@ -34,6 +34,8 @@ from tests.reference.sca import (
     PlainWindowSelfAttention,
 )
 
+pytestmark = pytest.mark.slow
+
 ALL_TASKS = {"semseg": 7, "depth": 1, "normals": 3, "edge": 1, "sal": 1}
 
 

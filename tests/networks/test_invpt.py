@@ -12,6 +12,8 @@ from pipeline.networks.invpt.blocks import HEADS, DecoderBlock, HalvedQuery, Joi
 from pipeline.networks.invpt.network import InvPT, Preliminary, Stage
 from tests.support.networks import Fixed, assert_compiles, assert_independent_of_the_batch, parameters, predictions
 
+pytestmark = pytest.mark.slow
+
 SMALL = "hrnet_w18_small"
 TASK_SETS = [
     ({"semseg": 5, "depth": 1}, {}),

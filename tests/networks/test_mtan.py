@@ -20,6 +20,8 @@ from tests.support.networks import (
     predictions,
 )
 
+pytestmark = pytest.mark.slow
+
 TASKS = {"semseg": 5, "depth": 1}
 SETS = [
     ("hrnet_w18_small", TASKS, {}),

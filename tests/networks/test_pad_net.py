@@ -12,6 +12,8 @@ from pipeline.networks.pad_net import DISTILLATIONS, Aggregation, Bottleneck, Di
 from pipeline.networks.registry import Backbone
 from tests.support.networks import assert_compiles, assert_independent_of_the_batch, parameters, predictions
 
+pytestmark = pytest.mark.slow
+
 SMALL = "hrnet_w18_small"
 TASKS = {"semseg": 5, "depth": 1}
 AUXILIARY = {"edge": 1, "normals": 3}

@@ -17,6 +17,8 @@ from tests.networks.test_fast_sca import assert_same, run, twins
 from tests.reference.networks import PLAIN
 from tests.support.networks import parameters
 
+pytestmark = pytest.mark.slow
+
 SMALL = "hrnet_w18_small"
 TWO = ({"semseg": 5, "depth": 1}, {})
 THREE = ({"semseg": 5, "depth": 1, "normals": 3}, {})

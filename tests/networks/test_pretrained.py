@@ -16,6 +16,8 @@ from pipeline.networks.pretrained import LoadReport
 from pipeline.networks.registry import Backbone, build
 from pipeline.networks.saved_weights import save_weights
 
+pytestmark = pytest.mark.slow
+
 SMALL = "hrnet_w18_small"
 RESNET = "test_resnet"
 VIT = "vit_tiny_patch16_224"

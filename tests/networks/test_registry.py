@@ -72,6 +72,7 @@ def _seed():
         ("sequential_attention", {"semseg": 21, "human_parts": 7, "sal": 1}, 39.94),
     ],
 )
+@pytest.mark.slow
 def test_parameters_are_the_published_ones(architecture, tasks, millions):
     net = build(architecture, backbone="hrnet_w18_small_v2", tasks=tasks)
     assert parameters(net.backbone) == pytest.approx(3.861e6, rel=1e-3)
@@ -127,6 +128,7 @@ def test_odd_sizes_and_gradients(architecture, tasks, auxiliary):
 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "single_task"])
 @pytest.mark.parametrize("dataset", [name for name in DATASETS if name != "folder"])
+@pytest.mark.slow
 def test_all_tasks_of_every_dataset(dataset, architecture):
     channels = {t: TASKS_BY_NAME[t].channels or 7 for t in DATASETS[dataset].tasks}
     net = build(architecture, backbone=SMALL, tasks=channels, auxiliary_tasks={})
@@ -137,6 +139,7 @@ def test_all_tasks_of_every_dataset(dataset, architecture):
 
 
 @pytest.mark.parametrize(("architecture", "option", "value"), OPTIONS)
+@pytest.mark.slow
 def test_every_option_changes_the_function(architecture, option, value):
     image = torch.randn(2, 3, 64, 96)
     backbone = "tf_efficientnet_lite0" if option == "head" else SMALL
@@ -175,12 +178,14 @@ def _assert_gradient_everywhere(net, outputs):
 
 
 @pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_the_batch(architecture, tasks, auxiliary):
     net = build(architecture, backbone=SMALL, tasks=tasks, auxiliary_tasks=auxiliary)
     assert_independent_of_the_batch(net)
 
 
 @pytest.mark.parametrize(("architecture", "tasks", "auxiliary"), NETWORKS)
+@pytest.mark.slow
 def test_batch_of_one_trains(architecture, tasks, auxiliary):
     net = build(architecture, backbone=SMALL, tasks=tasks, auxiliary_tasks=auxiliary)
     outputs = net(torch.randn(1, 3, 64, 64))
@@ -188,6 +193,7 @@ def test_batch_of_one_trains(architecture, tasks, auxiliary):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.slow
 def test_memory_format_does_not_change_the_function(architecture):
     tasks = dict(list(TASKS.items())[: 1 if architecture == "single_task" else None])
     net = build(architecture, backbone=SMALL, tasks=tasks).double().eval()
@@ -200,6 +206,7 @@ def test_memory_format_does_not_change_the_function(architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.slow
 def test_bfloat16_autocast_stays_close(architecture):
     tasks = dict(list(TASKS.items())[: 1 if architecture == "single_task" else None])
     net = build(architecture, backbone=SMALL, tasks=tasks)
@@ -212,11 +219,13 @@ def test_bfloat16_autocast_stays_close(architecture):
     assert (rough - exact).abs().mean() < 0.3 * exact.abs().mean()
 
 
+@pytest.mark.slow
 def test_sequential_attention_takes_widths_that_heads_do_not_divide():
     net = build("sequential_attention", backbone="tf_efficientnet_lite0", tasks=TASKS)
     assert net(torch.randn(1, 3, 64, 64)).final["depth"].shape == (1, 1, 64, 64)
 
 
+@pytest.mark.slow
 def test_building_is_reproducible():
     states = []
     for _ in range(2):

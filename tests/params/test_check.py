@@ -215,6 +215,7 @@ def test_a_network_that_can_not_be_built_or_trained(raw: dict, capsys, changes: 
 
 @pytest.mark.parametrize("architecture", names.ARCHITECTURES)
 @pytest.mark.parametrize("backbone", stages.check.USUAL_BACKBONES)
+@pytest.mark.slow
 def test_usual_backbones_need_no_trial(raw: dict, architecture: str, backbone: str) -> None:
     tasks = ["depth"] if architecture == names.SINGLE_TASK else ["depth", "semseg"]
     raw["runs"] = {"x": {"architecture": architecture, "tasks": tasks, "training": {"backbone": backbone}}}

@@ -93,6 +93,7 @@ except TrainingError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_out_of_reach_is_not_asked_for_a_minute(tmp_path: Path, root: Path) -> None:
     refused = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}

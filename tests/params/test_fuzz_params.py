@@ -29,6 +29,8 @@ from pipeline.params.schema import ResolvedRun
 from pipeline.train.train_run import make_augmenter
 from stages._entry import run_stage
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MANY_PARAMS, MANY_DESCRIPTIONS = 300, 200
 

@@ -12,6 +12,8 @@ from pipeline.core import paths
 from tests import soak
 from tests.support.project import Project
 
+pytestmark = pytest.mark.e2e
+
 METRICS = "reports/metrics/semseg-0.json"
 PARAMS = soak.PARAMS | {
     "training": soak.PARAMS["training"] | {"epochs": 1, "validate_every": 0, "deterministic": False, "cpu_threads": 1},

@@ -192,6 +192,7 @@ def key_of(name: str, processes: int = 1, device: Device = CPU) -> str:
     return training_key(training_inputs(params, name, 0, info, device, processes), info, name)
 
 
+@pytest.mark.slow
 def test_checkpoints_that_no_training_takes_up(project, capsys):
     wanted, orphan, scored = begin(key_of("depth")), begin("orphan"), begin(key_of("pair"))
     made = {"model": "pair-0", "weights_sha256": paths.read_json(paths.run_file("pair", 0))["weights_sha256"]}

@@ -14,6 +14,8 @@ from pipeline.tools.parallel import WORKERS, default_jobs, make_slots
 from tests import soak
 from tests.support.project import Project
 
+pytestmark = pytest.mark.e2e
+
 PARAMS = soak.PARAMS | {
     "data": soak.PARAMS["data"] | {"tasks": ["semseg", "depth"]},
     # Long, since DVC's locks let one begin seconds after the other.

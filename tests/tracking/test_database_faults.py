@@ -22,6 +22,8 @@ from stages import check, compare, doctor, evaluate, report, trace, train
 from stages._entry import run_stage
 from tests.support.traced import make_result, working_in
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 POINTS = 3000
 

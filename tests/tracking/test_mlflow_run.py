@@ -13,6 +13,8 @@ from pipeline.tracking import metric_queue, mlflow_run
 from pipeline.tracking.queries import close_runs
 from tests.support.mlflow_server import Server, free_port
 
+pytestmark = pytest.mark.e2e
+
 WEIGHTS = "a" * 64
 
 

@@ -15,6 +15,8 @@ from pipeline.core.errors import TrackingError
 from pipeline.tracking import metric_queue, mlflow_run
 from tests.support.mlflow_server import Authority, Fault, Server, basic, fault_server, free_port
 
+pytestmark = pytest.mark.e2e
+
 USER, PASSWORD = "ada", "open sesame"
 VARIABLES = (
     "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",

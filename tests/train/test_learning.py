@@ -6,6 +6,8 @@ import torch.nn.functional as F
 
 from pipeline.networks.registry import ARCHITECTURES, build
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 
 
