@@ -239,7 +239,7 @@ def test_nccl_carries_gradients_and_statistics(in_tmp, monkeypatch):
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl")
     try:
         counts = itertools.chain([2], itertools.repeat(1))  # "is there another?", then the factor of each gradient
-        monkeypatch.setattr("pipeline.train.step.distributed", SimpleNamespace(count=lambda: next(counts)))
+        monkeypatch.setattr("pipeline.train.step.distributed", SimpleNamespace(world_size=lambda: next(counts)))
         torch.manual_seed(0)
         shared, _, logged = run_training(store, run, network=Normed())
     finally:

@@ -16,7 +16,7 @@ from pipeline.tools.predict import places
 from pipeline.tools.saved_model import read_saved_model
 from pipeline.tools.trace import trace
 from pipeline.tracking import mlflow_run
-from pipeline.train.train_run import _start
+from pipeline.train.training_inputs import start_of
 from tests.support.tiny_training import make_store
 from tests.support.traced import make_result, working_in
 
@@ -193,7 +193,7 @@ def test_a_run_starts_from_no_file_elsewhere(in_tmp, start):
     paths.write_json(paths.start_file("stitched", 0), start)
     run = type("Run", (), {"name": "stitched", "from_single_task": True})
     with pytest.raises(DataError, match=r"models/start/stitched-0.json"):
-        _start(run, 0)
+        start_of(run, 0)
 
 
 def test_a_digest_file_names_no_other_run(in_tmp, monkeypatch):

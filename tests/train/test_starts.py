@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pipeline.networks.blocks import Prediction
+from pipeline.networks.blocks import PredictionConv
 from pipeline.networks.nddr_cnn import NDDR
 from pipeline.networks.registry import Backbone, build
 from pipeline.networks.sca.attention import CrossAttention
@@ -56,7 +56,7 @@ def test_he_starts_are_larger_by_the_factors_of_the_fact_sheet():
     for initialization in ("released", "he"):
         nets.append(build("sequential_attention", backbone=SMALL, tasks=TASKS, initialization=initialization))
     (released, released_cam), (he, he_cam) = map(decoder_convolutions, nets)
-    hidden = [n for n, c in released.items() if not isinstance(c, Prediction) and c.weight.numel() > 2000]
+    hidden = [n for n, c in released.items() if not isinstance(c, PredictionConv) and c.weight.numel() > 2000]
     assert [(he[n].weight.std() / released[n].weight.std()).item() for n in hidden] == pytest.approx(
         [math.sqrt(6)] * len(hidden), rel=0.1
     )
@@ -66,7 +66,7 @@ def test_he_starts_are_larger_by_the_factors_of_the_fact_sheet():
     )
     for conv in he.values():
         assert conv.bias is None or not conv.bias.any()
-        if isinstance(conv, Prediction) and conv.weight.numel() > 100:
+        if isinstance(conv, PredictionConv) and conv.weight.numel() > 100:
             assert conv.weight.std().item() == pytest.approx(0.01, rel=0.3)
 
 
