@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from pipeline.compute.device import choose_device
 from pipeline.core import dvc_lock, paths, provenance, removal, run_folders
@@ -19,7 +21,7 @@ from pipeline.core.integrity import file_sha256, read_recorded
 from pipeline.data.sample import Sample
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.cost import measure
-from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, predict, task_context
+from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, score_with, task_context
 from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
 from pipeline.params.load import load_params
@@ -63,16 +65,14 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     shown = set(panel_indices(len(store), params.evaluation.panels))
     scorer = Scorer(run.tasks, info, device.torch_device, params.evaluation.edge_nms)
     kept: list[tuple[Sample, dict[str, np.ndarray]]] = []
-    seen = 0
-    batches = predict(network, store, run.tasks, run.training, params.evaluation.batch_size, device)
-    for samples, predictions in batches:
-        for task, predicted in predictions.items():
-            scorer.update(task, predicted, [sample.labels[task] for sample in samples])
-        for i, sample in enumerate(samples):
-            if seen + i in shown:
-                kept.append((sample, {task: as_map(of[i]) for task, of in predictions.items()}))
-        seen += len(samples)
+    numbers = itertools.count()
 
+    def keep(samples: list[Sample], predictions: dict[str, list[Tensor]]) -> None:
+        for i, (sample, number) in enumerate(zip(samples, numbers, strict=False)):
+            if number in shown:
+                kept.append((sample, {task: as_map(of[i]) for task, of in predictions.items()}))
+
+    score_with(scorer, network, store, run.tasks, run.training, params.evaluation.batch_size, device, keep)
     cost = asdict(measure(network, run.training.input_size))
     metrics = {
         "run": name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, zip_longest
 
 import numpy as np
@@ -147,13 +147,29 @@ def score(
 ) -> Scores:
     """Score `network` on every sample of `store`, processes taking turns at the batches: {task: {metric: value}}."""
     scorer = Scorer(tasks, info, device.torch_device)
+    score_with(scorer, network, store, tasks, recipe, batch_size, device)
+    return scorer.compute()
+
+
+def score_with(
+    scorer: Scorer,
+    network: nn.Module,
+    store: Store,
+    tasks: tuple[str, ...],
+    recipe: Training,
+    batch_size: int,
+    device: Device,
+    observe: Callable[[list[Sample], dict[str, list[Tensor]]], None] | None = None,
+) -> None:
+    """Give `scorer` the predictions of every sample of `store`; `observe` sees this process's, batch by batch."""
     turns = distributed.rank(), distributed.world_size()
     for samples, predictions in predict(network, store, tasks, recipe, batch_size, device, *turns):
         scorer.begin_batch()
         for task, predicted in predictions.items():
             scorer.update(task, predicted, [sample.labels[task] for sample in samples])
+        if observe is not None:
+            observe(samples, predictions)
     scorer.pool()
-    return scorer.compute()
 
 
 def finite_or_none(scores: Scores) -> dict[str, dict[str, float | None]]:

@@ -4,12 +4,12 @@ Adding an architecture = one file with a class `Name(backbone, tasks, auxiliary_
 its options in `OPTIONS` {option: allowed values, default first}, and one line in ARCHITECTURES.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from torch import nn
 
+from pipeline.core.names import nearest
 from pipeline.networks.atrc import ATRC
 from pipeline.networks.backbones.backbone import UPSAMPLINGS, Backbone
 from pipeline.networks.blocks import INITIALIZATIONS, init_weights, set_momentum
@@ -94,7 +94,7 @@ def build(
 def _check_one_of(what: str, value: object, allowed: tuple) -> None:
     if value in allowed:
         return
-    nearest = difflib.get_close_matches(str(value), [str(a) for a in allowed], 1)
-    hint = f" Did you mean {nearest[0]}?" if nearest else ""
-    names = ", ".join(str(a) for a in allowed) or "none"
-    raise ValueError(f"Unknown {what}: {value!r}.{hint} Allowed: {names}.")
+    near = nearest(value, allowed)
+    hint = f" Did you mean {near}?" if near else ""
+    known = ", ".join(str(a) for a in allowed) or "none"
+    raise ValueError(f"Unknown {what}: {value!r}.{hint} Allowed: {known}.")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
+from pipeline.core.names import nearest
 from pipeline.tasks import depth, disparity, edge, human_parts, normals, sal, semseg
 from pipeline.tasks.spec import Task, TaskContext
 
@@ -17,7 +16,7 @@ TASKS: dict[str, Task] = {
 def get_task(name: str) -> Task:
     """The task of that name. Raises ValueError, with the nearest name, for an unknown one."""
     if name not in TASKS:
-        nearest = get_close_matches(name, TASKS, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        near = nearest(name, TASKS)
+        hint = f"; did you mean {near!r}?" if near else ""
         raise ValueError(f"unknown task {name!r}: choose from {', '.join(TASKS)}{hint}")
     return TASKS[name]
