@@ -212,7 +212,7 @@ def test_checkpoints_that_no_training_takes_up(project, capsys):
 
 def test_a_checkpoint_of_several_processes_is_taken_up_by_as_many(project, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(distributed, "count", lambda: 4)
+        patch.setattr(distributed, "world_size", lambda: 4)
         begin(key_of("depth", 4))
     assert found() == []
 

@@ -67,7 +67,7 @@ def test_each_leads_to_the_others(record, start):
 
 def test_several_processes_are_no_difference_but_a_note(record, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(distributed, "count", lambda: 4)
+        patch.setattr(distributed, "world_size", lambda: 4)
         patch.setenv("DVC_ROOT", str(Path.cwd()))  # else it would be in the store that all tests share
         assert make_result("depth")["processes"] == 4
         found = traced("models/depth-0")

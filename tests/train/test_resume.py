@@ -234,7 +234,7 @@ def test_a_checkpoint_that_can_not_be_read_now_is_kept(training, monkeypatch, er
 def test_processes_that_found_other_checkpoints_do_not_go_on(training, monkeypatch):
     with pytest.raises(Killed):
         training.go(kill_at_step=4)
-    monkeypatch.setattr(distributed, "gather", lambda own: [own, 0] if isinstance(own, int) else [own])
+    monkeypatch.setattr(distributed, "all_gather", lambda own: [own, 0] if isinstance(own, int) else [own])
     with pytest.raises(TrainingError, match=r"found checkpoints of steps 3, 0: .* not the same folder"):
         training.go()
 
