@@ -1,4 +1,4 @@
-# Each target sets up first if needed. Another interpreter (3.11 or later): make PYTHON=python3.12
+# Each target sets up first if needed. Another interpreter (3.11 or 3.12): make PYTHON=python3.12
 PYTHON ?= python3
 PORT ?= 5000
 STAMP := .venv/.stamp

@@ -1,8 +1,8 @@
 """What a kill of DVC leaves (DVC 3.67.1): some of it stops every later DVC, with a message that names no remedy.
 
-It makes a folder of its run cache before the file in it, and fails over one that is empty
-(findings/dvc-fails-over-an-empty-run-cache.sh). It rewrites in place the file that says which paths are in use, and
-fails over one that is cut. And it writes beside an out before that takes its name.
+It makes a folder of its run cache before the file in it, and fails over one that is empty or holds a file that is half
+written (findings/dvc-fails-over-an-empty-run-cache.sh). It rewrites in place the file that says which paths are in use,
+and fails over one that is cut. And it writes beside an out before that takes its name.
 """
 
 from __future__ import annotations
@@ -37,14 +37,25 @@ def leftovers() -> Iterator[Leftover]:
     """All that is found."""
     for cache in likely_caches():
         for folder in sorted(cache.glob("runs/*/*/")):
-            if _stays(partial(_is_empty, folder)):
-                yield Leftover(folder, "empty", folder.rmdir)
+            if _stays(partial(_holds_nothing_whole, folder)):
+                yield Leftover(folder, "empty" if _is_empty(folder) else "half written", partial(_remove, folder))
     if _stays(lambda: not _is_mapping(_PATHS_IN_USE)):
         yield Leftover(_PATHS_IN_USE, "cut short", _PATHS_IN_USE.unlink)
 
 
 def _is_empty(folder: Path) -> bool:
     return not any(folder.iterdir())
+
+
+def _holds_nothing_whole(folder: Path) -> bool:
+    return all(_TEMPORARY.fullmatch(path.name) for path in folder.iterdir())
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+    folder.rmdir()
 
 
 def temporaries(folders: Iterable[Path]) -> Iterator[Path]:

@@ -249,14 +249,19 @@ def test_every_command_that_meets_it_first_names_it(root, in_tmp, command):
 # ---- what a kill of DVC left, over which every later one fails ---------------------------------------------------
 
 
-def test_what_stops_dvc_is_named_and_mended(project):
-    """A folder of the run cache without its file, and the file of paths in use, cut."""
+def test_what_stops_dvc_is_named_and_fixed(project):
+    """A folder of the run cache without its file or with half of it, and the file of paths in use, cut."""
     dvc("repro", "small")
     assert list(dvc_orphans.leftovers()) == []
     (entry,) = Path(".dvc/cache/runs").glob("*/*/*")
     in_use = Path(".dvc/tmp/rwlock")
+
+    def half() -> None:
+        entry.rename(entry.with_name(".j2TDv6rE5TU07OWZe4GiAQ.tmp")).write_text("cmd: echo small\n")
+
     for path, damage, says in (
         (entry.parent, entry.unlink, "join() argument must be str"),
+        (entry.parent, half, "'outs'"),
         (in_use, lambda: in_use.write_text('{"read": {"a": [{"pid": 1'), "JSON structure is corrupted"),
     ):
         damage()
@@ -270,7 +275,7 @@ def test_what_stops_dvc_is_named_and_mended(project):
         finding.fix()
         dvc_orphans.check()
         dvc("repro", "small")
-    assert (project / "ran").read_text().split() == ["small", "small"], "the second one was in the run cache"
+    assert (project / "ran").read_text().split() == ["small"] * 3, "the last one was in the run cache"
 
 
 def test_what_a_killed_copy_of_dvc_left_changes_no_hash_and_is_found(in_tmp, monkeypatch):

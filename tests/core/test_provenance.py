@@ -17,7 +17,7 @@ from pipeline.datasets import DATASETS
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pipeline" / "networks").mkdir(parents=True)
-    for name in ("pipeline/train/loop.py", "pipeline/networks/heads.py", "pipeline/report/markdown.py"):
+    for name in ("pipeline/train/loop.py", "pipeline/networks/blocks.py", "pipeline/report/markdown.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
     stage = {"cmd": "true", "deps": ["data/prepared", "pipeline/networks", "pipeline/train/loop.py"]}
@@ -36,16 +36,16 @@ def test_every_declared_input_counts_and_no_other(project):
     assert collect(digest="e").fingerprint != first.fingerprint
     (project / "pipeline/report/markdown.py").write_text("x = 2\n")
     assert collect().fingerprint == first.fingerprint
-    (project / "pipeline/networks/heads.py").write_text("x = 2\n")
+    (project / "pipeline/networks/blocks.py").write_text("x = 2\n")
     assert collect().fingerprint != first.fingerprint
 
 
 def test_an_edit_during_the_run_is_listed(project):
     before = collect()
     before.check_unchanged(collect())
-    (project / "pipeline/networks/heads.py").write_text("x = 3\n")
+    (project / "pipeline/networks/blocks.py").write_text("x = 3\n")
     (project / "pipeline/networks/new.py").write_text("")
-    with pytest.raises(TrainingError, match=r"file pipeline/networks/heads\.py\n  file .*/new\.py\n  param lr"):
+    with pytest.raises(TrainingError, match=r"file pipeline/networks/blocks\.py\n  file .*/new\.py\n  param lr"):
         before.check_unchanged(collect(lr=0.3))
 
 
@@ -83,7 +83,7 @@ def test_the_commit_that_brought_given_code(project):
     git("init")
     (project / "pipeline/networks/extra.py").write_text("x = 2\n")
     with_extra = commit("one")
-    one = digests("pipeline/train/loop.py", "pipeline/networks/heads.py")
+    one = digests("pipeline/train/loop.py", "pipeline/networks/blocks.py")
     (project / "pipeline/networks/extra.py").unlink()
     without_extra = commit("two")
     (project / "pipeline/train/loop.py").write_text("x = 3\n")
@@ -92,7 +92,7 @@ def test_the_commit_that_brought_given_code(project):
     commit("four")
     assert commit_with(one, ["pipeline/networks"]) == without_extra, "the folder held one file more before"
     assert commit_with(one) == with_extra
-    now = digests("pipeline/train/loop.py", "pipeline/networks/heads.py")
+    now = digests("pipeline/train/loop.py", "pipeline/networks/blocks.py")
     assert commit_with(now, ["pipeline/networks"]) == edited
     assert commit_with(now | {"pipeline/train/loop.py": "0" * 64}) is None
 

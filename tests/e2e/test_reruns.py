@@ -189,7 +189,7 @@ def new(name: str, content: str = "another") -> Edit:
 
 
 def link(graph: Graph) -> None:
-    """A link to a file, whose content DVC hashes; those to folders are refused (test_unseen.py)."""
+    """A link to a file, whose content DVC hashes; those to folders are refused (tests/core/test_dvc_hashing.py)."""
     Path("data/own/images").mkdir(exist_ok=True)
     Path("data/own/images/1.png").symlink_to((graph.root / "params.yaml").resolve())
 
@@ -270,7 +270,7 @@ FILES: Edits = {
     # code
     "sample.py": (code("pipeline/data/sample.py"), PREPARE | TRAIN | EVALUATE | {"report"}),
     "store.py": (code("pipeline/data/store.py"), PREPARE | TRAIN | EVALUATE | {"report"}),
-    "loading.py": (code("pipeline/loading/loader.py"), TRAIN | EVALUATE | {"report"}),
+    "the loader": (code("pipeline/loading/loader.py"), TRAIN | EVALUATE | {"report"}),
     "what datasets declare": (code("pipeline/datasets/spec.py"), PREPARE),
     "a reader": (code("pipeline/datasets/nyud.py"), PREPARE),
     "an archive's address": (code("pipeline/download/catalog.py"), {"download", "prepare"}),

@@ -1,4 +1,4 @@
-"""Every network beside its plain form, `plain_networks`: the same function, gradients included, in float64 to 1e-10.
+"""Every network beside its plain form (tests/reference/): the same function, gradients included, in float64 to 1e-10.
 
 And their sizes: counted by hand, layer by layer, and equal to the published ones as far as those are printed.
 """
@@ -122,7 +122,7 @@ def test_the_comparison_sees_a_thousandth():
 
 
 def test_every_network_with_a_published_form_has_a_plain_one():
-    """The rest: sequential attention has `plain_sca`; MTAN's and InvPT's tests write out theirs."""
+    """The rest: sequential attention has tests/reference/sca.py; MTAN's and InvPT's tests write out theirs."""
     assert set(ARCHITECTURES) - set(PLAIN) == {"sequential_attention", "mtan", "invpt"}
 
 

@@ -1,4 +1,4 @@
-"""The networks other than sequential attention (`plain_sca`) as published, step by step: what ours must equal.
+"""The networks other than sequential attention (see sca.py) as published, step by step: what ours must equal.
 
 Nothing is shared, reordered, batched or fused: every concatenation is made at the size of its finest map, every pair of
 tasks is a convolution or an attention of its own, attention has its whole matrix. Parameters have the names of ours in

@@ -1,4 +1,4 @@
-"""Imports point down (HOUSE.md): a walk over every import statement of the library and the stages."""
+"""Imports point down (CONTRIBUTING.md, Map): a walk over every import statement of the library and the stages."""
 
 from __future__ import annotations
 
