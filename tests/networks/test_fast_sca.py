@@ -1,4 +1,4 @@
-"""The fast form of sequential attention against the plain one (tests/reference/sca.py): the same function and gradients.
+"""The fast form of sequential attention against the plain one (tests/reference/sca.py): function and gradients.
 
 Blocks are compared in float32, as they run, to 1e-5. Whole networks are compared in double precision, where the
 bound can be far tighter: in float32 a network of this depth turns the rounding of its input into more than 1e-5,
