@@ -19,6 +19,10 @@ from pipeline.core.dvc_lock import likely_caches
 from pipeline.core.errors import DataError
 
 _PATHS_IN_USE = Path(".dvc/tmp/rwlock")
+_CONFIG = {  # where DVC's settings are, and how to get them back: its own message does not name the file
+    Path(".dvc/config"): "put back the last commit's with `git checkout .dvc/config`",
+    Path(".dvc/config.local"): "remove it, and set what it held again with `dvc config --local`",
+}
 _TEMPORARY = re.compile(r"\.[\w-]{22}\.tmp")
 _QUIET_SECONDS = 2.0  # a file that DVC copies grows all the time
 _TRIES, _PAUSE_SECONDS = 20, 0.05  # while a DVC runs
@@ -67,7 +71,14 @@ def temporaries(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def check() -> None:
-    """Raise DataError, with the remedy, where something is found."""
+    """Raise DataError, with the remedy, where something is found, or DVC's settings are no text."""
+    for path, remedy in _CONFIG.items():
+        try:
+            path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is damaged: it is no text ({error}), and DVC fails over it; {remedy}") from None
     if found := [f"{each.path} is {each.what}" for each in leftovers()]:
         raise DataError(
             f"{', '.join(found)}, as after a kill of DVC, and `dvc repro` fails over it. While no DVC runs: "

@@ -278,6 +278,16 @@ def test_what_stops_dvc_is_named_and_fixed(project):
     assert (project / "ran").read_text().split() == ["small"] * 3, "the last one was in the run cache"
 
 
+@pytest.mark.parametrize(("name", "remedy"), [("config", "git checkout .dvc/config"), ("config.local", "--local")])
+def test_settings_of_dvc_that_are_no_text_are_named(project, name, remedy):
+    path = Path(".dvc") / name
+    path.write_bytes(b"\xee\x80[core]\n")
+    failed = subprocess.run([sys.executable, "-m", "dvc", "repro"], text=True, capture_output=True)
+    assert failed.returncode != 0 and f".dvc/{name}" not in failed.stderr, "DVC names it now"
+    with pytest.raises(DataError, match=rf"^\.dvc/{name} is damaged: it is no text .*{remedy}"):
+        dvc_orphans.check()
+
+
 def test_what_a_killed_copy_of_dvc_left_changes_no_hash_and_is_found(in_tmp, monkeypatch):
     left, other = Path("reports/history/.oLHZX8OLlUPnV9hC6_08rA.tmp"), Path("reports/history/.mine.tmp")
     left.parent.mkdir(parents=True)
