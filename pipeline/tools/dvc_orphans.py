@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pipeline.core import paths
 from pipeline.core.dvc_lock import likely_caches
 from pipeline.core.errors import DataError
 
@@ -71,7 +72,12 @@ def temporaries(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def check() -> None:
-    """Raise DataError, with the remedy, where something is found, or DVC's settings are no text."""
+    """Raise DataError, with the remedy, where something is found, DVC's settings are no text, or dvc.yaml is cut."""
+    if paths.GRAPH.is_file() and not paths.GRAPH.read_bytes().endswith(b"\n"):
+        raise DataError(
+            f"{paths.GRAPH} is cut short: its last line does not end, and DVC would run what is left of it; put back "
+            f"the last commit's with `git checkout {paths.GRAPH}`, or end the line"
+        )
     for path, remedy in _CONFIG.items():
         try:
             path.read_text(encoding="utf-8")

@@ -278,6 +278,16 @@ def test_what_stops_dvc_is_named_and_fixed(project):
     assert (project / "ran").read_text().split() == ["small"] * 3, "the last one was in the run cache"
 
 
+def test_a_graph_that_is_cut_short_is_named(project):
+    """DVC takes what is left for the whole, where that is YAML still."""
+    graph = Path("dvc.yaml")
+    dvc_orphans.check()
+    graph.write_bytes(graph.read_bytes()[:-1])
+    dvc("status")
+    with pytest.raises(DataError, match=r"^dvc\.yaml is cut short.*`git checkout dvc\.yaml`"):
+        dvc_orphans.check()
+
+
 @pytest.mark.parametrize(("name", "remedy"), [("config", "git checkout .dvc/config"), ("config.local", "--local")])
 def test_settings_of_dvc_that_are_no_text_are_named(project, name, remedy):
     path = Path(".dvc") / name
