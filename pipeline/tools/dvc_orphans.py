@@ -79,17 +79,25 @@ def check() -> None:
             f"the last commit's with `git checkout {paths.GRAPH}`, or end the line"
         )
     for path, remedy in _CONFIG.items():
-        try:
-            path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            continue
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is damaged: it is no text ({error}), and DVC fails over it; {remedy}") from None
+        if path.is_file() and (fault := _fault_of_settings(path)):
+            raise DataError(f"{path} is damaged: {fault}, and DVC fails over it; {remedy}")
     if found := [f"{each.path} is {each.what}" for each in leftovers()]:
         raise DataError(
             f"{', '.join(found)}, as after a kill of DVC, and `dvc repro` fails over it. While no DVC runs: "
             "`python -m stages.doctor --fix` removes it, and nothing is lost"
         )
+
+
+def _fault_of_settings(path: Path) -> str | None:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return f"it is no text ({error})"
+    if '"""' in text or "'''" in text:  # a value of several lines, which may hold anything
+        return None
+    lines = (line.strip() for line in text.splitlines())
+    strange = next((line for line in lines if line and line[0] not in "#[" and "=" not in line), None)
+    return f"{strange!r} is neither a section nor a setting" if strange else None
 
 
 def _stays(wrong: Callable[[], bool]) -> bool:
