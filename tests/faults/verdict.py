@@ -17,7 +17,7 @@ TRACEBACK = "Traceback (most recent call last)"
 REFUSES = 2  # a stage's exit code after its one message
 # What DVC says of its own: a reason that the system gave, or a file of the project with what is wrong in it.
 SAYS_WHAT = re.compile(
-    r"No space left|Disk quota|Input/output error|Too many open files|Permission denied|Read-only"
+    r"No space left|Disk quota|Input/output error|[Tt]oo many open files|Permission denied|Read-only"
     r"|ERROR: .*(Unable to acquire lock|dvc\.(lock|yaml)|params\.yaml|\.dvc/|(data|models|reports)/\w)"
     r"|'.*' (validation failed|is invalid)"
 )
