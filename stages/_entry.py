@@ -36,7 +36,7 @@ def run_stage(
     run_and_seed: the stage works on one run; `--run` and `--seed` become the arguments `name` and `seed`.
     needs_params: whether there is to be a params.yaml, which `main` then gets as its first argument.
     parser: further arguments; one called `file` is read instead of params.yaml.
-    A stage that is told to end, or whose DVC is gone, exits with 130 (pipeline/core/shutdown.py).
+    A stage that is asked to end, or whose DVC is gone, exits with 130 (pipeline/core/shutdown.py).
     Any other exception is our own bug and keeps its traceback.
     """
     exit_code: list[int] = []

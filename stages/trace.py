@@ -4,7 +4,7 @@ Finds the metrics file, the model and the MLflow run of one training, when and o
 working tree, as it is, would train the same again. What differs is listed: recorded value -> value now. In a fresh
 clone a committed metrics file is enough: it leads to the commits of the code and of the result.
 
-exit code: 0 when it would, 1 when something differs, 2 when it can't be told.
+exit code: 0 when it would, 1 when something differs, 2 when it is unknown.
 """
 
 from __future__ import annotations

@@ -24,10 +24,10 @@ Row = dict[str, Any]  # a line of delta.csv
 # What must be the same on both sides: other data or another backbone makes another experiment.
 SAME = ("backbone", "dataset", "dataset_digest", "split")
 
-# How many images taught a run, and how many have a label by split and task.
+# How many images a run was trained on, and how many have a label by split and task.
 SAMPLES = ("training_samples", "labelled")
 
-# What one image costs (pipeline/evaluation/cost.py), told beside the scores.
+# What one image costs (pipeline/evaluation/cost.py), shown beside the scores.
 COST = ("parameters", "macs", "activation_bytes")
 
 # Training values that must be the same, since they change how much a network gets to learn and from what.

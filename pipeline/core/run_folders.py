@@ -75,7 +75,7 @@ def delete(key: str) -> None:
             if folder and folder.exists():
                 try:
                     removal.remove(folder, kept)
-                except OSError as error:  # another stage that looks at it may make its lock anew
+                except OSError as error:  # another stage that checks the folder may create its lock again
                     failure = error
         if folder and folder.exists():
             warn(f"warning: {folder} is no longer needed, but can't be removed: {failure}")

@@ -4,7 +4,7 @@ Killing `dvc` leaves the process of the stage alive, and with it a training that
 the processes between this one and DVC every second, and treats their loss like SIGTERM.
 
 The main thread gets a KeyboardInterrupt; within `deferred` it may first finish what it is at. However long that takes,
-the process is gone `grace_seconds` after it was told to end: the thread sees to it, since Python's own signal handlers
+the process is gone `grace_seconds` after it was asked to end: the thread sees to it, since Python's own signal handlers
 wait for the end of whatever call into C the main thread is in, and one backward pass can take a minute.
 
 A program that starts several DVCs side by side gives them its number as STARTER, and is then watched like DVC itself.
@@ -51,12 +51,12 @@ def graceful_shutdown(grace_seconds: float = GRACE_SECONDS) -> Iterator[None]:
 
 
 def requested() -> bool:
-    """Whether this process was told to end."""
+    """Whether this process was asked to end."""
     return _watch is not None and _watch.requested
 
 
 def request() -> None:
-    """Take it that this process was told to end: another that works with it was."""
+    """Note that this process was asked to end: another that trains with it was."""
     if _watch is not None:
         _watch.requested = True
 

@@ -159,8 +159,8 @@ class _Checked:
         told = f"{count} of {of} {'is' if count == '1' else 'are'} broken:\n{self._list()}"
         if not self._skip:
             raise DataError(
-                f"{told}\nMend the files or get the archive again; or set data.skip_broken: true to leave such samples "
-                "out, which every metrics file then tells."
+                f"{told}\nFix the files or get the archive again; or set data.skip_broken: true to leave such samples "
+                "out, which every metrics file then says."
             )
         print(f"left out: {told}", file=sys.stderr)
 

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core import paths, removal
 from pipeline.core.errors import DataError
+from pipeline.core.integrity import file_sha256
 from pipeline.download import google_drive, unpacked
 from pipeline.download.catalog import Archive
 from pipeline.download.transfer import SourceError, copy, download, require_space
@@ -298,12 +299,6 @@ def _tidy(partial: Path, parts: Iterable[Path]) -> None:
 def _record(raw: Path, record: dict) -> dict:
     paths.write_json(raw / SOURCE_FILE, record)
     return record
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short_digest(text: str) -> str:

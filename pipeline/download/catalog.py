@@ -1,4 +1,4 @@
-"""Which archive each dataset comes from: its names, where it can be had, and what tells it from others."""
+"""The archive of each dataset: its file names, its addresses, and the files that identify it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar (plain, gzip, xz) or zip archive and where it can be had.
+    """A tar (plain, gzip, xz) or zip archive and its addresses.
 
     file_name: its name in `data/raw` and in a person's folder of archives; aliases: other names it has there. Where
     sha256 is None, one of these may be a folder of its files; nothing could tell that from the published archive.
     sources: http(s) addresses or `gdrive:<file id>`, tried in order.
     sha256, size (bytes): None where the publisher promises none; what came is recorded in any case.
     marker: the paths, or patterns of them (`depth/*.npy`), that must all exist inside, below any one folder; they
-    tell the archive from others.
-    namesakes: (pattern, what it is) for archives of the same name that lack a marker: whoever has one is told which.
+    identify the archive.
+    namesakes: (pattern, what it is) for archives of the same name that lack a marker; the error message names it.
     kept_at: where its authors keep it, for people, where that is no address that a program can rely on.
     """
 

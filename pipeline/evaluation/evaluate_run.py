@@ -52,7 +52,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     """
     run, info, split = params.run(name), read_info(), params.evaluation.split
     info.check_scored(split)
-    experiment = connect(params.experiment)  # a server that is unreachable is told before an hour of scoring
+    experiment = connect(params.experiment)  # an unreachable server is reported before an hour of scoring
     inputs = _inputs(params, name, seed, info)
     trained = paths.read_json(paths.run_file(name, seed), *_NEEDED)
     recipe = run.training

@@ -78,7 +78,7 @@ def load_pretrained(
         under any prefix ("module.", "backbone.", ...). options: those that the timm model was built with.
 
     Every learned tensor of `net` must be found, with its shape; what the file has besides, its classifier for one, is
-    told in the report. Three ways to pair them are tried. By name. By timm's own conversion for this family, which
+    listed in the report. Three ways to pair them are tried. By name. By timm's own conversion for this family, which
     knows the names of the authors' files and resamples position embeddings. By order, for another library's port:
     only if no name fits, both have equally many tensors, and each pair has one shape and one last part of the name
     (weight, running_mean, ...). Two layers of one shape that the port lists the other way round would pass this, so

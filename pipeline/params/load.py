@@ -44,7 +44,7 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
 
 
 def _override_problems(raw: dict) -> list[Problem]:
-    """Problems of each run's `training`, merged over the common one; what is wrong there is told there."""
+    """Problems of each run's `training`, merged over the common one, whose own problems are reported there."""
     common = raw.get("training")
     if not isinstance(common, dict):
         return []

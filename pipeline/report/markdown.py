@@ -290,7 +290,7 @@ def _spread(entry: dict[str, Any], sign: bool = False) -> str:
     text = _number(entry.get("mean"), sign)
     if entry.get("std") is None:
         return text
-    digits = len(text.partition(".")[2])  # a deviation is told as finely as its mean
+    digits = len(text.partition(".")[2])  # a deviation has as many digits as its mean
     return f"{text} ± {entry['std']:.{digits}f}"
 
 

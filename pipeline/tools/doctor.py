@@ -160,7 +160,7 @@ def orphaned_states(params: Params) -> Iterator[Finding]:
         processes = {run_folders.processes(key) for key in inactive}
         current = _training_keys(params, processes, {run_folders.cpu_threads(key) for key in inactive})
     except DataError as error:
-        yield Finding(f"which checkpoints in {paths.training_folder('')} are still needed can't be told", str(error))
+        yield Finding(f"which checkpoints in {paths.training_folder('')} are still needed is unknown", str(error))
         return
     for key in inactive:
         folder = paths.training_folder(key)

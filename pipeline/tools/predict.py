@@ -98,7 +98,7 @@ def _parts(path: Path) -> tuple[str, ...]:
 def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterator[Path]:
     """Write <task>.npy and <task>.png of each photograph into its folder; yields the folders as they are written.
 
-    A photograph that can't be read is told on stderr and left out; DataError says so after the last.
+    A photograph that can't be read is reported on stderr and left out; DataError says so after the last.
     """
     broken = []
     for photo, folder in targets.items():

@@ -153,7 +153,7 @@ class MetricQueue:
         self._sent += len(batch)
 
     def _try_to_send(self) -> None:
-        """Send; a store that is unreachable is told, once a minute at most, and tried again later and later."""
+        """Send; an unreachable store is reported, once a minute at most, and tried again at growing intervals."""
         try:
             self.send()
         except TrackingUnavailable as away:

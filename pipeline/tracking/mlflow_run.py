@@ -157,7 +157,7 @@ class RunLog:
             self.mark(status)
 
     def mark(self, status: str) -> None:
-        """End the run as `status`, at the first try or not at all. A store that is unreachable is only told."""
+        """End the run as `status`, at the first try or not at all. An unreachable store is only reported."""
         self._try(f"marked {status}", lambda: self.terminate(status))
 
     def _try(self, what: str, action: Callable[[], None]) -> None:

@@ -38,7 +38,9 @@ _LOCK_SECONDS = 10  # for another process of the project to make the database
 _UPLOAD_SECONDS = 60  # of silence after a file was sent: the server may be passing it on to storage of its own
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
-logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # its failures are those of the store, told once
+logging.getLogger("mlflow.system_metrics").setLevel(
+    logging.CRITICAL
+)  # its failures are those of the store, reported once
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs it raises, too
 logging.getLogger("alembic").setLevel(logging.WARNING)
 

@@ -53,7 +53,7 @@ def train(
 ) -> list[EpochRecord]:
     """Train `network` in place by the recipe of `run` and return a record of each epoch.
 
-    log(values, step) is told losses and learning rate once a window, and scores after each validation. `validate`
+    log(values, step) gets losses and learning rate once a window, and scores after each validation. `validate`
     scores the network as it stands; the last epoch is always validated, unless `validate_every` is null.
     The network ends with its last weights, or with those of the epoch that `selection` found best.
 
@@ -134,7 +134,7 @@ def _train_epoch(
             distributed.barrier()  # torchrun ends the others as soon as one is gone: not before all is written
             shutdown.request()
             if distributed.is_main_process():
-                warn(f"told to end: stopped after step {state.step}")
+                warn(f"asked to end: stopped after step {state.step}")
             return
 
 

@@ -221,7 +221,7 @@ class Checkpoints:
         return time.monotonic() - self._last >= self._interval
 
     def save(self, state: TrainingState) -> None:
-        """Write a checkpoint. A disk that is full is told once, and leaves the last checkpoint as it is.
+        """Write a checkpoint. A full disk is reported once, and leaves the last checkpoint as it is.
 
         Processes call it together; the first one writes.
         """

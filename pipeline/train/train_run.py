@@ -57,7 +57,7 @@ def train_run(params: Params, name: str, seed: int) -> None:
     Where torchrun started several processes, all call this and work together (pipeline/compute/distributed.py).
     """
     run, info = params.run(name), read_info()
-    info.check_scored(params.evaluation.split)  # here too, or it would be told after the training
+    info.check_scored(params.evaluation.split)  # here too, or it would be reported after the training
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     job = TrainingJob(params, run, seed, info, device)

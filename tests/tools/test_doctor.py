@@ -238,7 +238,7 @@ def test_without_data_nobody_knows_what_is_needed(project, capsys):
     begin("orphan")
     (paths.PREPARED / "dataset.json").unlink()
     code, told = doctor(capsys, "--fix")
-    assert code == 1 and "can't be told: data/prepared/dataset.json is missing" in told
+    assert code == 1 and "is unknown: data/prepared/dataset.json is missing" in told
     assert paths.training_folder("orphan").exists()
 
 

@@ -14,7 +14,7 @@ from pipeline.datasets.rooms.mesh import tilt, turn
 from pipeline.datasets.rooms.scene import Room
 
 # One sensor for all frames, as in NYUD-v2 (a Kinect sees about 60 degrees): with a field of view that varied, depth
-# could not be told from a single image.
+# could not be seen in a single image.
 FIELD_OF_VIEW = np.deg2rad(60)
 
 

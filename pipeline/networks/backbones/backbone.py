@@ -53,7 +53,7 @@ class Backbone(nn.Module):
 
     name: a timm model. Tests run ResNet, RegNet, HRNet, ConvNeXt, EfficientNet, MobileNetV3, Swin (v1, v2), and plain
         ViT, DINOv2, DINOv3, EVA-02 and XCiT. Many more will do; one that does not is refused.
-    pretrained: False, True (timm's hub) or the path of a weights file; see `weights.py`. The pyramid is always new.
+    pretrained: False, True (timm's hub) or the path of a weights file; see `pretrained.py`. The pyramid is always new.
     output_stride: 32, or 16 or 8 where timm's model can (ResNet, RegNet, ConvNeXt, EfficientNet, ...): no map is
         coarser, and the stages that would be are dilated (Chen et al., arXiv:1706.05587, section 3.1). The strides
         are then [4, 8, 8, 8] for 8: no map may be taken to be half as large as the one before.
