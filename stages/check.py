@@ -17,9 +17,10 @@ from pathlib import Path
 from pipeline.comparison.baselines import recipe_differences
 from pipeline.core import dvc_lock, names, paths
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.params.messages import Problem, read_yaml, tell
+from pipeline.params.messages import Problem, tell
 from pipeline.params.schema import Params, ResolvedRun
 from pipeline.params.timm_names import backbone_problem
+from pipeline.params.yaml_file import read_yaml
 from pipeline.tools import dvc_orphans
 from pipeline.tools.changed_sources import refuse_unseen
 from stages._entry import run_stage

@@ -1,4 +1,4 @@
-"""Rows of the balancing literature, on MTAN's NYUv2 and Cityscapes: data alone, shown by published.py.
+"""Rows of the balancing literature, on MTAN's NYUv2 and Cityscapes: data alone, shown by published_rows.py.
 
 As printed, mean of three seeds, in tables 2 and 3 of Zhou, Liu, Zhao, Gong, "Injecting Imbalance Sensitivity for
 Multi-Task Learning" (IMGrad), which repeats the rows of Nash-MTL (ICML 2022) and FAMO (NeurIPS 2023) in their setting:

@@ -20,9 +20,10 @@ from pipeline.data.sample import Sample
 from pipeline.datasets.layout import AXES, LISTS, Layout, check_labelled, read_sample, read_splits
 from pipeline.datasets.png_codes import READINGS
 from pipeline.datasets.spec import Dataset
-from pipeline.params.messages import Problem, problems_of, read_yaml, tell
+from pipeline.params.messages import Problem, problems_of, tell
 from pipeline.params.schema import Data, Section
 from pipeline.params.types import Name, NoBool, Positive, TaskName, TaskNames, Text, Unique, one_of
+from pipeline.params.yaml_file import read_yaml
 
 DESCRIPTION = "dataset.yaml"
 _SEE = "docs/datasets.md shows the layout and an example"

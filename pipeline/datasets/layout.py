@@ -14,11 +14,8 @@
 
 from __future__ import annotations
 
-import time
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +25,7 @@ from pipeline.core.errors import DataError
 from pipeline.data.sample import Label, Sample
 from pipeline.datasets import checks, files
 from pipeline.datasets.files import Size
+from pipeline.datasets.find_file import find_file, find_or_refuse, missing
 from pipeline.datasets.png_codes import read_either
 
 LISTS = {"train": "gt_sets/train.txt", "val": "gt_sets/val.txt"}
@@ -35,7 +33,6 @@ AXES = ("x", "y", "z")  # right, up, towards the camera: those of Label
 
 _PHOTOS = (".jpg", ".jpeg", ".png")
 _HALF_TURN = ("x", "-y", "-z")  # about x: from x right, y down, z away to ours
-_SETTLED = 2_000_000_000  # nanoseconds after which a folder's time of change tells one state from the next
 _MISSING = 0.1  # a normal shorter than that is none
 _AWAY = -0.3  # a mean z below that is no view: even a road seen by a camera that looks up a little is near 0
 _TURNED = -0.5  # a z below that is turned away by 30 degrees more than any surface that the middle of a view shows,
@@ -86,15 +83,15 @@ def read_sample(layout: Layout, folder: Path, sample_id: str, tasks: Iterable[st
 
     Raises DataError naming the file. Where the layout is partial, a label without a file has no valid pixel.
     """
-    photo = files.read_photo(_find_or_refuse(folder / "images", sample_id, _PHOTOS), only_upright=True)
+    photo = files.read_photo(find_or_refuse(folder / "images", sample_id, _PHOTOS), only_upright=True)
     size = photo.shape[:2]
     labels = {}
     for task in tasks:
         kind = _KINDS[task]
-        path = _find(folder / kind.folder, sample_id, kind.suffixes)
+        path = find_file(folder / kind.folder, sample_id, kind.suffixes)
         if path is None and not layout.partial:
             remedy = "; if not every image is labelled for it, say so in dataset.yaml with labels: partial"
-            raise _missing(folder / kind.folder, sample_id, kind.suffixes, "" if layout.partial is None else remedy)
+            raise missing(folder / kind.folder, sample_id, kind.suffixes, "" if layout.partial is None else remedy)
         labels[task] = kind.read(layout, task, path, size) if path else _unlabelled(task, size)
     return Sample(sample_id, photo, labels)
 
@@ -104,7 +101,7 @@ def check_labelled(layout: Layout, folder: Path, ids: Iterable[str], tasks: Iter
     ids = tuple(ids)
     for task in tasks if layout.partial else ():
         kind = _KINDS[task]
-        if not any(_find(folder / kind.folder, sample_id, kind.suffixes) for sample_id in ids):
+        if not any(find_file(folder / kind.folder, sample_id, kind.suffixes) for sample_id in ids):
             raise DataError(
                 f"{task}: none of the {len(ids)} images has a label, as {folder / kind.folder}/<id>{kind.suffixes[0]} "
                 f"({', '.join(kind.suffixes[1:])} would do as well); put its labels there, or take it out of data.tasks"
@@ -115,68 +112,6 @@ def _unlabelled(task: str, size: Size) -> Label:
     """A label without a valid pixel. Normals as codes: the store makes vectors of them where others are vectors."""
     shape = (*size, 3) if task == "normals" else size
     return Label(np.zeros(shape, np.float32 if task == "depth" else np.uint8), np.zeros(size, bool))
-
-
-def _find_or_refuse(folder: Path, sample_id: str, suffixes: tuple[str, ...]) -> Path:
-    """The one file of that id. Raises DataError where there is none."""
-    path = _find(folder, sample_id, suffixes)
-    if path is None:
-        raise _missing(folder, sample_id, suffixes)
-    return path
-
-
-def _missing(folder: Path, sample_id: str, suffixes: tuple[str, ...], remedy: str = "") -> DataError:
-    others = f" ({', '.join(suffixes[1:])} would do as well)" if suffixes[1:] else ""
-    return DataError(f"{folder.name}/{sample_id}{suffixes[0]} is missing{others}{remedy}")
-
-
-def _find(folder: Path, sample_id: str, suffixes: tuple[str, ...]) -> Path | None:
-    """The one file of that id, if there is any. Suffixes are joined by hand: an id may hold dots.
-
-    An ending in capitals does as well, and so does a name in Unicode's other normal form, as macOS writes it.
-    """
-    spellings = dict.fromkeys((sample_id, *(unicodedata.normalize(form, sample_id) for form in ("NFC", "NFD"))))
-    endings = [ending for suffix in suffixes for ending in _cases(suffix)]
-    found: list[Path] = []
-    for path in (folder / f"{name}{ending}" for name in spellings for ending in endings):
-        if path.is_file() and not any(path.samefile(other) for other in found):  # some file systems ignore case
-            found.append(path)
-    if not found:
-        found = _find_in_list(folder, sample_id, suffixes)
-    if len(found) > 1:
-        raise DataError(f"{folder.name} holds both {found[0].name} and {found[1].name}; keep one")
-    return found[0] if found else None
-
-
-def _cases(suffix: str) -> tuple[str, ...]:
-    """.jpg, .JPG and .Jpg"""
-    return suffix, suffix.upper(), f".{suffix[1:].capitalize()}"
-
-
-def _find_in_list(folder: Path, sample_id: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """What a look through the whole folder finds: other spellings, such as .jPG. Slow, so only for what is missing."""
-    if not folder.is_dir():
-        return []
-    changed = folder.stat().st_mtime_ns
-    settled = time.time_ns() - changed > _SETTLED
-    spelled = (_remembered if settled else _spellings)(folder.absolute(), changed)
-    name = unicodedata.normalize("NFC", sample_id)
-    found = [folder / each for suffix in suffixes for each in spelled.get(name + suffix, ())]
-    return sorted(path for path in found if path.is_file())
-
-
-def _spellings(folder: Path, changed: int) -> dict[str, list[str]]:
-    """The names in a folder, by the name in Unicode's form NFC with an ending in small letters."""
-    spelled: dict[str, list[str]] = {}
-    for path in folder.iterdir():
-        name = unicodedata.normalize("NFC", path.name)
-        length = len(name) - len(path.suffix)
-        spelled.setdefault(name[:length] + name[length:].lower(), []).append(path.name)
-    return spelled
-
-
-# Where a third of ten thousand labels is missing, reading the folder for each of them would take a minute.
-_remembered = lru_cache(maxsize=16)(_spellings)
 
 
 def _is_png(path: Path) -> bool:

@@ -24,10 +24,10 @@ from pipeline.core.errors import DataError
 from pipeline.core.integrity import file_sha256
 from pipeline.download import google_drive, unpacked
 from pipeline.download.catalog import Archive
+from pipeline.download.own_files import FOLDER_VARIABLE, in_folder, named_by_person
 from pipeline.download.transfer import SourceError, copy, download, require_space
 from pipeline.download.unpack import inspect, unpack
 
-FOLDER_VARIABLE = "PIPELINE_ARCHIVES"
 SOURCE_FILE = "source.json"
 _LOCK = "lock"
 _UNSET = f"{FOLDER_VARIABLE}: not set"
@@ -124,7 +124,7 @@ def _unchanged_folder(record: dict) -> Iterator[Path]:
 def _recorded_folder(record: dict) -> Path:
     """Found again by its name, as when it was recorded: where it lies differs from machine to machine."""
     name = record["source"]
-    folder = _in_folder(record["file_name"]) if name == FOLDER_VARIABLE else _named_by_person(name)
+    folder = in_folder(record["file_name"]) if name == FOLDER_VARIABLE else named_by_person(name)
     if not folder.is_dir():
         raise SourceError(f"{folder} is no folder")
     return folder
@@ -168,18 +168,18 @@ def _fetch(archive: Archive, raw: Path, parts: dict[str, Path], other: str | Non
 def _folder_of(source: str, archive: Archive) -> Path | None:
     """The person's folder that `source` names, if it is one."""
     if source == FOLDER_VARIABLE:
-        found = _in_folder(archive.file_name, *archive.aliases, folders=archive.sha256 is None)
+        found = in_folder(archive.file_name, *archive.aliases, folders=archive.sha256 is None)
     elif re.match(r"\w+://", source) or google_drive.file_id(source) is not None:
         return None
     else:
-        found = _named_by_person(source)
+        found = named_by_person(source)
     return found if found.is_dir() else None
 
 
 def _bring(source: str, archive: Archive, part: Path, pause: float) -> None:
     """Fill `part` from that source, whatever its kind. Raises SourceError with its answer."""
     if source == FOLDER_VARIABLE:
-        copy(_in_folder(archive.file_name, *archive.aliases, folders=False), part)
+        copy(in_folder(archive.file_name, *archive.aliases, folders=False), part)
     elif (file := google_drive.file_id(source)) is not None:
         google_drive.download(file, part, archive.size, pause)
     elif source.startswith(("http://", "https://")):
@@ -187,54 +187,7 @@ def _bring(source: str, archive: Archive, part: Path, pause: float) -> None:
     elif re.match(r"\w+://", source):
         raise SourceError("an address of a kind that can't be fetched; http, https and gdrive:<id> can")
     else:
-        copy(_named_by_person(source), part)
-
-
-def _in_folder(*names: str, folders: bool = True) -> Path:
-    """The file of one of these names in the folder of archives, or the folder, where that may be."""
-    folder = _folder()
-    if folder is None:
-        raise SourceError("not set")
-    if not folder.is_dir():
-        raise SourceError(f"{folder} is not a folder")
-    found = _first([folder / name for name in names], folders)
-    if found is None:
-        raise SourceError(f"no file {' or '.join(names)} in {folder}")
-    return found
-
-
-def _named_by_person(name: str) -> Path:
-    """The file or folder that data.archive names: in the folder of archives, or from the project's root."""
-    places = [paths.project_root() / os.path.expanduser(name)]
-    if (folder := _folder()) is not None and Path(name).name == name:
-        places.insert(0, folder / name)
-    found = _first(places)
-    if found is None:
-        raise SourceError(f"there is no file or folder {' or '.join(map(str, places))}")
-    return found
-
-
-def local_archive(name: str) -> Path | None:
-    """The file that data.archive names; None for an address, or where there is none (now)."""
-    if re.match(r"\w+://", name) or google_drive.file_id(name) is not None:
-        return None
-    try:
-        return _named_by_person(name)
-    except SourceError:
-        return None
-
-
-def _folder() -> Path | None:
-    """The person's folder of archives. From the project's root: the same one in `dvc exp run --temp`."""
-    value = os.environ.get(FOLDER_VARIABLE)
-    return paths.project_root() / os.path.expanduser(value) if value else None
-
-
-def _first(places: list[Path], folders: bool = True) -> Path | None:
-    try:
-        return next((place for place in places if place.is_file() or (folders and place.is_dir())), None)
-    except OSError as error:  # a folder above it that may not be entered
-        raise SourceError(f"it can't be read: {error}") from error
+        copy(named_by_person(source), part)
 
 
 def _checked_folder(archive: Archive, folder: Path) -> dict:

@@ -14,18 +14,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
-from pipeline.download.tar_stream import (
-    ALWAYS,
-    MAX_MEMBERS,
-    MAX_RATIO,
-    GzipStream,
-    Member,
-    TarDamaged,
-    TarReader,
-    TarRefused,
-    check_name,
-    shown,
-)
+from pipeline.download.gzip_stream import GzipStream, TarDamaged, TarRefused
+from pipeline.download.tar_stream import ALWAYS, MAX_MEMBERS, MAX_RATIO, Member, TarReader, check_name, shown
 from pipeline.download.transfer import BLOCK, SourceError
 
 _HEAD = 512  # bytes that tell the kinds apart

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from pipeline.download.containers import Container, opened
-from pipeline.download.tar_stream import MAX_MEMBERS, Member, TarDamaged, TarRefused, shown
+from pipeline.download.gzip_stream import TarDamaged, TarRefused
+from pipeline.download.tar_stream import MAX_MEMBERS, Member, shown
 from pipeline.download.transfer import SourceError, byte_progress
 from pipeline.download.unpacked import walk
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import _codecs
 import argparse
-import inspect
 import os
 import pickle
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,8 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.core.errors import TrainingError
-
-TimmOptions = Mapping[str, Any]  # keyword arguments of a timm model, of any type: every family has its own
+from pipeline.networks.pairing import LoadReport, TimmOptions, own_name, pairings, plain, some
 
 # What many checkpoints hold beside tensors: a record of options, and NumPy's numbers, such as the best score so far.
 # NumPy 2 moved the function that makes one; files name either place.
@@ -42,30 +38,6 @@ _HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 _REACH_SECONDS = 5
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".tar")
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """Names of tensors: `matched` were loaded, `missing` are the backbone's without a counterpart in the
-    file, `unexpected` the file's without one in the backbone (a classifier, say). `by`: how they were paired,
-    "name", "timm's conversion" (of another library's names, or of position embeddings to another size) or "order"."""
-
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    by: str = "name"
-
-    def __str__(self) -> str:
-        return (
-            f"{len(self.matched)} tensors loaded (matched by {self.by}), {len(self.missing)} missing"
-            f"{_some(self.missing)}, {len(self.unexpected)} in the file not used{_some(self.unexpected)}"
-        )
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names in parentheses: " (a, b, c, ...)", nothing for none."""
-    names = list(names)
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def load_pretrained(
@@ -94,7 +66,7 @@ def load_pretrained(
         source = str(pretrained)
         state = _find_state(_read(Path(source)), own, source)
     best = None
-    for report, chosen, told in _pairings(own, state, name, options):
+    for report, chosen, told in pairings(own, state, name, options):
         if not report.missing:
             net.load_state_dict(chosen, strict=False)
             return report
@@ -105,8 +77,8 @@ def load_pretrained(
     shapes = f" Of another shape in the file: {'; '.join(mismatched[:3])}." if mismatched else ""
     raise TrainingError(
         f"Weights from {source} do not fit backbone {name!r}: {len(report.missing)} of {len(own)} tensors would stay "
-        f"random{_some(report.missing)}; {len(report.matched)} match, {len(report.unexpected)} of the file are "
-        f"unknown{_some(report.unexpected)}.{shapes} Give the weights of timm's {name}, or set pretrained: false."
+        f"random{some(report.missing)}; {len(report.matched)} match, {len(report.unexpected)} of the file are "
+        f"unknown{some(report.unexpected)}.{shapes} Give the weights of timm's {name}, or set pretrained: false."
     )
 
 
@@ -201,13 +173,13 @@ def _find_state(content: dict, own: Mapping[str, Tensor], source: str) -> dict[s
     candidates = list(_state_dicts(content))
     if not candidates:
         raise TrainingError(f"pretrained: {source} holds no tensors by name; expected is a state dict.")
-    wanted = {_plain(_own_name(key)) for key in own}
+    wanted = {plain(own_name(key)) for key in own}
     counts = Counter(
         (index, prefix)
         for index, (_, tensors) in enumerate(candidates)
         for key in tensors
         for prefix in _prefixes(key)
-        if _plain(key[len(prefix) :]) in wanted
+        if plain(key[len(prefix) :]) in wanted
     )
     most = max(counts.values(), default=0)
     if most < len(wanted) / 2:  # other names: all that the largest dict holds
@@ -241,73 +213,3 @@ def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those under the prefix without it; then the others, a head say, as they are."""
     under = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     return under | {key: value for key, value in tensors.items() if not key.startswith(prefix) and key not in under}
-
-
-# ---- pairing tensors ---------------------------------------------------------------------------------------
-
-
-def _pairings(
-    own: Mapping[str, Tensor], state: dict[str, Tensor], name: str, options: TimmOptions
-) -> Iterator[tuple[LoadReport, dict[str, Tensor], list[str]]]:
-    """By name, by timm's conversion, by order: what `_match` gives, for each that applies."""
-    by_name = _match(own, state, "name")
-    yield by_name
-    with torch.device("meta"):
-        reference = timm.create_model(name, **options)
-    if converted := _convert(name, state, reference):
-        yield _match(own, converted, "timm's conversion")
-    if not by_name[0].matched and (renamed := _rename_by_order(reference.state_dict(), state)):
-        yield _match(own, renamed, "order")
-
-
-def _match(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], by: str
-) -> tuple[LoadReport, dict[str, Tensor], list[str]]:
-    """Pair tensors by name and shape: the report, {own name: tensor}, and what differs in shape only."""
-    given = {_plain(key): key for key in state}
-    chosen, missing, mismatched = {}, [], []
-    for key, tensor in own.items():
-        found = given.get(_plain(_own_name(key)))
-        if found is not None and state[found].shape == tensor.shape:
-            chosen[key] = state[found]
-            del given[_plain(_own_name(key))]
-        elif tensor.is_floating_point():  # others are counters and indices, which are never random
-            missing.append(key)
-            if found is not None:
-                mismatched.append(f"{key} is {tuple(state[found].shape)}, not {tuple(tensor.shape)}")
-    return LoadReport(tuple(chosen), tuple(missing), tuple(given.values()), by), chosen, mismatched
-
-
-def _own_name(key: str) -> str:
-    """The model's name of an extractor's tensor: some extractors keep the whole model in `model` or `body`."""
-    return key.removeprefix("model.").removeprefix("body.")
-
-
-def _plain(key: str) -> str:
-    return key.replace(".", "_")  # timm's extractors rename "stages.0" to "stages_0"
-
-
-def _convert(name: str, state: dict[str, Tensor], reference: nn.Module) -> dict[str, Tensor] | None:
-    """What timm itself makes of the authors' weights files of this family; None if it has no conversion or it fails."""
-    module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
-    convert = getattr(module, "checkpoint_filter_fn", None)
-    if convert is None:
-        return None
-    takes_model = len(inspect.signature(convert).parameters) > 1
-    try:
-        return convert(dict(state), reference) if takes_model else convert(dict(state))
-    except (KeyError, IndexError, AttributeError, AssertionError, TypeError, ValueError, RuntimeError):
-        return None  # not a file that it was written for
-
-
-def _rename_by_order(reference: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Give the tensors of another library's port of the same model timm's names, one by one; None if they differ."""
-    if len(reference) != len(state):
-        reference = {k: v for k, v in reference.items() if not k.endswith("num_batches_tracked")}
-        state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    if len(reference) != len(state):
-        return None
-    pairs = list(zip(reference.items(), state.items(), strict=True))
-    if any(a.shape != b.shape or k.split(".")[-1] != g.split(".")[-1] for (k, a), (g, b) in pairs):
-        return None
-    return {k: b for (k, _), (_, b) in pairs}

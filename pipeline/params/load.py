@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from pipeline.core import names
 from pipeline.core.errors import ParamsError
 from pipeline.params.limits import folder_problems, size_problems
-from pipeline.params.messages import Problem, problems_of, read_otherwise, read_yaml, tell
+from pipeline.params.messages import Problem, problems_of, tell
 from pipeline.params.rules import cross_problems, source_problems, split_problems
 from pipeline.params.schema import Params, Training, merge
+from pipeline.params.yaml_file import read_otherwise, read_yaml
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 from pipeline.core import names
 from pipeline.core.errors import ParamsError
 from pipeline.params.loss_weights import loss_weights
-from pipeline.params.messages import read_yaml
 from pipeline.params.types import (
     Angle,
     AutoOrBool,
@@ -39,6 +38,7 @@ from pipeline.params.types import (
     Unique,
     one_of,
 )
+from pipeline.params.yaml_file import read_yaml
 
 # Values of keys that the file leaves out. DVC depends on that file, not on this one: every default that can decide a
 # result stands there (tests/stages/test_graph.py).

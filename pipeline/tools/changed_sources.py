@@ -29,7 +29,7 @@ def changed_archive(params: Params) -> Iterator[str]:
     name, source = params.data.archive, paths.RAW / "source.json"
     if name is None or not source.exists():
         return
-    from pipeline.download.archive import local_archive  # imports much
+    from pipeline.download.own_files import local_archive  # imports much
 
     record = paths.read_json(source)
     path = local_archive(name)

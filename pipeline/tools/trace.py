@@ -25,8 +25,8 @@ from pipeline.data.store import DatasetInfo, read_info
 from pipeline.datasets import get_dataset
 from pipeline.datasets.packing_inputs import packing_inputs
 from pipeline.evaluation.evaluate_run import TRAINED_BY, TRAINED_ON
-from pipeline.params.messages import read_yaml
 from pipeline.params.schema import Params
+from pipeline.params.yaml_file import read_yaml
 from pipeline.tools.changed_sources import changed_archive
 from pipeline.tracking.queries import TrackedRun, execution_record, find_result, find_run, run_record
 from pipeline.train.training_inputs import training_inputs

@@ -6,195 +6,24 @@ MLFLOW_TRACKING_URI sends everything to a server instead.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 
 from pipeline.tracking.opening import connect as connect  # before mlflow: it sets what that reads on import
 from pipeline.tracking.opening import reader as reader
-from pipeline.tracking.opening import translate_mlflow_errors, uploading
+from pipeline.tracking.opening import translate_mlflow_errors
 
 # isort: split
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking.context.registry import resolve_tags
 
 from pipeline.core import shutdown
-from pipeline.core.console import warn
-from pipeline.core.errors import TrackingError
 from pipeline.core.provenance import this_process
-from pipeline.tracking.metric_queue import (
-    MetricQueue,
-    Point,
-    Result,
-    TrackingUnavailable,
-    retry_while_unavailable,
-    within,
-)
-
-EXECUTION = "execution.json"  # the artifact that says when, where and for how long a training ran
-
-_LAST_SECONDS = 10  # of each last try to tell a store how a run ended
-_PARAMS_A_BATCH = 100
-_METRIC_NAME = 250  # characters
-_SYSTEM_SECONDS = 5
-
-
-def metric_names(names: Iterable[str]) -> dict[str, str]:
-    """{name: what MLflow calls it}: letters, digits and `_-. :/` in parts that could be folders, 250 at most.
-
-    Names of classes may hold anything. Another character becomes `_`; where that makes two names one, or a name too
-    long, a digest of the true name tells them apart. Files and reports keep the true names.
-    """
-    safe = {name: "/".join(_metric_part(part) for part in name.split("/")) for name in names}
-    counts = Counter(safe.values())
-    for name, short in safe.items():
-        if len(short) > _METRIC_NAME or (counts[short] > 1 and name != short):
-            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-            safe[name] = f"{short[: _METRIC_NAME - 9]}-{digest}"
-    return safe
-
-
-def _metric_part(part: str) -> str:
-    safe = re.sub(r"[^\w.\- :]", "_", part)
-    return "_" * len(safe) or "_" if safe in ("", ".", "..") else safe
-
-
-class RunLog:
-    """One MLflow run that is being written.
-
-    Metrics go through a queue, whose thread waits for a store that is unreachable. All else is tried for a minute,
-    and raises TrackingError after that, which ends with `remedy`.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        remedy: str,
-        resumed: bool = False,
-        points: Iterable[Point] = (),
-        ends: Callable[[], int | None] = lambda: None,
-    ):
-        """ends: when the run will be said to have ended, in milliseconds since 1970; None: now."""
-        self.id = run.info.run_id
-        self._ends = ends
-        self._client = MlflowClient()
-        self._remedy = remedy
-        self._known_params = run.data.params
-        self._monitor: SystemMetricsMonitor | None = None
-        arrived = self._arrived if resumed else set
-        self._queue = MetricQueue(self._send, arrived, points, background=True, recovered=self._watch_again)
-
-    @property
-    def points(self) -> list[Point]:
-        """Every value of every metric so far."""
-        return self._queue.points
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        """Log values under names that MLflow takes (`metric_names`)."""
-        names = metric_names(values)
-        self._queue.add({names[name]: value for name, value in values.items()}, step)
-
-    def scores(self, values: dict[str, float], step: int) -> None:
-        """Metrics of a stage that may have been killed after it had logged them: what the run says already is left."""
-        said = self._patiently(lambda: self._client.get_run(self.id).data.metrics)
-        names = metric_names(values)
-        self.metrics({name: value for name, value in values.items() if said.get(names[name]) != value}, step)
-
-    def params(self, values: Mapping[str, object]) -> None:
-        """Params that the run does not have yet: they can't change."""
-        params = [Param(name, str(value)) for name, value in values.items() if name not in self._known_params]
-        for start in range(0, len(params), _PARAMS_A_BATCH):
-            batch = params[start : start + _PARAMS_A_BATCH]
-            self._patiently(partial(self._client.log_batch, self.id, params=batch))
-
-    def tags(self, values: dict[str, str]) -> None:
-        """Set tags; what had a value gets the new one."""
-        tags = [RunTag(name, value) for name, value in values.items()]
-        self._patiently(lambda: self._client.log_batch(self.id, tags=tags))
-
-    def dataset(self, name: str, digest: str, context: str) -> None:
-        """Link a split of the prepared data by its digest (MLflow keeps 36 characters of it).
-
-        Give each context a name of its own: of one data set with two contexts, MLflow 3.17 keeps the first in silence.
-        """
-        data = Dataset(name=name, digest=digest[:36], source_type="dvc", source="data/prepared")
-        link = DatasetInput(data, [InputTag("mlflow.data.context", context)])
-        self._patiently(lambda: self._client.log_inputs(self.id, [link]))
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Add a file. A server that keeps it elsewhere may take a while to answer, and is given the time."""
-        with uploading():
-            self._patiently(lambda: self._client.log_artifact(self.id, str(path), folder))
-
-    def json(self, content: dict[str, object], name: str) -> None:
-        """Keep `content` as the artifact `name`."""
-        self._patiently(lambda: self._client.log_dict(self.id, content, name))
-
-    def watch_hardware(self) -> None:
-        """Log the use of processors and memory until the run ends, as MLflow's system metrics."""
-        self._monitor = SystemMetricsMonitor(self.id, _SYSTEM_SECONDS, resume_logging=True)
-        self._monitor.start()
-
-    def finish(self) -> None:
-        """Deliver what is still here and end the run as FINISHED."""
-        retry_while_unavailable(self._queue.send, self._remedy)
-        retry_while_unavailable(lambda: self.terminate("FINISHED"), self._remedy)
-
-    def abandon(self, status: str) -> None:
-        """End the run as `status`, delivering what can be delivered in some seconds."""
-        try:
-            self._try("sent its last metrics", self._queue.send)
-        finally:  # Ctrl-C, because that takes so long
-            self.mark(status)
-
-    def mark(self, status: str) -> None:
-        """End the run as `status`, at the first try or not at all. An unreachable store is only reported."""
-        self._try(f"marked {status}", lambda: self.terminate(status))
-
-    def _try(self, what: str, action: Callable[[], None]) -> None:
-        try:
-            within(_LAST_SECONDS, action)
-        except (TrackingUnavailable, TrackingError) as error:
-            why = str(error).partition(". ")[0]  # the remedy stands elsewhere
-            warn(f"warning: run {self.id} could not be {what}: {why}")
-
-    @translate_mlflow_errors()
-    def terminate(self, status: str) -> None:
-        """Mark the run FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.id, status, self._ends())
-
-    def close(self) -> None:
-        """Stop the threads; what is not delivered by then is not delivered."""
-        self._queue.close()
-        if self._monitor:  # waits for the answers to what it asked last
-            with contextlib.suppress(TrackingUnavailable):
-                within(_LAST_SECONDS / 2, self._monitor.finish)
-
-    def _patiently(self, action: Callable[[], Result]) -> Result:
-        return retry_while_unavailable(translate_mlflow_errors()(action), self._remedy)
-
-    @translate_mlflow_errors()
-    def _send(self, points: list[Point]) -> None:
-        self._client.log_batch(self.id, metrics=[Metric(*point) for point in points])
-
-    @translate_mlflow_errors()
-    def _arrived(self) -> set[tuple[str, int]]:
-        names = [name for name in self._client.get_run(self.id).data.metrics if not name.startswith("system/")]
-        return {(name, point.step) for name in names for point in self._client.get_metric_history(self.id, name)}
-
-    def _watch_again(self) -> None:
-        if self._monitor:  # MLflow's monitor gives up with the first call that fails
-            self._monitor.finish()
-            self.watch_hardware()
+from pipeline.tracking.metric_queue import Point, retry_while_unavailable
+from pipeline.tracking.run_log import RunLog
 
 
 @contextmanager

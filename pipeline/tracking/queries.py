@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.core import paths
 from pipeline.core.errors import DataError, TrackingError
-from pipeline.tracking.mlflow_run import EXECUTION, of_weights, reader
+from pipeline.tracking.mlflow_run import of_weights, reader
+from pipeline.tracking.run_log import EXECUTION
 
 _MOST_RECORD = 16 << 20  # bytes of run.json; those of this pipeline have some thousand
 

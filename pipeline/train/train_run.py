@@ -22,13 +22,14 @@ from pipeline.loading.loader import Shard
 from pipeline.networks.backbones.backbone import Backbone
 from pipeline.networks.cross_stitch import EncoderFusion
 from pipeline.networks.from_params import build_network
-from pipeline.networks.pretrained import LoadReport
+from pipeline.networks.pairing import LoadReport
 from pipeline.networks.saved_weights import load_single_task_weights
 from pipeline.params.load import load_params
 from pipeline.params.schema import Params, ResolvedRun
 from pipeline.tasks import get_task
-from pipeline.tracking.mlflow_run import EXECUTION, RunLog, connect, training_run
+from pipeline.tracking.mlflow_run import connect, training_run
 from pipeline.tracking.queries import close_runs
+from pipeline.tracking.run_log import EXECUTION, RunLog
 from pipeline.train import resume
 from pipeline.train.augment import Augmenter, ValueGeometry
 from pipeline.train.epoch_selection import Selection

@@ -12,7 +12,7 @@ import timm
 import torch
 
 from pipeline.core.errors import TrainingError
-from pipeline.networks.pretrained import LoadReport
+from pipeline.networks.pairing import LoadReport
 from pipeline.networks.registry import Backbone, build
 from pipeline.networks.saved_weights import save_weights
 

@@ -20,8 +20,8 @@ from pipeline.core.errors import ParamsError
 from pipeline.evaluation.cost import dataset_info
 from pipeline.networks.from_params import build_network
 from pipeline.params.load import parse_params
-from pipeline.params.messages import read_yaml
 from pipeline.params.timm_names import backbone_problem, models
+from pipeline.params.yaml_file import read_yaml
 from stages._entry import run_stage
 from tests.support.params_tree import message, put, some_params
 

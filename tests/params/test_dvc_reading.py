@@ -13,7 +13,7 @@ from dvc.utils.serialize import parse_yaml
 
 from pipeline.core.errors import ParamsError
 from pipeline.params.load import load_params, parse_params
-from pipeline.params.messages import read_otherwise, read_yaml
+from pipeline.params.yaml_file import read_otherwise, read_yaml
 from tests.stages.test_graph import leaves
 from tests.support.params_tree import message, put, some_params
 

@@ -26,7 +26,8 @@ from pipeline.networks.pretrained import _read
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Params
 from pipeline.report.markdown import _metric_table, _picture
-from pipeline.tracking.mlflow_run import connect, metric_names, training_run
+from pipeline.tracking.mlflow_run import connect, training_run
+from pipeline.tracking.run_log import metric_names
 from pipeline.train import train_run
 from tests.support.params_tree import some_params
 

@@ -21,6 +21,7 @@ from pipeline.datasets.packing_inputs import packing_inputs
 from pipeline.evaluation.evaluate_run import origin
 from pipeline.params.load import load_params
 from pipeline.tracking import mlflow_run
+from pipeline.tracking.run_log import EXECUTION
 from pipeline.train import resume
 from pipeline.train.outputs import execution_record, training_record, write_outs
 from pipeline.train.state import EpochRecord
@@ -88,7 +89,7 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
             log.tags({"weights_sha256": digest})
             log.artifact(paths.run_file(name, seed))
             execution = execution_record(history, attempt, time.time())
-            log.json(execution, mlflow_run.EXECUTION)
+            log.json(execution, EXECUTION)
     record = paths.read_json(paths.run_file(name, seed))
     run_folders.delete_finished(f"{name}-{seed}", digest)
     score(record)

@@ -17,7 +17,7 @@ from pipeline.core import paths
 from pipeline.core.errors import TrackingError
 from pipeline.data.sample import Label, Sample
 from pipeline.data.store import write_split
-from pipeline.tracking import metric_queue, mlflow_run, queries
+from pipeline.tracking import metric_queue, mlflow_run, queries, run_log
 from stages import check, compare, doctor, evaluate, report, trace, train
 from stages._entry import run_stage
 from tests.support.traced import make_result, working_in
@@ -61,7 +61,7 @@ def project(made, tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(mlflow_run, "_LAST_SECONDS", 1.0)
+    monkeypatch.setattr(run_log, "_LAST_SECONDS", 1.0)
     return root
 
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from pipeline.compute.resize import resize
 from pipeline.networks.backbones.pyramid import SimplePyramid
 from pipeline.networks.blocks import set_momentum
-from pipeline.networks.pretrained import LoadReport, TimmOptions, load_pretrained
+from pipeline.networks.pairing import LoadReport, TimmOptions
+from pipeline.networks.pretrained import load_pretrained
 
 STRIDES = (4, 8, 16, 32)
 OUTPUT_STRIDES = (32, 16, 8)

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from pipeline.core.errors import TrackingError
-from pipeline.tracking import metric_queue, mlflow_run
+from pipeline.tracking import metric_queue, mlflow_run, run_log
 from tests.support.mlflow_server import Fault, basic, fault_server
 from tests.support.server_runs import PASSWORD, USER, check_all, record_all, runs, steps_of, trained
 
@@ -63,7 +63,7 @@ def test_a_server_that_fails_at_the_end_gets_all_in_the_next_attempt(proxy, stor
         proxy.faults = [failing(kind)]
         log.metrics({"loss/depth": 0.5}, 2)
         monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 2.0)
-        monkeypatch.setattr(mlflow_run, "_LAST_SECONDS", 1.0)
+        monkeypatch.setattr(run_log, "_LAST_SECONDS", 1.0)
     proxy.faults = []
     with trained(experiment, points=log.points) as again:
         again.metrics({"loss/depth": 0.25}, 3)
@@ -73,7 +73,7 @@ def test_a_server_that_fails_at_the_end_gets_all_in_the_next_attempt(proxy, stor
 
 def test_a_failing_stage_does_not_wait_for_a_server_that_hangs(proxy, experiment, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    monkeypatch.setattr(mlflow_run, "_LAST_SECONDS", 1.0)
+    monkeypatch.setattr(run_log, "_LAST_SECONDS", 1.0)
     began = float("inf")
     with pytest.raises(RuntimeError, match="on purpose"), trained(experiment) as log:
         proxy.faults = [Fault("hang")]
@@ -178,7 +178,7 @@ def test_a_server_whose_name_leads_elsewhere_in_the_middle(upstream, store, expe
 
 
 def test_the_next_attempt_may_be_given_another_address(upstream, store, experiment, monkeypatch):
-    monkeypatch.setattr(mlflow_run, "_LAST_SECONDS", 1.0)
+    monkeypatch.setattr(run_log, "_LAST_SECONDS", 1.0)
     with fault_server(upstream.uri) as first:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", first.uri)
         with pytest.raises(KeyboardInterrupt), trained(experiment) as log:
