@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
@@ -19,7 +18,7 @@ from pipeline.networks.heads.multi_scale import MultiScaleHead
 from pipeline.networks.outputs import Outputs
 from pipeline.networks.pad_net import Distillation
 from pipeline.networks.sca.fpma import FeaturePropagation
-from pipeline.networks.sca.task_features import TaskFeatures
+from pipeline.networks.sca.task_features import scale_features
 
 
 class ConvolutionalPropagation(FeaturePropagation):
@@ -72,10 +71,7 @@ class MTINet(nn.Module):
             )
         self.backbone = backbone
         channels = backbone.channels
-        self.features = nn.ModuleList(
-            nn.ModuleDict({t: TaskFeatures(c + coarser, c, n) for t, n in everything.items()})
-            for c, coarser in zip(channels, [*channels[1:], 0], strict=True)
-        )
+        self.features = scale_features(everything, channels)
         self.propagate = nn.ModuleList(ConvolutionalPropagation(c, tuple(everything), mask) for c in channels[1:])
         distil = [Distillation(c, tuple(everything), tuple(tasks)) for c in channels]
         self.distil = nn.ModuleList(distil)
@@ -94,14 +90,7 @@ class MTINet(nn.Module):
         predictions: list[dict[str, Tensor]] = []
         propagated: dict[str, Tensor] = {}
         for k in reversed(range(len(maps))):
-            found, predicted = {}, {}
-            modules = self.features[k]
-            assert isinstance(modules, nn.ModuleDict)
-            for task, module in modules.items():
-                x = maps[k]
-                if propagated:
-                    x = torch.cat([x, resize(propagated[task], x.shape[-2:])], 1)
-                found[task], predicted[task] = module(x)
+            found, predicted = self.features[k](maps[k], propagated)
             features.insert(0, found)
             predictions.insert(0, predicted)
             if k > 0:

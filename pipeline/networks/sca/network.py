@@ -19,7 +19,7 @@ from pipeline.networks.sca.attention import PADDINGS, WindowSelfAttention
 from pipeline.networks.sca.csam import CrossScaleAttention
 from pipeline.networks.sca.ctam import CrossTaskAttention
 from pipeline.networks.sca.fpma import FeaturePropagation
-from pipeline.networks.sca.task_features import TaskFeatures
+from pipeline.networks.sca.task_features import scale_features
 
 ATT_HEADS = 6
 
@@ -90,11 +90,7 @@ class SequentialAttention(nn.Module):
             else None
         )
         channels = [2 * c for c in base] if att else list(base)
-        coarser = [*channels[1:], 0]
-        self.features = nn.ModuleList(
-            nn.ModuleDict({t: TaskFeatures(c + up, c, n) for t, n in everything.items()})
-            for c, up in zip(channels, coarser, strict=True)
-        )
+        self.features = scale_features(everything, channels)
         # What an auxiliary task gathers at the finest scale would reach no output: it is no target there.
         targets = [self.tasks] + [self.all_tasks] * (len(channels) - 1)
         self.ctam = nn.ModuleList(
@@ -130,14 +126,7 @@ class SequentialAttention(nn.Module):
         predictions: list[dict[str, Tensor]] = []
         propagated: dict[str, Tensor] = {}
         for k in reversed(range(len(maps))):
-            features, predicted = {}, {}
-            modules = self.features[k]
-            assert isinstance(modules, nn.ModuleDict)
-            for task, module in modules.items():
-                x = maps[k]
-                if propagated:
-                    x = torch.cat([x, resize(propagated[task], x.shape[-2:])], 1)
-                features[task], predicted[task] = module(x)
+            features, predicted = self.features[k](maps[k], propagated)
             distilled.insert(0, self.ctam[k](features))
             predictions.insert(0, predicted)
             if k > 0:
