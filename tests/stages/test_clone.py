@@ -73,7 +73,7 @@ def test_nothing_differs_and_the_commits_are_named(origin, clone):
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "says"),
     [
         (lambda p: append(p, "pipeline/tasks/losses.py"), ["file pipeline/tasks/losses.py: "]),
         (lambda p: append(p, "pipeline/datasets/rooms/camera.py"), ["data: file pipeline/datasets/rooms/camera.py: "]),
@@ -84,12 +84,12 @@ def test_nothing_differs_and_the_commits_are_named(origin, clone):
         (lambda p: edit_params(p, "data", limit=3), ["data: param data.limit: null -> 3"]),
     ],
 )
-def test_each_edit_is_named(clone, edit, told):
+def test_each_edit_is_named(clone, edit, says):
     edit(clone)
     code, text = traced(clone)
     lines = [line.removeprefix("differs: ") for line in text.splitlines() if line.startswith("differs: ")]
-    assert code == bool(told) and len(lines) == len(told), text
-    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True)), text
+    assert code == bool(says) and len(lines) == len(says), text
+    assert all(line.startswith(start) for line, start in zip(lines, says, strict=True)), text
 
 
 def test_what_git_cannot_vouch_for_is_said(clone):

@@ -100,7 +100,7 @@ def breach(module: str, name: str) -> str | None:
 
 
 def test_no_import_breaks_the_rules():
-    told, seen = [], 0
+    breaches, seen = [], 0
     for path in sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").rglob("*.py")]):
         relative = path.relative_to(ROOT)
         is_package = path.name == "__init__.py"
@@ -108,9 +108,9 @@ def test_no_import_breaks_the_rules():
         for line, name in imported(path.read_text(encoding="utf-8"), module, is_package):
             seen += 1
             if problem := breach(module, name):
-                told.append(f"{relative}:{line} imports {name}: {problem}")
+                breaches.append(f"{relative}:{line} imports {name}: {problem}")
     assert seen > 50, "the walk found hardly an import: it looks in the wrong place"
-    assert not told, "\n".join(told)
+    assert not breaches, "\n".join(breaches)
 
 
 def test_the_library_is_rooms_and_nothing_else():
