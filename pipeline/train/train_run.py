@@ -32,7 +32,7 @@ from pipeline.tracking.queries import close_runs
 from pipeline.train import resume
 from pipeline.train.augment import Augmenter, ValueGeometry
 from pipeline.train.epoch_selection import Selection
-from pipeline.train.loop import Log, train
+from pipeline.train.loop import Log, TrainingLoop
 from pipeline.train.outputs import execution_record, training_record, write_outs
 from pipeline.train.renamed import find_former, take_over
 from pipeline.train.resume import Checkpoints
@@ -137,7 +137,7 @@ class TrainingJob:
             train_store, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share
         )
         on_batches(batches.description)
-        return train(
+        loop = TrainingLoop(
             network,
             batches,
             make_augmenter(run),
@@ -149,6 +149,7 @@ class TrainingJob:
             selection,
             checkpoints,
         )
+        return loop.train()
 
 
 def run_main_process(job: TrainingJob) -> None:

@@ -149,7 +149,7 @@ def test_a_breach_is_found(module: str, source: str):
         ("pipeline.tasks.depth", "from pipeline.metrics.depth import DepthMetric"),
         ("pipeline.params.load", "from pipeline.core import names\nfrom pipeline.core.errors import ParamsError"),
         ("pipeline.tracking.mlflow_run", "import mlflow"),
-        ("stages.train", "from stages._entry import run_stage\nfrom pipeline.train.loop import train"),
+        ("stages.train", "from stages._entry import run_stage\nfrom pipeline.train.loop import TrainingLoop"),
     ],
 )
 def test_what_is_allowed_is_not_a_breach(module: str, source: str):
