@@ -116,5 +116,13 @@ def test_the_commit_of_the_code_is_found_behind_later_ones(origin, clone):
 def test_a_file_of_before_is_one_clear_line(clone):
     old = {key: value for key, value in clone.json(METRICS).items() if key != "inputs"}
     paths.write_json(clone.root / METRICS, old)
-    expected = f"{METRICS} lacks inputs: no stage of this version wrote it; run `dvc repro`\n"
-    assert traced(clone) == (2, expected)
+    code, text = traced(clone)
+    assert code == 2 and text.startswith(
+        f"{METRICS} lacks inputs: no stage of this version wrote that; run `dvc repro ev"
+    )
+    paths.write_json(clone.root / METRICS, {key: value for key, value in old.items() if key != "version"})
+    code, text = traced(clone)
+    assert code == 2 and text.startswith(
+        f"{METRICS} is of no version, this code reads version 1; run `dvc repro evaluate`"
+    )
+    assert len(text.splitlines()) == 1
