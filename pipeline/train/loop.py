@@ -64,7 +64,7 @@ class TrainingLoop:
     def train(self) -> list[EpochRecord]:
         """Train the network in place and return a record of each epoch.
 
-        Asked to end (pipeline/core/shutdown.py), it finishes the step, writes a checkpoint and raises KeyboardInterrupt.
+        Asked to end (pipeline/core/shutdown.py), it ends the step, writes a checkpoint and raises KeyboardInterrupt.
         """
         recipe, network, checkpoints = self.run.training, self.network, self.checkpoints
         optimizer = make_optimizer(network, recipe, self.device)
