@@ -141,6 +141,7 @@ def project(made, monkeypatch):
     paths.write_json(paths.run_file("pair", 0), record)
 
 
+@pytest.mark.slow
 def test_evaluate_follows_no_key_of_a_run_json(project, tmp_path):
     """As one of before had it: what is removed is found by what lies in .runs, and by nothing that travels."""
     (tmp_path / "precious").mkdir()

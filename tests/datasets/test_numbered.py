@@ -199,6 +199,7 @@ def test_one_clear_message(stage, in_tmp: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.slow
 def test_a_folder_is_packed_as_its_archive_is(stage, in_tmp: Path, dataset: str) -> None:
     files = numbered_files(dataset)
     codes, printed = stage(dataset, files)

@@ -198,6 +198,7 @@ def plain_tar_nyud(folder: Path) -> str:
     ("dataset", "make"),
     [("nyud", unpacked_nyud), ("nyud", plain_tar_nyud), ("pascal_context", unpacked_pascal)],
 )
+@pytest.mark.slow
 def test_published_datasets_come_out_the_same(local: Path, root: Path, dataset: str, make) -> None:
     """Through the stages: the digest of what is packed is that of the usual tar.gz."""
     params = yaml.safe_load((root / f"profiles/{dataset}.yaml").read_text())

@@ -75,6 +75,7 @@ def cubic(image, size):
 
 
 @pytest.mark.parametrize("size", [(96, 128), (64, 130), (512, 97)])
+@pytest.mark.slow
 def test_images_grow_by_cubic_convolution_without_wrapping_around(size):
     image = RNG.choice(np.array([0, 255], np.uint8), (64, 96, 3))  # overshoots at every edge
     grown = resize_image(image, size)

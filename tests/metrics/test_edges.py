@@ -190,6 +190,7 @@ def test_non_maximum_suppression_keeps_the_crest(degrees):
     assert not kept[(np.abs(across) > 1.5) & inner].any()
 
 
+@pytest.mark.slow
 def test_long_contours_do_not_take_for_ever():
     """SciPy's `maximum_bipartite_matching`, with the same answer, takes over a minute for this image."""
     probability, label = scene((480, 640), boxes=20)

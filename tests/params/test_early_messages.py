@@ -34,6 +34,7 @@ from tests.support.params_tree import some_params
 # -- MLflow --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_names_of_classes_that_mlflow_refuses(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each name arrives, none takes another's place, and those that MLflow takes stay as they are."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -166,6 +167,7 @@ TRIED = [
 
 
 @pytest.mark.parametrize(("architecture", "backbone", "size"), TRIED)
+@pytest.mark.slow
 def test_batch_norm_of_one_value_is_refused_where_torch_would(architecture: str, backbone: str, size) -> None:
     """Compared with a real step's forward pass: neither what works is refused nor what fails let through."""
     raw = some_params()

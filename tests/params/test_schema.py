@@ -331,6 +331,7 @@ def test_check_refuses_with_one_message(tmp_path, raw):
     assert done.stderr == f"{path}: training.lrr: unknown key; did you mean training.lr?\n"
 
 
+@pytest.mark.slow
 def test_check_refuses_a_test_split_that_dataset_yaml_does_not_list(tmp_path, raw):
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["data"] |= {"dataset": "folder", "folder": str(tmp_path / "own")}

@@ -66,6 +66,7 @@ def test_every_task_starts_from_its_own_network(params, trained):
     assert network.backbone.load_report == "a trained single-task network"
 
 
+@pytest.mark.slow
 def test_other_weights_than_those_named_are_refused(params, trained):
     write_start(params, "fused", SEED)
     start = paths.read_json(FILE)

@@ -74,6 +74,7 @@ def doctor(capsys, *arguments: str) -> tuple[int, str]:
     return ended.value.code, capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sound_project_and_one_that_never_ran(project, capsys):
     assert doctor(capsys) == doctor(capsys, "--fix") == (0, "nothing left to fix\n")
     for name in ("mlflow.db", "mlruns", ".runs", "models", "reports"):
@@ -93,6 +94,7 @@ def ended_process() -> dict[str, str]:
     return tags
 
 
+@pytest.mark.slow
 def test_runs_are_ended_whose_process_is_gone_and_no_others(project, capsys):
     experiment = mlflow_run.connect("traced")
     with resume.attempt("begun by an older version") as attempt:

@@ -59,6 +59,7 @@ def edit_params(**sections):
 
 
 @pytest.mark.parametrize("start", [METRICS, MODEL, "mlflow"])
+@pytest.mark.slow
 def test_each_leads_to_the_others(record, start):
     found = traced(record.get(start, start))
     assert (found.run, found.seed, found.metrics_file, found.model) == ("pair", 0, METRICS, MODEL)
@@ -68,6 +69,7 @@ def test_each_leads_to_the_others(record, start):
     assert found.reproducible and not found.notes
 
 
+@pytest.mark.slow
 def test_several_processes_are_no_difference_but_a_note(record, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "world_size", lambda: 4)

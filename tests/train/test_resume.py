@@ -101,6 +101,7 @@ def training(in_tmp):
 
 @pytest.mark.parametrize("memory", [1 << 30, 1000], ids=["split kept in memory", "split read from disk"])
 @pytest.mark.parametrize("recipe", [{"optimizer": "adam"}, {"optimizer": "sgd", "schedule": "constant"}])
+@pytest.mark.slow
 def test_killed_at_every_step_and_every_validation(in_tmp, monkeypatch, memory, recipe):
     monkeypatch.setattr("pipeline.loading.in_memory.free_memory", lambda device: memory)
     training = Training(in_tmp / "data", samples=9, batch_size=3, epochs=2, **recipe)  # 2 epochs of 3 steps

@@ -51,6 +51,7 @@ def test_released_decoders_start_as_torch_makes_them_and_attention_by_xavier():
     assert deviations(attention, 1) == pytest.approx([1] * len(deviations(attention, 1)), rel=0.1)
 
 
+@pytest.mark.slow
 def test_he_starts_are_larger_by_the_factors_of_the_fact_sheet():
     nets = []
     for initialization in ("released", "he"):
@@ -71,6 +72,7 @@ def test_he_starts_are_larger_by_the_factors_of_the_fact_sheet():
 
 
 @pytest.mark.parametrize("initialization", ["released", "he"])
+@pytest.mark.slow
 def test_window_attention_starts_small_and_what_starts_itself_is_left_alone(initialization):
     net = build("nddr_cnn", backbone="resnet18", tasks=TASKS, initialization=initialization)
     unit = next(m for m in net.modules() if isinstance(m, NDDR))

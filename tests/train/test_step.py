@@ -71,6 +71,7 @@ def test_the_gradient_is_cut_to_its_norm(store, limit):
     assert torch.cosine_similarity(moved[limit], moved[None], dim=0) > 0.99
 
 
+@pytest.mark.slow
 def test_a_compiled_network_learns_the_same_under_the_same_names(store, monkeypatch):
     """Traced, with forward and backward as graphs; they are run as they are, since compiling C++ takes 20 s."""
     graphs = []
