@@ -57,18 +57,7 @@ ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int | float, ...]]]
 ARCHITECTURES = tuple(ARCHITECTURE_OPTIONS)
 
 # Architecture -> (fewest, most) tasks it can hold, auxiliary ones included; None: no limit.
-TASK_COUNT: dict[str, tuple[int, int | None]] = {
-    SINGLE_TASK: (1, 1),
-    "multi_task": (2, None),
-    "sequential_attention": (2, None),
-    "mti_net": (2, None),
-    "pad_net": (2, None),
-    "cross_stitch": (2, None),
-    "nddr_cnn": (2, None),
-    "mtan": (2, None),
-    "atrc": (2, None),
-    "invpt": (2, None),
-}
+TASK_COUNT: dict[str, tuple[int, int | None]] = dict.fromkeys(ARCHITECTURES, (2, None)) | {SINGLE_TASK: (1, 1)}
 
 # The mappings in params.yaml that declare runs: those that start afresh, and those that start from trained networks.
 RUN_FAMILIES = ("runs", "runs_from_single_task")

@@ -17,7 +17,6 @@ from pipeline.core.errors import DataError
 from pipeline.data.sample import Label, Sample
 from pipeline.datasets.files import read_mat, read_photo
 from pipeline.datasets.spec import Dataset
-from pipeline.download import catalog
 from pipeline.params.schema import Data
 
 SAMPLES = 1004  # photographs with pixel-level labels
@@ -115,7 +114,6 @@ CCP = Dataset(
     classes={"human_parts": PARTS},
     tasks=("human_parts", "sal", "edge"),
     edge_max_dist=0.0075,
-    archive=catalog.CCP,
     splits=splits,
     read=read,
 )

@@ -13,7 +13,6 @@ from pathlib import Path
 from pipeline.data.sample import Sample
 from pipeline.datasets.numbered import Numbered, list_splits, read_numbered
 from pipeline.datasets.spec import Dataset
-from pipeline.download import catalog
 from pipeline.params.schema import Data
 
 CLASSES = ("flat", "construction", "object", "nature", "sky", "human", "vehicle")
@@ -37,7 +36,6 @@ CITYSCAPES_128 = Dataset(
     classes={"semseg": CLASSES},
     tasks=("semseg", "disparity"),
     edge_max_dist=0.0075,  # it has no edges
-    archive=catalog.CITYSCAPES_128,
     splits=splits,
     read=read,
     published={"train": 2975, "val": 500},

@@ -233,7 +233,6 @@ FOLDER = Dataset(
     classes={},  # until `resolve` has read them
     tasks=names.DATASET_TASKS["folder"],
     edge_max_dist=0.0075,
-    archive=None,
     splits=splits,
     read=read,
     resolve=resolve,

@@ -11,7 +11,6 @@ from pathlib import Path
 from pipeline.data.sample import Sample
 from pipeline.datasets.layout import Layout, read_sample, read_splits
 from pipeline.datasets.spec import Dataset
-from pipeline.download import catalog
 from pipeline.params.schema import Data
 
 CLASSES = (
@@ -46,7 +45,6 @@ NYUD = Dataset(
     classes={"semseg": CLASSES},
     tasks=("semseg", "depth", "normals", "edge"),
     edge_max_dist=0.011,
-    archive=catalog.NYUD,
     splits=splits,
     read=read,
     published={"train": 795, "val": 654},

@@ -12,7 +12,6 @@ from pathlib import Path
 from pipeline.data.sample import Sample
 from pipeline.datasets.numbered import Numbered, list_splits, read_numbered
 from pipeline.datasets.spec import Dataset
-from pipeline.download import catalog
 from pipeline.params.schema import Data
 
 CLASSES = (
@@ -38,7 +37,6 @@ NYUV2_288 = Dataset(
     classes={"semseg": CLASSES},
     tasks=("semseg", "depth", "normals"),
     edge_max_dist=0.011,  # it has no edges
-    archive=catalog.NYUV2_288,
     splits=splits,
     read=read,
     published={"train": 795, "val": 654},

@@ -29,7 +29,6 @@ from pipeline.data.sample import Label, Sample
 from pipeline.datasets.checks import check_classes
 from pipeline.datasets.files import Size, read_ids, read_mat, read_photo, read_png, shown
 from pipeline.datasets.spec import Dataset
-from pipeline.download import catalog
 from pipeline.metrics.boundaries import thin
 from pipeline.params.schema import Data
 
@@ -220,7 +219,6 @@ PASCAL_CONTEXT = Dataset(
     classes={"semseg": CLASSES, "human_parts": PARTS},
     tasks=tuple(_LABELS),
     edge_max_dist=0.0075,
-    archive=catalog.PASCAL_CONTEXT,
     splits=splits,
     read=read,
     published={"train": 4998, "val": 5105},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.sample import Sample
-from pipeline.download.catalog import Archive
+from pipeline.download.catalog import ARCHIVES, Archive
 from pipeline.params.schema import Data
 
 
@@ -18,7 +18,6 @@ class Dataset:
     classes: class names in index order, for each task whose channels are the dataset's classes.
     tasks: the tasks it has labels for.
     edge_max_dist: tolerance of the edge match (odsF), as a share of the image diagonal.
-    archive: what `download` fetches; None for a dataset that is generated.
     splits: (raw folder, params) -> {"train": ids, "val": ids}; "test" too where there is a test split.
     read: (raw folder, split, id, params) -> Sample. A top-level function, deterministic: it runs in worker processes.
         Opens only the files that the tasks of `params.tasks` need. Raises DataError, naming the id and the file, for
@@ -31,8 +30,12 @@ class Dataset:
     classes: dict[str, tuple[str, ...]]
     tasks: tuple[str, ...]
     edge_max_dist: float
-    archive: Archive | None
     splits: Callable[[Path, Data], Mapping[str, Sequence[str]]]
     read: Callable[[Path, str, str, Data], Sample]
     published: dict[str, int] | None = None
     resolve: Callable[[Path, Data], Dataset] | None = None
+
+    @property
+    def archive(self) -> Archive | None:
+        """What `download` fetches; None for a dataset that is generated, or a person's own."""
+        return ARCHIVES[self.name]

@@ -13,7 +13,7 @@ from pipeline.core import names
 from pipeline.core.errors import ParamsError
 from pipeline.params.limits import folder_problems, size_problems
 from pipeline.params.messages import Problem, problems_of, tell
-from pipeline.params.rules import cross_problems, source_problems, split_problems
+from pipeline.params.rules import cross_problems, recipe_problems, source_problems
 from pipeline.params.schema import Params, Training, merge
 from pipeline.params.yaml_file import read_otherwise, read_yaml
 
@@ -38,7 +38,7 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
     if params is not None:
         problems += [*cross_problems(params), *folder_problems(params)]
         if not problems:
-            problems += [*split_problems(params), *source_problems(params), *size_problems(params)]
+            problems += [*recipe_problems(params), *source_problems(params), *size_problems(params)]
     if problems or params is None:
         raise ParamsError(tell(origin, problems))
     return params

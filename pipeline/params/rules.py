@@ -70,7 +70,7 @@ def _is_choice(value: object, choice: object) -> bool:
     return value == choice and (type(value) is type(choice) or (type(value) is int and isinstance(choice, float)))
 
 
-def split_problems(params: Params) -> Iterator[Problem]:
+def recipe_problems(params: Params) -> Iterator[Problem]:
     """Batches that can't be split in `accumulate` equal parts, for params that are right otherwise."""
     for run in map(params.run, params.all_runs):
         size, parts = run.training.batch_size, run.training.accumulate

@@ -11,9 +11,7 @@ def test_tasks():
 
 
 def test_datasets_and_their_tasks():
-    assert {name: set(tasks) for name, tasks in names.DATASET_TASKS.items()} == {
-        name: set(dataset.tasks) for name, dataset in DATASETS.items()
-    }
+    assert {name: dataset.tasks for name, dataset in DATASETS.items()} == names.DATASET_TASKS
 
 
 def test_architectures_and_their_options():

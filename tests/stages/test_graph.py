@@ -136,7 +136,7 @@ def test_a_stage_lists_no_code_that_is_not_there(stage):
 
 
 def test_datasets_without_an_archive_are_those_that_the_catalog_has_none_for():
-    assert {name: dataset.archive for name, dataset in DATASETS.items()} == catalog.ARCHIVES
+    assert set(DATASETS) == set(catalog.ARCHIVES)
     assert set(names.WITHOUT_ARCHIVE) == {name for name, archive in catalog.ARCHIVES.items() if archive is None}
 
 

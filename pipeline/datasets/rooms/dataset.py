@@ -97,7 +97,6 @@ ROOMS = Dataset(
     classes={"semseg": CLASSES, "human_parts": PARTS},
     tasks=("semseg", "human_parts", "sal", "depth", "normals", "edge"),
     edge_max_dist=0.011,
-    archive=None,
     splits=splits,
     read=read,
 )
