@@ -2,11 +2,14 @@
 
 It makes a folder of its run cache before the file in it, and fails over one that is empty or holds a file that is half
 written (findings/dvc-fails-over-an-empty-run-cache.sh). It rewrites in place the file that says which paths are in use,
-and fails over one that is cut. And it writes beside an out before that takes its name.
+and fails over one that is cut. It writes beside an out before that takes its name. And it tries to clone a file into
+its cache by an empty one of the final name: where that stays, because it may not be removed again, DVC takes it for the
+whole file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -25,6 +28,7 @@ _CONFIG = {  # where DVC's settings are, and how to get them back: its own messa
     Path(".dvc/config.local"): "remove it, and set what it held again with `dvc config --local`",
 }
 _TEMPORARY = re.compile(r"\.[\w-]{22}\.tmp")
+_OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 _QUIET_SECONDS = 2.0  # a file that DVC copies grows all the time
 _TRIES, _PAUSE_SECONDS = 20, 0.05  # while a DVC runs
 
@@ -46,6 +50,18 @@ def leftovers() -> Iterator[Leftover]:
                 yield Leftover(folder, "empty" if _is_empty(folder) else "half written", partial(_remove, folder))
     if _stays(lambda: not _is_mapping(_PATHS_IN_USE)):
         yield Leftover(_PATHS_IN_USE, "cut short", _PATHS_IN_USE.unlink)
+
+
+def empty_objects() -> Iterator[Path]:
+    """Files of DVC's cache that hold nothing, though their names say that they do."""
+    for cache in likely_caches():
+        for path in sorted(cache.glob("files/md5/??/*")):
+            if path.parent.name + path.name != _OF_NOTHING and _stays(partial(_is_empty_file, path)):
+                yield path
+
+
+def _is_empty_file(path: Path) -> bool:
+    return path.stat().st_size == 0
 
 
 def _is_empty(folder: Path) -> bool:
@@ -72,7 +88,7 @@ def temporaries(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def check() -> None:
-    """Raise DataError, with the remedy, where something is found, DVC's settings are no text, or dvc.yaml is cut."""
+    """Raise DataError, with the remedy, for what a kill left or emptied, settings that are no text, a cut dvc.yaml."""
     if paths.GRAPH.is_file() and not paths.GRAPH.read_bytes().endswith(b"\n"):
         raise DataError(
             f"{paths.GRAPH} is cut short: its last line does not end, and DVC would run what is left of it; put back "
@@ -85,6 +101,11 @@ def check() -> None:
         raise DataError(
             f"{', '.join(found)}, as after a kill of DVC, and `dvc repro` fails over it. While no DVC runs: "
             "`python -m stages.doctor --fix` removes it, and nothing is lost"
+        )
+    if empty := ", ".join(map(str, empty_objects())):
+        raise DataError(
+            f"{empty}: empty, as where DVC could not write its cache, and taken for whole by DVC; run "
+            "`python -m stages.doctor --verify --fix`, which puts the file of this project there that has these bytes"
         )
 
 

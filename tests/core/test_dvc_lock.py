@@ -14,7 +14,7 @@ import yaml
 from pipeline.core import dvc_lock
 from pipeline.core.errors import DataError, StageError
 from pipeline.evaluation import evaluate_run
-from pipeline.tools import dvc_orphans, parallel
+from pipeline.tools import dvc_orphans, parallel, verification
 from pipeline.tools.doctor import half_written, stops_dvc, uncached
 from pipeline.train import resume
 from tests.support.project import ROOT
@@ -276,6 +276,25 @@ def test_what_stops_dvc_is_named_and_fixed(project):
         dvc_orphans.check()
         dvc("repro", "small")
     assert (project / "ran").read_text().split() == ["small"] * 3, "the last one was in the run cache"
+
+
+def test_an_object_that_stayed_empty_is_named_and_replaced(project):
+    """DVC trusts one that can't be written to, whatever is in it: `dvc checkout` would give out an empty file."""
+    dvc("repro")
+    objects = [path for path in Path(".dvc/cache/files/md5").glob("??/*") if path.suffix != ".dir"]
+    (path,) = (path for path in objects if path.stat().st_size > 2)
+    content = path.read_bytes()
+    dvc_orphans.check()
+    path.unlink()
+    path.touch(0o444)
+    dvc("repro")
+    assert path.stat().st_size == 0, "DVC finds it by itself now"
+    with pytest.raises(DataError, match=rf"^{path}: empty, .*`python -m stages.doctor --verify --fix`"):
+        dvc_orphans.check()
+    (damage,) = (each for each in verification.verify() if Path.cwd() / path == each.path)
+    damage.remove()
+    dvc_orphans.check()
+    assert path.read_bytes() == content
 
 
 def test_a_graph_that_is_cut_short_is_named(project):
