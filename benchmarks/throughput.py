@@ -42,7 +42,7 @@ from pipeline.networks.from_params import build_network
 from pipeline.params.load import load_params
 from pipeline.params.schema import ResolvedRun
 from pipeline.tasks import get_task
-from pipeline.train.loop import train
+from pipeline.train.loop import TrainingLoop
 from pipeline.train.step import Step, make_optimizer
 from pipeline.train.train_run import make_augmenter
 
@@ -81,10 +81,11 @@ def trained(run: ResolvedRun, store: Store, info: DatasetInfo, steps: int) -> tu
     batches = Repeated(training_batches(store, recipe.input_size, recipe.batch_size, 0, device.torch_device), steps)
     meter = Busy(device)
     with meter.running():
-        history = train(
+        loop = TrainingLoop(
             network, batches, make_augmenter(run), run, 0, device,
             lambda values, step: meter.begin() if step == steps else None, dict,
         )  # fmt: skip
+        history = loop.train()
     return statistics.fmean(epoch.seconds for epoch in history[1:]) / steps, meter.share
 
 

@@ -174,8 +174,8 @@ def baseline_warnings(run: ResolvedRun, task: str, runs: list[ResolvedRun], allo
         pair = f"{_or_null(ours)} against {_or_null(fair[0].training.cpu_threads)} in {fair[0].name}"
         yield f"{run.key}: cpu_threads {pair}: on a CPU sums round otherwise, and scores differ as by seed"
     if not fair:
-        told = "; ".join(f"{name}: {', '.join(differences)}" for name, differences in found.items())
-        yield f"{run.key}: compare will refuse every {task} baseline: {told}"
+        listed = "; ".join(f"{name}: {', '.join(differences)}" for name, differences in found.items())
+        yield f"{run.key}: compare will refuse every {task} baseline: {listed}"
 
 
 def _or_null(value: int | None) -> str:

@@ -8,14 +8,14 @@ from pipeline.comparison.baselines import compare, load_results
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.params.schema import Params
+from pipeline.results.comparison import Comparison
 from stages._entry import run_stage
 
 
 def main(params: Params, show: bool = False) -> None:
     """Write delta.json and delta.csv and print the table; `show`: only print what was written last."""
     if show:
-        needed = ("scores", "delta_m", "runs", "caveats")
-        print(format_table(paths.read_json(paths.DELTA_JSON, *needed, missing="run `dvc repro compare` first")))
+        print(format_table(Comparison.read(paths.DELTA_JSON)))
         return
     delta = compare(load_results(params), params.evaluation.allow_different)
     write_delta(delta)

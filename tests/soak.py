@@ -24,7 +24,7 @@ import psutil
 
 from tests.support.project import Project
 
-GONE_SECONDS = 10  # how long a process may live on after it was told to end
+GONE_SECONDS = 10  # how long a process may live on after it was asked to end
 KILLED_WITHIN = 20.0  # seconds of a start: time for some steps
 RUN = "semseg-0"
 STAGE = f"evaluate@{RUN}"
@@ -96,7 +96,7 @@ class Repro:
         while (self.process.poll() is None or self.stages()) and time.monotonic() < deadline:
             time.sleep(0.05)
         left = [process.cmdline() for process in self.stages()]
-        assert self.process.poll() is not None and not left, f"{within} s after it was told to end there is: {left}"
+        assert self.process.poll() is not None and not left, f"{within} s after it was asked to end there is: {left}"
         return self.process.returncode
 
 

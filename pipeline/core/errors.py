@@ -20,8 +20,8 @@ class DataError(PipelineError):
     """An archive, a raw file or the prepared store is missing, damaged or not what it should be."""
 
 
-class OlderFileError(DataError):
-    """JSON without a checksum: a stage of an older version wrote it, or no stage."""
+class OtherVersionError(DataError):
+    """JSON of another version, or without a checksum: a stage of another version wrote it, or no stage."""
 
 
 class UnreadableError(DataError):

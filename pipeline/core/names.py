@@ -1,7 +1,7 @@
 """The names that params.yaml may use, as plain tuples.
 
 Checking params must not import torch, which takes seconds: so the names are listed here. A test asserts that
-they equal the real registries, TASKS, DATASETS and ARCHITECTURES of `pipeline.tasks`, `.datasets`, `.nets`.
+they equal the real registries: TASKS, DATASETS and ARCHITECTURES of `pipeline.tasks`, `.datasets`, `.networks`.
 """
 
 from __future__ import annotations

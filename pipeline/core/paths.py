@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.core import forms
-from pipeline.core.errors import REPAIR, DataError, OlderFileError, UnreadableError
+from pipeline.core.errors import REPAIR, DataError, OtherVersionError, UnreadableError
 
 PARAMS = Path("params.yaml")
 GRAPH = Path("dvc.yaml")
@@ -166,7 +166,7 @@ def read_json(path: Path, *keys: str, missing: str = "run `dvc repro` to make it
         raise DataError(f"{path} is damaged ({error}); {REPAIR}") from None
     checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
     if checksum is None:
-        raise OlderFileError(
+        raise OtherVersionError(
             f"{path} is of an older version or damaged: it holds no checksum; run `dvc repro`, and where that finds "
             "nothing to do, delete the file first"
         )
@@ -179,4 +179,4 @@ def read_json(path: Path, *keys: str, missing: str = "run `dvc repro` to make it
 
 def _checksum(value: Mapping[str, Any]) -> str:
     """SHA-256 of what a mapping says as JSON, whatever the blanks and line ends of its file."""
-    return hashlib.sha256(json.dumps(value, allow_nan=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()  # of no file that was written, where there is a NaN

@@ -104,8 +104,8 @@ def _classes(layout: Numbered, path: Path) -> Label:
     if codes.dtype.kind == "f":
         whole = np.isfinite(codes) & (codes == np.rint(codes))
         if wrong := np.unique(codes[~whole])[:5].tolist():
-            told = ", ".join(f"{value:g}" for value in wrong)
-            raise DataError(f"{files.shown(path)} holds {told}, expected whole numbers, {UNLABELLED} for unlabelled")
+            found = ", ".join(f"{value:g}" for value in wrong)
+            raise DataError(f"{files.shown(path)} holds {found}, expected whole numbers, {UNLABELLED} for unlabelled")
     codes = codes.astype(np.int64)
     valid = codes != UNLABELLED
     checks.check_classes(codes, valid, len(layout.classes), path)

@@ -107,9 +107,9 @@ def _splits(dataset: Dataset, source: Path, params: Data, original: bool) -> dic
             raise DataError(f"{len(overlap)} ids are in both {one} and {other}, the first: {min(overlap)}")
     counts = {split: len(ids) for split, ids in splits.items()}
     if original and dataset.published not in (None, counts):
-        told = ", ".join(f"{counts[split]} {split} (published: {n})" for split, n in dataset.published.items())
+        found = ", ".join(f"{counts[split]} {split} (published: {n})" for split, n in dataset.published.items())
         raise DataError(
-            f"{dataset.name} lists {told}: part of it is missing. Get it again with `dvc repro -f download`, or name "
+            f"{dataset.name} lists {found}: part of it is missing. Get it again with `dvc repro -f download`, or name "
             "another archive on purpose in data.archive."
         )
     return {split: ids[: params.limit] for split, ids in splits.items()}
@@ -156,13 +156,13 @@ class _Checked:
         if not self.broken:
             return
         count = f"{'at least ' if len(self.broken) == _ENOUGH else ''}{len(self.broken)}"
-        told = f"{count} of {of} {'is' if count == '1' else 'are'} broken:\n{self._list()}"
+        found = f"{count} of {of} {'is' if count == '1' else 'are'} broken:\n{self._list()}"
         if not self._skip:
             raise DataError(
-                f"{told}\nFix the files or get the archive again; or set data.skip_broken: true to leave such samples "
+                f"{found}\nFix the files or get the archive again; or set data.skip_broken: true to leave such samples "
                 "out, which every metrics file then says."
             )
-        print(f"left out: {told}", file=sys.stderr)
+        print(f"left out: {found}", file=sys.stderr)
 
     def _list(self) -> str:
         lines = [f"  {broken.id}: {broken.problem}" for broken in self.broken[:_SHOWN]]

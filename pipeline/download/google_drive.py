@@ -69,9 +69,9 @@ def _resolve(address: str, open_url: Callable) -> str:
     try:
         return urljoin(response.url, get_url_from_gdrive_confirmation(page.decode(errors="replace")))
     except FileURLRetrievalError as error:
-        told = " ".join(re.sub("<[^>]*>", "", str(error)).split()).rstrip(".")
+        answer = " ".join(re.sub("<[^>]*>", "", str(error)).split()).rstrip(".")
     except (LookupError, AssertionError) as error:  # how gdown takes a form without an address
-        told = f"gdown can't read the page ({error!r})"
+        answer = f"gdown can't read the page ({error!r})"
     status = "" if response.status == 200 else f"HTTP {response.status} {response.reason}, "
     title = page_title(page)
-    raise SourceError(f"{status}a web page{f' titled {title!r}' if title else ''} instead of the file: {told}")
+    raise SourceError(f"{status}a web page{f' titled {title!r}' if title else ''} instead of the file: {answer}")

@@ -196,7 +196,7 @@ def _read_state(state: Path) -> dict:
 
 
 def _continues(headers: Message, start: int, size: int | None) -> bool:
-    """Whether a 206 answer goes on at byte `start` of a file that still has `size` bytes."""
+    """Whether a 206 answer continues at byte `start` of a file that still has `size` bytes."""
     found = re.fullmatch(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19}|\*)", headers.get("Content-Range", ""))
     return found is not None and int(found[1]) == start and (size is None or found[2] in ("*", str(size)))
 

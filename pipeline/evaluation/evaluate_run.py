@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,13 @@ from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
 from pipeline.params.load import load_params
 from pipeline.params.schema import Params, ResolvedRun
+from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
+from pipeline.results.run_record import RunRecord
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
 from pipeline.tracking.mlflow_run import connect, continued_run
 from pipeline.visual.paint import MEASURED, paint, with_middle, write_png
 
-TRAINED_ON = ("device", "processes")  # of run.json
-TRAINED_BY = ("input_fingerprint", "weights_sha256")  # of run.json: which weights were scored
-_NEEDED = (*TRAINED_BY, *TRAINED_ON, "training_samples", "weights", "starts_from", "inputs",
-           "history_sha256")  # fmt: skip
 _PROTOCOL = (
     "The image is resized to the input size, aspect not kept (area average along a side that shrinks, cubic where it "
     "grows); the decoded prediction is resized to its label (class maps by the pixel that a centre falls on, others "
@@ -54,12 +52,12 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     info.check_scored(split)
     experiment = connect(params.experiment)  # an unreachable server is reported before an hour of scoring
     inputs = _inputs(params, name, seed, info)
-    trained = paths.read_json(paths.run_file(name, seed), *_NEEDED)
+    trained = RunRecord.read(paths.run_file(name, seed), run.stage("train", seed))
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     network = device.network(build_network(run, info))
-    load_weights(network, paths.weights_file(name, seed), trained["weights_sha256"], paths.run_file(name, seed))
-    _forget_checkpoint(paths.model_dir(name, seed), trained["weights_sha256"], run.stage("train", seed))
+    load_weights(network, paths.weights_file(name, seed), trained.weights_sha256, paths.run_file(name, seed))
+    _forget_checkpoint(paths.model_dir(name, seed), trained.weights_sha256, run.stage("train", seed))
 
     store = Store(paths.PREPARED / split, run.tasks)
     shown = set(panel_indices(len(store), params.evaluation.panels))
@@ -73,47 +71,40 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
                 kept.append((sample, {task: as_map(of[i]) for task, of in predictions.items()}))
 
     score_with(scorer, network, store, run.tasks, run.training, params.evaluation.batch_size, device, keep)
-    cost = asdict(measure(network, run.training.input_size))
-    metrics = {
-        "run": name,
-        "seed": seed,
-        "architecture": run.architecture,
-        "backbone": run.training.backbone,
-        "dataset": info.dataset,
-        "dataset_digest": info.digest,
-        "split": split,
-        "samples": len(store),
-        "training_samples": trained["training_samples"],
-        "labelled": {
+    cost, scores = asdict(measure(network, run.training.input_size)), scorer.compute()
+    inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
+    picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
+    primary = {task: get_task(task) for task in run.tasks}
+    metrics = RunMetrics(
+        run=name,
+        seed=seed,
+        architecture=run.architecture,
+        backbone=run.training.backbone,
+        dataset=info.dataset,
+        dataset_digest=info.digest,
+        split=split,
+        samples=len(store),
+        labelled={
             "train": Store(paths.PREPARED / "train", run.all_tasks).label_counts(),
             split: store.label_counts(),
         },
-        "skipped": {split: len(ids) for split, ids in info.skipped.items()},
-        "published_split": info.published,
-        "weights": trained["weights"],
-        "starts_from": {task: source["run"] for task, source in trained["starts_from"].items()},
-        "protocol": {"all": _PROTOCOL, **scorer.protocol},
-        "training": run.training.model_dump(mode="json") | {"task_weights": run.loss_weights},
+        skipped={split: len(ids) for split, ids in info.skipped.items()},
+        published_split=info.published,
+        protocol={"all": _PROTOCOL, **scorer.protocol},
+        training=run.training.model_dump(mode="json") | {"task_weights": run.loss_weights},
         **cost,
         **origin(trained),
-        "primary_metric": {
-            task: {"metric": get_task(task).primary_metric, "higher_is_better": get_task(task).higher_is_better}
-            for task in run.tasks
-        },
-        "tasks": finite_or_none(scorer.compute()),
-    }
-    inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
-    picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
-    metrics |= {"history_sha256": trained["history_sha256"]}
-    metrics |= {"predictions_sha256": file_sha256(predictions_file(name, seed))}  # by both, the report knows its files
-    paths.write_json(paths.metrics_file(name, seed), metrics)
-    with continued_run(experiment, name, seed, trained["weights_sha256"]) as log:
+        primary_metric={task: PrimaryMetric(of.primary_metric, of.higher_is_better) for task, of in primary.items()},
+        tasks=finite_or_none(scores),
+        predictions_sha256=file_sha256(predictions_file(name, seed)),
+    )
+    metrics.write(paths.metrics_file(name, seed))
+    with continued_run(experiment, name, seed, trained.weights_sha256) as log:
         prefix = "" if split == "val" else f"{split}/"  # a run may be scored on both
-        flat = {f"{prefix}{task}/{key}": value for task, of in metrics["tasks"].items() for key, value in of.items()}
-        flat = {name: value for name, value in flat.items() if value is not None}
+        named = {f"{prefix}{task}/{key}": value for task, of in metrics.tasks.items() for key, value in of.items()}
         log.params(cost)
         log.tags({"scored_split": split})
-        log.scores(flat, step=run.training.epochs)
+        log.scores({name: value for name, value in named.items() if value is not None}, step=run.training.epochs)
         log.dataset(f"{info.dataset} {split}", info.digest, "evaluation")
         log.artifact(paths.metrics_file(name, seed))
         if picture is not None:
@@ -133,14 +124,22 @@ def _forget_checkpoint(folder: Path, weights_sha256: str, stage: str) -> None:
         )
 
 
-def origin(trained: Mapping[str, Any]) -> dict[str, Any]:
-    """What a metrics file keeps of run.json, for where the file comes alone, as into a clone: see tools/trace.py.
-
-    inputs, what training was made from, is a list since `dvc metrics` skips these.
-    """
-    threads = json.loads(trained["inputs"]["param cpu_threads"])
-    own = {key: trained[key] for key in (*TRAINED_BY, *TRAINED_ON)}
-    return own | {"cpu_threads": threads, "inputs": provenance.Inputs(trained["inputs"]).lines}
+def origin(trained: RunRecord) -> dict[str, Any]:
+    """What a metrics file keeps of run.json, for where the file comes alone, as into a clone: see tools/trace.py."""
+    kept = (
+        "training_samples",
+        "weights",
+        "input_fingerprint",
+        "weights_sha256",
+        "device",
+        "processes",
+        "history_sha256",
+    )
+    return {key: getattr(trained, key) for key in kept} | {
+        "starts_from": {task: source.run for task, source in trained.starts_from.items()},
+        "cpu_threads": json.loads(trained.inputs["param cpu_threads"]),
+        "inputs": trained.made_from.lines,
+    }
 
 
 def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenance.Inputs:

@@ -66,12 +66,12 @@ def load_pretrained(
         source = str(pretrained)
         state = _find_state(_read(Path(source)), own, source)
     best = None
-    for report, chosen, told in pairings(own, state, name, options):
+    for report, chosen, mismatched in pairings(own, state, name, options):
         if not report.missing:
             net.load_state_dict(chosen, strict=False)
             return report
         if best is None or len(report.matched) > len(best[0].matched):
-            best = report, told
+            best = report, mismatched
     assert best is not None  # `_pairings` has at least one, by name
     report, mismatched = best
     shapes = f" Of another shape in the file: {'; '.join(mismatched[:3])}." if mismatched else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from pipeline.comparison import published
 from pipeline.compute.device import use_cpu_threads
 from pipeline.core import paths, removal
+from pipeline.core.errors import DataError
 from pipeline.core.integrity import read_recorded
 from pipeline.core.names import SINGLE_TASK
 from pipeline.data.store import DatasetInfo, Store, read_info
@@ -21,10 +21,12 @@ from pipeline.evaluation.evaluate_run import load_predictions, painting_contexts
 from pipeline.evaluation.scoring import finite_or_none
 from pipeline.evaluation.trivial import score_trivial
 from pipeline.params.schema import Params
+from pipeline.results.comparison import Comparison, Gain, RunFacts, Score
+from pipeline.results.run_metrics import RunMetrics
 from pipeline.tasks import get_task
 from pipeline.visual import figures
 
-Results = dict[str, list[dict[str, Any]]]
+Results = dict[str, list[RunMetrics]]
 """Metrics files by run, a file for each seed."""
 
 TRIVIAL = "trivial predictor"
@@ -39,8 +41,13 @@ def write_report(params: Params) -> None:
     """Write reports/report.md and reports/figures/ for the runs and seeds of `params`."""
     info = read_info()
     tasks = tuple(dict.fromkeys(task for run in params.all_runs.values() for task in run.tasks))
-    delta = paths.read_json(paths.DELTA_JSON, "scores", "delta_m", "runs", "caveats")
-    results = {name: [_result(name, seed) for seed in params.seeds] for name in params.all_runs}
+    delta = Comparison.read(paths.DELTA_JSON)
+    if lacks := [name for name in params.all_runs if name not in delta.runs]:
+        raise DataError(f"{paths.DELTA_JSON} lacks the runs {', '.join(lacks)}; run `dvc repro compare`")
+    results = {
+        name: [RunMetrics.read(paths.metrics_file(name, seed), run.stage("evaluate", seed)) for seed in params.seeds]
+        for name, run in ((name, params.run(name)) for name in params.all_runs)
+    }
     removal.remove(paths.FIGURES, paths.REPORTS)
     paths.FIGURES.mkdir(parents=True)
     use_cpu_threads(params.training.cpu_threads)  # the trivial predictor's sums round as those of the networks' scores
@@ -62,11 +69,6 @@ def write_report(params: Params) -> None:
     ]
     with paths.atomic(paths.REPORT) as file:
         file.write("\n".join(section.rstrip() + "\n" for section in sections if section))
-
-
-def _result(run: str, seed: int) -> dict[str, Any]:
-    needed = ("run", "seed", "tasks", "protocol", "history_sha256", "predictions_sha256")
-    return paths.read_json(paths.metrics_file(run, seed), *needed)
 
 
 def _introduction(params: Params, info: DatasetInfo) -> str:
@@ -97,34 +99,27 @@ def _label_counts(stores: dict[str, Store]) -> str:
     return f"\n\n{_table(head, rows)}"
 
 
-def _score_table(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict, results: Results) -> str:
-    head = [
-        "run",
-        *(_column(task) for task in tasks),
-        "Δm %",
-        "parameters [M]",
-        "GMAC",
-        "activations [MiB]",
-    ]
+def _score_table(params: Params, tasks: tuple[str, ...], delta: Comparison, trivial: dict, results: Results) -> str:
+    head = ["run", *map(_column, tasks), "Δm %", "parameters [M]", "GMAC", "activations [MiB]"]
     rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).primary_metric]) for task in tasks), *[""] * 4]]
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     for name in sorted(params.all_runs, key=lambda name: name not in single):  # baselines first, else params' order
-        scores = delta["scores"][name]
+        scores = delta.scores[name]
         cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
-        gain = _spread(delta["delta_m"][name], sign=True) if name in delta["delta_m"] else ""
-        rows.append([f"`{name}`", *cells, gain, *_cost(delta["runs"][name])])
+        gain = _spread(delta.delta_m[name], sign=True) if name in delta.delta_m else ""
+        rows.append([f"`{name}`", *cells, gain, *_cost(delta.runs[name])])
     below = "".join(f"\n- {sentence}" for sentence in _below_trivial(params, tasks, delta, trivial))
     return f"{_table(head, rows)}\n\n{_COST}" + (f"\n{below}" if below else "")
 
 
-def _below_trivial(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], trivial: dict) -> Iterator[str]:
+def _below_trivial(params: Params, tasks: tuple[str, ...], delta: Comparison, trivial: dict) -> Iterator[str]:
     """A sentence for each score that is no better than that of a constant: nothing was learned, whatever Δm says."""
     for name in params.all_runs:
         for task in tasks:
-            spec, entry = get_task(task), delta["scores"][name].get(task, {})
+            spec, entry = get_task(task), delta.scores[name].get(task)
             metric = spec.primary_metric
-            score, constant = entry.get("mean"), trivial[task][metric]
-            if None in (score, constant) or (score > constant if spec.higher_is_better else score < constant):
+            score, constant = entry.mean if entry else None, trivial[task][metric]
+            if score is None or constant is None or (score > constant if spec.higher_is_better else score < constant):
                 continue
             yield (
                 f"**`{name}` has learned nothing of {spec.title.lower()}**: {metric} {_number(score)} is no "
@@ -132,10 +127,12 @@ def _below_trivial(params: Params, tasks: tuple[str, ...], delta: dict[str, Any]
             )
 
 
-def _cost(facts: dict[str, Any]) -> tuple[str, str, str]:
+def _cost(facts: RunFacts) -> tuple[str, str, str]:
     """Parameters in millions, GMAC, activations in MiB."""
     units = {"parameters": (1e6, 2), "macs": (1e9, 2), "activation_bytes": (2**20, 1)}
-    parameters, macs, activations = (f"{facts[name] / unit:.{digits}f}" for name, (unit, digits) in units.items())
+    parameters, macs, activations = (
+        f"{getattr(facts, name) / unit:.{digits}f}" for name, (unit, digits) in units.items()
+    )
     return parameters, macs, activations
 
 
@@ -145,24 +142,24 @@ def _column(task: str) -> str:
     return f"{spec.title} {spec.primary_metric}{unit} {'↑' if spec.higher_is_better else '↓'}"
 
 
-def _gain_section(tasks: tuple[str, ...], delta: dict[str, Any]) -> str:
-    if not delta["delta_m"]:
+def _gain_section(tasks: tuple[str, ...], delta: Comparison) -> str:
+    if not delta.delta_m:
         return ""
     rows = []
-    for run, gain in delta["delta_m"].items():
-        scores = delta["scores"][run]
-        cells = [_number(scores[t].get("delta"), sign=True) if t in scores else "" for t in tasks]
+    for run, gain in delta.delta_m.items():
+        scores = delta.scores[run]
+        cells = [_number(scores[t].delta, sign=True) if t in scores else "" for t in tasks]
         rows.append([f"`{run}`", *cells, f"**{_spread(gain, sign=True)}**"])
-    figures.save(figures.gains(delta["scores"], delta["delta_m"]), paths.FIGURES / "gains.png")
+    figures.save(figures.gains(delta.scores, delta.delta_m), paths.FIGURES / "gains.png")
     text = "## Gain over the single-task baselines\n\n"
     text += "Δm = 100/M · Σ s (m − b)/b over the M tasks of a run, positive is better, against baselines of the same "
     text += "backbone, data, schedule and seed.\n\n"
     text += _table(["run", *(f"{get_task(task).title} %" for task in tasks), "Δm %"], rows)
-    text += "".join(f"\n- {caveat}" for caveat in delta["caveats"])
+    text += "".join(f"\n- {caveat}" for caveat in delta.caveats)
     return f"{text}\n\n![Gain by task](figures/gains.png)"
 
 
-def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, Any], info: DatasetInfo) -> str:
+def _published_section(params: Params, tasks: tuple[str, ...], delta: Comparison, info: DatasetInfo) -> str:
     """Published rows beside ours, for a dataset that has any."""
     if info.dataset not in published.SETTINGS:
         return ""
@@ -171,16 +168,16 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: dict[str, 
     groups |= {f"`{name}`": [name] for name in params.all_runs if name not in single}
     rows = []
     for label, names in groups.items():
-        scores = {task: entry for name in names for task, entry in delta["scores"][name].items()}
+        scores = {task: entry for name in names for task, entry in delta.scores[name].items()}
         cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
-        gain = delta["delta_m"].get(names[0])
+        gain = delta.delta_m.get(names[0])
         verdict = published.verdict([params.run(name) for name in names], params.evaluation, info)
         rows.append([label, *cells, _spread(gain, sign=True) if gain else "", "this report", verdict])
     setting = published.SETTINGS[info.dataset]
     for row in setting.rows:
         cells = [_number(row.scores[task]) if task in row.scores else "" for task in tasks]
-        gain = "" if row.delta_m is None else _number(row.delta_m, sign=True)
-        rows.append([f"{row.method} ({row.backbone})", *cells, gain, row.source, row.verdict(setting)])
+        published_gain = "" if row.delta_m is None else _number(row.delta_m, sign=True)
+        rows.append([f"{row.method} ({row.backbone})", *cells, published_gain, row.source, row.verdict(setting)])
     return (
         "## Published results\n\n"
         "Rows marked yes have the published setting in common: data, backbone, ImageNet weights, and the recipe that "
@@ -197,7 +194,7 @@ def _pictures(
     seed = params.seeds[0]
     shown = [scored[i] for i in panel_indices(len(scored), params.evaluation.panels)]
     contexts = painting_contexts(info, tasks, shown)
-    stored = {name: load_predictions(name, seed, results[name][0]["predictions_sha256"]) for name in params.all_runs}
+    stored = {name: load_predictions(name, seed, results[name][0].predictions_sha256) for name in params.all_runs}
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     for sample in shown:
 
@@ -224,24 +221,24 @@ def _curves(tasks: tuple[str, ...], results: Results) -> str:
     return "![Training curves](figures/curves.png)"
 
 
-def _history(result: dict[str, Any]) -> pd.DataFrame:
+def _history(result: RunMetrics) -> pd.DataFrame:
     """The history of the training that a metrics file is of. Raises DataError for a file that is another or missing."""
-    run, seed = result["run"], result["seed"]
-    content = read_recorded(paths.history_file(run, seed), result["history_sha256"], paths.metrics_file(run, seed))
+    run, seed = result.run, result.seed
+    content = read_recorded(paths.history_file(run, seed), result.history_sha256, paths.metrics_file(run, seed))
     return pd.read_csv(io.BytesIO(content))
 
 
 def _all_metrics(tasks: tuple[str, ...], trivial: dict[str, dict[str, float]], results: Results) -> str:
     """For each task its protocol and a table of every metric by run, per-class scores folded away."""
-    protocol = {task: text for seeds in results.values() for task, text in seeds[0]["protocol"].items()}
-    files = {name: [result["tasks"] for result in seeds] for name, seeds in results.items()}
+    protocol = {task: text for seeds in results.values() for task, text in seeds[0].protocol.items()}
     parts = []
     for task in tasks:
         names = list(trivial[task])
         plain = [name for name in names if "/" not in name]
         classes = [name for name in names if "/" in name]
-        columns = {TRIVIAL: [trivial[task]]}
-        columns |= {f"`{run}`": [each[task] for each in seeds] for run, seeds in files.items() if task in seeds[0]}
+        columns: dict[str, Sequence[Mapping[str, float | None]]] = {TRIVIAL: [trivial[task]]}
+        scored = {run: seeds for run, seeds in results.items() if task in seeds[0].tasks}
+        columns |= {f"`{run}`": [each.tasks[task] for each in seeds] for run, seeds in scored.items()}
         parts.append(f"### {get_task(task).title}\n\n{protocol[task]}\n\n{_metric_table(columns, plain)}")
         if classes:
             parts.append(f"<details><summary>by class</summary>\n\n{_metric_table(columns, classes)}\n\n</details>")
@@ -286,12 +283,12 @@ def _number(value: float | None, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
-def _spread(entry: dict[str, Any], sign: bool = False) -> str:
-    text = _number(entry.get("mean"), sign)
-    if entry.get("std") is None:
+def _spread(entry: Score | Gain, sign: bool = False) -> str:
+    text = _number(entry.mean, sign)
+    if entry.std is None:
         return text
     digits = len(text.partition(".")[2])  # a deviation has as many digits as its mean
-    return f"{text} ± {entry['std']:.{digits}f}"
+    return f"{text} ± {entry.std:.{digits}f}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pipeline.core import paths
 from pipeline.core.dvc_hashing import check_hashed
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, OtherVersionError
 from pipeline.core.integrity import file_sha256
 from pipeline.params.schema import Params
+from pipeline.results.run_record import RunRecord
 
 
 def refuse_unseen(params: Params) -> None:
@@ -47,8 +48,7 @@ def changed_weights(params: Params) -> Iterator[str]:
             continue
         path = Path(weights)
         for seed in params.seeds:
-            file = paths.run_file(run.name, seed)
-            began = paths.read_json(file).get("inputs", {}).get(f"file {path}") if file.exists() else None
+            began = _inputs(paths.run_file(run.name, seed)).get(f"file {path}")
             if began is not None and path not in known:
                 known[path] = file_sha256(path)
             if began not in (None, known.get(path)):
@@ -56,3 +56,14 @@ def changed_weights(params: Params) -> Iterator[str]:
                     f"{run.key}: pretrained {path} has changed since {run.name}-{seed} was trained from it, which DVC "
                     f"does not see: run `dvc repro -s -f {run.stage('train', seed)}`"
                 )
+
+
+def _inputs(file: Path) -> dict[str, str]:
+    """Inputs of the training that left this run.json; none where there is no such file, or one of another version.
+
+    That one is no reason to stop: `dvc repro`, before which this is asked, makes it again.
+    """
+    try:
+        return RunRecord.read(file).inputs if file.exists() else {}
+    except OtherVersionError:
+        return {}

@@ -16,9 +16,11 @@ import torch
 
 from pipeline.compute.device import Device
 from pipeline.core import dvc_lock, paths, provenance, removal, run_folders
-from pipeline.core.errors import DataError, TrackingError
+from pipeline.core.errors import DataError, OtherVersionError, TrackingError
 from pipeline.data.store import read_info
 from pipeline.params.schema import Params
+from pipeline.results.run_metrics import RunMetrics
+from pipeline.results.run_record import RunRecord
 from pipeline.tools import dvc_orphans
 from pipeline.tools.verification import verify
 from pipeline.tracking import queries
@@ -199,12 +201,11 @@ def _is_scored(run: str, seed: int, key: str) -> bool:
     trained, scored = paths.run_file(run, seed), paths.metrics_file(run, seed)
     if not (trained.exists() and scored.exists()):
         return False
-    record = paths.read_json(trained)
-    digest = record["weights_sha256"]
-    return (
-        run_folders.is_finished(key, f"{run}-{seed}", digest)
-        and paths.read_json(scored).get("weights_sha256") == digest
-    )
+    try:
+        digest, scored_digest = RunRecord.read(trained).weights_sha256, RunMetrics.read(scored).weights_sha256
+    except OtherVersionError:  # `dvc repro` makes them again, so who knows what it has recorded
+        return False
+    return run_folders.is_finished(key, f"{run}-{seed}", digest) and scored_digest == digest
 
 
 def moved_artifacts() -> Iterator[Finding]:

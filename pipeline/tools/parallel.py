@@ -58,8 +58,8 @@ def repro(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
     except StageError as error:
         failure = error
     if lacking := dvc_lock.not_in_cache():
-        told = f"{failure}\n" if failure else ""
-        raise StageError(told + dvc_lock.lost_message(lacking))
+        before = f"{failure}\n" if failure else ""
+        raise StageError(before + dvc_lock.lost_message(lacking))
     if failure:
         raise failure
 

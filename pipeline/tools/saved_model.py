@@ -13,6 +13,7 @@ from pipeline.core import paths
 from pipeline.core.errors import DataError
 from pipeline.data.store import DatasetInfo
 from pipeline.params.schema import ResolvedRun
+from pipeline.results.run_record import RunRecord
 
 _PARAM = "param "  # before the name of a param among the inputs of run.json (pipeline/core/provenance.py)
 
@@ -33,8 +34,8 @@ class SavedModel:
 def read_saved_model(folder: Path) -> SavedModel:
     """Read the folder, models/<run>-<seed> or a copy of it under any name.
 
-    Raises DataError for a folder without weights or without run.json, and for a run.json that is damaged or of a
-    version that did not say yet what the channels mean.
+    Raises DataError for a folder without weights or without run.json, and for a run.json that is damaged, of another
+    version, or of a network that can't be built.
     """
     weights, file = folder / paths.WEIGHTS, folder / paths.RUN_RECORD
     if not weights.is_file():
@@ -43,24 +44,22 @@ def read_saved_model(folder: Path) -> SavedModel:
         )
     if not file.is_file():
         raise DataError(f"{file} is missing: it describes the network; copy it from where the weights are from")
-    record = paths.read_json(file, "weights_sha256")
-    dataset = record.get("dataset")
-    if not isinstance(dataset, dict) or not isinstance(record.get("inputs"), dict):
-        raise DataError(f"{file} is of an older version, which did not note the dataset's classes: train the run again")
+    record = RunRecord.read(file)
+    dataset = record.dataset
     try:
-        run = ResolvedRun.model_validate({"name": record["run"], "options": {}} | _run_tree(record["inputs"]))
+        run = ResolvedRun.model_validate({"name": record.run, "options": {}} | _run_tree(record.inputs))
         info = DatasetInfo(
-            dataset=dataset["name"],
+            dataset=dataset.name,
             tasks=run.all_tasks,
-            classes={task: tuple(names) for task, names in dataset["classes"].items()},
-            edge_max_dist=dataset["edge_max_dist"],
+            classes={task: tuple(names) for task, names in dataset.classes.items()},
+            edge_max_dist=dataset.edge_max_dist,
             splits={},
             digest="",
         )
     except (ValidationError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = str(error).splitlines()[0] or type(error).__name__
         raise DataError(f"{file} does not describe a network that this version can build ({reason})") from None
-    return SavedModel(run, weights, record["weights_sha256"], info)
+    return SavedModel(run, weights, record.weights_sha256, info)
 
 
 def _run_tree(inputs: dict[str, str]) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from pipeline.core.provenance import ABSENT, Inputs, stage_folders
 from pipeline.data.store import DatasetInfo, read_info
 from pipeline.datasets import get_dataset
 from pipeline.datasets.packing_inputs import packing_inputs
-from pipeline.evaluation.evaluate_run import TRAINED_BY, TRAINED_ON
 from pipeline.params.schema import Params
 from pipeline.params.yaml_file import read_yaml
+from pipeline.results.run_metrics import RunMetrics
+from pipeline.results.run_record import RunRecord
 from pipeline.tools.changed_sources import changed_archive
 from pipeline.tracking.queries import TrackedRun, execution_record, find_result, find_run, run_record
 from pipeline.train.training_inputs import training_inputs
@@ -87,38 +88,37 @@ def trace(params: Params, what: str) -> Trace:
     raise DataError(f"can't trace {what!r}: there is no such result; allowed: {ACCEPTED}")
 
 
-def _of_model(params: Params, folder: Path, scored: dict[str, Any] | None = None) -> Trace:
-    record = _complete(folder / "run.json", *TRAINED_BY, *TRAINED_ON, "inputs")
-    found = Trace(record["run"], record["seed"])
+def _of_model(params: Params, folder: Path, scored: RunMetrics | None = None) -> Trace:
+    record = RunRecord.read(folder / paths.RUN_RECORD)
+    found = Trace(record.run, record.seed)
     _add_model(found, folder, record)
     _add_metrics(found, record)
-    _add_mlflow(found, find_result(record["run"], record["seed"], record["weights_sha256"]))
+    _add_mlflow(found, find_result(record.run, record.seed, record.weights_sha256))
     _compare(found, params, record, scored)
     return found
 
 
 def _of_metrics(params: Params, path: Path) -> Trace:
-    scored = _complete(path, *TRAINED_BY, *TRAINED_ON, "inputs")
-    scored["inputs"] = Inputs.parse(scored["inputs"]).values
+    scored = RunMetrics.read(path)
     found = _of_scored(params, path, scored)
-    _add_commits(found, path, scored["inputs"])
+    _add_commits(found, path, scored.made_from.values)
     return found
 
 
-def _of_scored(params: Params, path: Path, scored: dict[str, Any]) -> Trace:
-    folder = paths.model_dir(scored["run"], scored["seed"])
+def _of_scored(params: Params, path: Path, scored: RunMetrics) -> Trace:
+    folder = paths.model_dir(scored.run, scored.seed)
     file = folder / paths.RUN_RECORD
-    record = _complete(file, *TRAINED_BY, *TRAINED_ON, "inputs") if file.exists() else None
+    record = RunRecord.read(file) if file.exists() else None
     if record and _same_training(scored, record):
         found = _of_model(params, folder, scored)
         found.metrics_file = str(path)
         return found
-    found = Trace(scored["run"], scored["seed"], str(path))
+    found = Trace(scored.run, scored.seed, str(path))
     if record:
         found.mismatches.append(f"{path} was made from other weights than those in {folder}")
     else:
         found.notes.append(f"{folder} is missing: `dvc pull` or `dvc repro` brings it")
-    _add_mlflow(found, find_result(found.run, found.seed, scored["weights_sha256"]))
+    _add_mlflow(found, find_result(found.run, found.seed, scored.weights_sha256))
     _compare(found, params, scored, scored)
     return found
 
@@ -130,7 +130,7 @@ def _of_mlflow(params: Params, run_id: str) -> Trace:
     found = _named(tracked)
     folder = paths.model_dir(found.run, found.seed)
     if (folder / paths.RUN_RECORD).exists():
-        if paths.read_json(folder / paths.RUN_RECORD).get("weights_sha256") == tracked.tags.get("weights_sha256"):
+        if RunRecord.read(folder / paths.RUN_RECORD).weights_sha256 == tracked.tags.get("weights_sha256"):
             model = _of_model(params, folder)
             _add_mlflow(model, tracked)  # of several that gave the same weights, the one that was asked for
             return model
@@ -153,29 +153,25 @@ def _named(tracked: TrackedRun) -> Trace:
     return Trace(name, int(seed))
 
 
-def _complete(path: Path, *keys: str) -> dict[str, Any]:
-    """A file that a stage wrote, with these keys. Raises DataError for one that is damaged or of another version."""
-    return paths.read_json(path, "run", "seed", *keys)
+def _same_training(scored: RunMetrics, record: RunRecord) -> bool:
+    ours, theirs = ((each.input_fingerprint, each.weights_sha256) for each in (scored, record))
+    return ours == theirs
 
 
-def _same_training(scored: dict[str, Any], record: dict[str, Any]) -> bool:
-    return all(scored[key] == record[key] for key in TRAINED_BY)
-
-
-def _add_model(found: Trace, folder: Path, record: dict[str, Any]) -> None:
+def _add_model(found: Trace, folder: Path, record: RunRecord) -> None:
     found.model = str(folder)
     weights = folder / paths.weights_file(found.run, found.seed).name
     if not weights.exists():
         found.mismatches.append(f"{weights} is missing: `dvc checkout` or `dvc repro` brings it")
-    elif file_sha256(weights) != record["weights_sha256"]:
+    elif file_sha256(weights) != record.weights_sha256:
         found.mismatches.append(f"{weights} is not the file that training wrote (SHA-256 differs from run.json)")
 
 
-def _add_metrics(found: Trace, record: dict[str, Any]) -> None:
+def _add_metrics(found: Trace, record: RunRecord) -> None:
     path = paths.metrics_file(found.run, found.seed)
     if not path.exists():
         found.notes.append(f"{path} is missing: not scored yet, `dvc repro` does it")
-    elif _same_training(_complete(path, *TRAINED_BY), record):
+    elif _same_training(RunMetrics.read(path), record):
         found.metrics_file = str(path)
     else:
         found.mismatches.append(f"{path} was made from other weights than those in {found.model}; run `dvc repro`")
@@ -219,13 +215,13 @@ def _add_commits(found: Trace, path: Path, inputs: dict[str, str]) -> None:
         )
 
 
-def _compare(found: Trace, params: Params, record: dict[str, Any], scored: dict[str, Any] | None) -> None:
+def _compare(found: Trace, params: Params, record: RunRecord | RunMetrics, scored: RunMetrics | None) -> None:
     """What the same training would be made from now, against what it was.
 
     scored: of a metrics file, which lets data that is not here be compared by what it was packed from.
     Raises DataError where there is neither.
     """
-    found.recorded |= {key: record[key] for key in TRAINED_ON}
+    found.recorded |= {"device": record.device, "processes": record.processes}
     if found.run not in params.all_runs:
         found.mismatches.append(f"run {found.run} is no longer in {paths.PARAMS}")
         return
@@ -233,10 +229,10 @@ def _compare(found: Trace, params: Params, record: dict[str, Any], scored: dict[
         found.mismatches.append(f"seed {found.seed} is no longer in {paths.PARAMS}: seeds")
     recipe = params.run(found.run).training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
-    processes = record["processes"]  # how many there would be now, is said when they are started
+    processes = record.processes  # how many there would be now, is said when they are started
     if processes > 1:
         found.notes.append(f"{processes} processes trained it: PIPELINE_LAUNCHER is to start as many")
-    trained = Inputs(record["inputs"])
+    trained = record.made_from
     packed = scored is None or (paths.PREPARED / "dataset.json").exists()
     info = read_info() if packed else DatasetInfo("", (), {}, 0.0, {}, trained.values["data"])
     start = _recorded_start(found, params, trained)
@@ -261,7 +257,7 @@ def _recorded_start(found: Trace, params: Params, trained: Inputs) -> dict[str, 
     forms.check_start("the inputs that were recorded", start)
     for source in start.values():
         path = paths.metrics_file(source["run"], found.seed)
-        if not path.exists() or paths.read_json(path).get("weights_sha256") != source["sha256"]:
+        if not path.exists() or RunMetrics.read(path).weights_sha256 != source["sha256"]:
             found.mismatches.append(f"it started from other weights of {source['run']} than those that {path} is of")
     origins = ", ".join(str(paths.metrics_file(source["run"], found.seed)) for source in start.values())
     found.notes.append(f"it started from trained networks: trace theirs too ({origins})")

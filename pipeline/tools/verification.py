@@ -16,21 +16,27 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from pipeline.core import paths, run_folders
-from pipeline.core.errors import DataError, OlderFileError, UnreadableError
+from pipeline.core.errors import DataError, OtherVersionError, UnreadableError
 from pipeline.core.integrity import file_sha256, read_checksummed
+from pipeline.core.result_file import ResultFile
 from pipeline.data.store import damaged_files
 from pipeline.evaluation.evaluate_run import predictions_file
+from pipeline.results.comparison import Comparison
+from pipeline.results.run_metrics import RunMetrics
+from pipeline.results.run_record import RunRecord
 
 _JSON = (
     "reports/packed_from.json", "data/prepared/dataset.json", "data/prepared/*/index.json", "data/raw/source.json",
     "models/*-[0-9]*/run.json", "models/digests/*-[0-9]*.json", "models/selection.json", "models/start/*-[0-9]*.json",
     "reports/delta.json", "reports/metrics/*-[0-9]*.json",
 )  # fmt: skip
+_KINDS: dict[str, type[ResultFile]] = {
+    "models/*/run.json": RunRecord, "reports/metrics/*.json": RunMetrics, "reports/delta.json": Comparison,
+}  # fmt: skip
 _RESULTS = (paths.RAW.parent, paths.MODELS, paths.REPORTS)  # where outs lie
 _NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")  # of a file in the cache, after two digits that its folder has
 _SEE_TO_IT = "it may be sound: see to its rights, or to the disk or network that holds it"
@@ -70,43 +76,46 @@ def verify() -> Iterator[Damage]:
     yield from _json_files()
     yield from _recorded_files()
     for index in sorted(paths.PREPARED.glob("*/index.json")):
-        if _content(index):
+        with suppress(DataError):  # of the index, which `_json_files` reports
+            paths.read_json(index)
             yield from (Damage(path, what) for path, what in damaged_files(index.parent))
     yield from _checkpoints()
     yield from _cached()
 
 
 def _json_files() -> Iterator[Damage]:
-    """JSON that does not say what its checksum is of, or holds none."""
+    """JSON that does not say what its checksum is of, or holds none, or whose keys are not of this version."""
     for path in sorted(path for pattern in _JSON for path in Path().glob(pattern)):
         try:
             paths.read_json(path)
         except DataError as error:
             what, _, remedy = str(error).removeprefix(f"{path} ").partition("; ")
-            kept = isinstance(error, OlderFileError | UnreadableError)
+            kept = isinstance(error, OtherVersionError | UnreadableError)
             yield Damage(path, what, remedy if kept else _FETCH, removable=not kept)
+            continue
+        try:
+            if kind := next((kind for pattern, kind in _KINDS.items() if path.match(pattern)), None):
+                kind.read(path)
+        except DataError as error:
+            what, _, remedy = str(error).removeprefix(f"{path} ").partition("; ")
+            yield Damage(path, what, remedy, removable=False)
 
 
 def _recorded_files() -> Iterator[Damage]:
     """Files whose SHA-256 another file names: weights and histories in run.json, predictions in a metrics file."""
     for record in sorted(paths.MODELS.glob(f"*/{paths.RUN_RECORD}")):
-        if trained := _content(record, "run", "seed", "weights_sha256", "history_sha256"):
-            yield from _compared(record.parent / paths.WEIGHTS, trained["weights_sha256"], record)
-            if record == paths.run_file(trained["run"], trained["seed"]):  # not a person's copy, of an earlier training
-                history = paths.history_file(trained["run"], trained["seed"])
-                yield from _compared(history, trained["history_sha256"], record)
+        with suppress(DataError):  # what `_json_files` reports
+            trained = RunRecord.read(record)
+            yield from _compared(record.parent / paths.WEIGHTS, trained.weights_sha256, record)
+            if record == paths.run_file(trained.run, trained.seed):  # not a person's copy, of an earlier training
+                history = paths.history_file(trained.run, trained.seed)
+                yield from _compared(history, trained.history_sha256, record)
     for record in sorted(paths.METRICS.glob("*.json")):
-        scored = _content(record, "run", "seed", "predictions_sha256")
-        if scored and record == paths.metrics_file(scored["run"], scored["seed"]):
-            yield from _compared(predictions_file(scored["run"], scored["seed"]), scored["predictions_sha256"], record)
-
-
-def _content(record: Path, *keys: str) -> dict[str, Any] | None:
-    """A JSON file, or None for one that is damaged, which `_json_files` reports, or of an older version."""
-    try:
-        return paths.read_json(record, *keys)
-    except DataError:
-        return None
+        with suppress(DataError):
+            scored = RunMetrics.read(record)
+            if record == paths.metrics_file(scored.run, scored.seed):
+                predictions = predictions_file(scored.run, scored.seed)
+                yield from _compared(predictions, scored.predictions_sha256, record)
 
 
 def _compared(path: Path, sha256: str, record: Path) -> Iterator[Damage]:

@@ -105,7 +105,7 @@ def _create(file: Path) -> None:
 def reader() -> Iterator[mlflow.MlflowClient | None]:
     """The store as it is, to look into: None where there is no database yet.
 
-    What it refuses within the block, or is away for, is raised as TrackingError too.
+    What it refuses within the block is raised as TrackingError too, and that it can't be reached.
     """
     file = database()
     if file and not file.exists():

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.core import paths
 from pipeline.core.errors import DataError, TrackingError
+from pipeline.results.run_record import RunRecord
 from pipeline.tracking.mlflow_run import of_weights, reader
 from pipeline.tracking.run_log import EXECUTION
 
@@ -64,16 +65,16 @@ def close_runs(training_ids: Collection[str]) -> None:
                 end(run)
 
 
-def run_record(run: TrackedRun) -> dict[str, Any] | None:
+def run_record(run: TrackedRun) -> RunRecord | None:
     """The run.json that training gave to MLflow; None for a run whose training did not end.
 
-    Raises TrackingError, and DataError for one that is damaged.
+    Raises TrackingError, and DataError for one that is damaged or of another version.
     """
     with _artifact(run, paths.RUN_RECORD) as file:
         if file is None:
             return None
         try:
-            return paths.read_json(file, "inputs", "processes", "device")
+            return RunRecord.read(file)
         except DataError as error:
             fault = str(error).removeprefix(str(file)).partition(";")[0]  # " is damaged ..." or ": run is ..."
             raise DataError(f"run.json of MLflow's run {run.id}{fault}; trace its model or metrics file") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
@@ -39,103 +40,111 @@ def learning_rate(recipe: Training, epoch: int) -> float:
     return recipe.lr
 
 
-def train(
-    network: nn.Module,
-    batches: ResidentBatches | TrainingBatches,
-    augmenter: Augmenter,
-    run: ResolvedRun,
-    seed: int,
-    device: Device,
-    log: Log,
-    validate: Callable[[], Scores],
-    selection: Selection | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> list[EpochRecord]:
-    """Train `network` in place by the recipe of `run` and return a record of each epoch.
+@dataclass(frozen=True)
+class TrainingLoop:
+    """All that takes part in training `network` by the recipe of `run`.
 
     log(values, step) gets losses and learning rate once a window, and scores after each validation. `validate`
     scores the network as it stands; the last epoch is always validated, unless `validate_every` is null.
-    The network ends with its last weights, or with those of the epoch that `selection` found best.
-
-    With `checkpoints`, training resumes from the last one, and ends as it would have without the interruption. Told to
-    end (pipeline/core/shutdown.py), it finishes the step, writes a checkpoint and raises KeyboardInterrupt.
+    selection: what chooses the epoch whose weights the network ends with; without, it ends with its last.
+    checkpoints: from which training resumes, and ends as it would have without the interruption.
     """
-    recipe = run.training
-    optimizer = make_optimizer(network, recipe, device)
-    step = Step(network, optimizer, run, device)
-    state = TrainingState(network, optimizer, LossWindow(run.name, seed), device.torch_device, selection)
-    distributed.separate_random_streams(seed)
-    if checkpoints:
-        checkpoints.restore(state)
-    with tqdm(
-        total=recipe.epochs * len(batches),
-        initial=state.step,
-        desc=f"{run.name}-{seed}",
-        unit="step",
-        disable=None if distributed.is_main_process() else True,  # None: where nobody looks at a terminal
-    ) as progress:
-        while state.epoch < recipe.epochs:
-            rate = learning_rate(recipe, state.epoch)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            state.begin_epoch(seed)
-            with shutdown.deferred():
-                _train_epoch(state, step, batches, augmenter, device, log, checkpoints, progress)
-            scores = None
-            if _validates(recipe, state.epoch):
-                scores = validate()
-                prefix = "holdout" if selection else "val"
-                log({f"{prefix}/{task}/{name}": v for task, of in scores.items() for name, v in of.items()}, state.step)
-                if selection:
-                    selection.offer(state.epoch + 1, scores, network)
-            state.end_epoch(rate, scores)
-            if checkpoints and (state.epoch == recipe.epochs or any(distributed.any_of(checkpoints.due))):
+
+    network: nn.Module
+    batches: ResidentBatches | TrainingBatches
+    augmenter: Augmenter
+    run: ResolvedRun
+    seed: int
+    device: Device
+    log: Log
+    validate: Callable[[], Scores]
+    selection: Selection | None = None
+    checkpoints: Checkpoints | None = None
+
+    def train(self) -> list[EpochRecord]:
+        """Train the network in place and return a record of each epoch.
+
+        Asked to end (pipeline/core/shutdown.py), it ends the step, writes a checkpoint and raises KeyboardInterrupt.
+        """
+        recipe, network, checkpoints = self.run.training, self.network, self.checkpoints
+        optimizer = make_optimizer(network, recipe, self.device)
+        step = Step(network, optimizer, self.run, self.device)
+        window = LossWindow(self.run.name, self.seed)
+        state = TrainingState(network, optimizer, window, self.device.torch_device, self.selection)
+        distributed.separate_random_streams(self.seed)
+        if checkpoints:
+            checkpoints.restore(state)
+        with self._progress(state.step) as progress:
+            while state.epoch < recipe.epochs:
+                rate = learning_rate(recipe, state.epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                state.begin_epoch(self.seed)
+                with shutdown.deferred():
+                    self._train_epoch(state, step, progress)
+                scores = self._score(state) if _validates(recipe, state.epoch) else None
+                state.end_epoch(rate, scores)
+                if checkpoints and (state.epoch == recipe.epochs or any(distributed.any_of(checkpoints.due))):
+                    checkpoints.save(state)
+        if self.selection:
+            self.selection.restore(network)
+        return state.history
+
+    def _progress(self, done: int) -> tqdm:
+        return tqdm(
+            total=self.run.training.epochs * len(self.batches),
+            initial=done,
+            desc=f"{self.run.name}-{self.seed}",
+            unit="step",
+            disable=None if distributed.is_main_process() else True,  # None: where nobody looks at a terminal
+        )
+
+    def _train_epoch(self, state: TrainingState, step: Step, progress: tqdm) -> None:
+        """The steps of the epoch at hand that are still to be done, and a checkpoint after the last.
+
+        Processes save and stop after the same step, as soon as one of them is to.
+        """
+        batches, checkpoints = self.batches, self.checkpoints
+        own = batches.share.of(np.arange(batches.batch_size), batches.batch_size)
+        start = time.perf_counter() - state.seconds
+        state.network.train()
+        for batch in batches.epoch(state.epoch, state.batch):
+            drawn = self.augmenter.draw(batches.batch_size, state.rng).take(own)
+            state.window.add(step(self.augmenter(batch.to(self.device.torch_device), drawn)))
+            state.batch += 1
+            state.step += 1
+            progress.update()
+            last = state.batch == len(batches)
+            if len(state.window.rows) == _WINDOW or last:
+                self._log_window(state, progress)
+            state.seconds = time.perf_counter() - start
+            due, stopping = distributed.any_of(bool(checkpoints and checkpoints.due), shutdown.requested())
+            if checkpoints and (last or due or stopping):
                 checkpoints.save(state)
-    if selection:
-        selection.restore(network)
-    return state.history
+            if stopping:
+                distributed.barrier()  # torchrun ends the others as soon as one is gone: not before all is written
+                shutdown.request()
+                if distributed.is_main_process():
+                    warn(f"asked to end: stopped after step {state.step}")
+                return
 
+    def _log_window(self, state: TrainingState, progress: tqdm) -> None:
+        """Empty the window of losses: into the log, and into the sums of the epoch."""
+        length = len(state.window.rows)
+        means = state.window.drain(state.step)
+        state.sums.update({name: mean * length for name, mean in means.items()})
+        self.log(means | {"learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
+        progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
 
-def _train_epoch(
-    state: TrainingState,
-    step: Step,
-    batches: ResidentBatches | TrainingBatches,
-    augmenter: Augmenter,
-    device: Device,
-    log: Log,
-    checkpoints: Checkpoints | None,
-    progress: tqdm,
-) -> None:
-    """The steps of the epoch at hand that are still to be done, and a checkpoint after the last.
-
-    Processes save and stop after the same step, as soon as one of them is to.
-    """
-    own = batches.share.of(np.arange(batches.batch_size), batches.batch_size)
-    start = time.perf_counter() - state.seconds
-    state.network.train()
-    for batch in batches.epoch(state.epoch, state.batch):
-        drawn = augmenter.draw(batches.batch_size, state.rng).take(own)
-        state.window.add(step(augmenter(batch.to(device.torch_device), drawn)))
-        state.batch += 1
-        state.step += 1
-        progress.update()
-        last = state.batch == len(batches)
-        if len(state.window.rows) == _WINDOW or last:
-            length = len(state.window.rows)
-            means = state.window.drain(state.step)
-            state.sums.update({name: mean * length for name, mean in means.items()})
-            log(means | {"learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
-            progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
-        state.seconds = time.perf_counter() - start
-        due, told = distributed.any_of(bool(checkpoints and checkpoints.due), shutdown.requested())
-        if checkpoints and (last or due or told):
-            checkpoints.save(state)
-        if told:
-            distributed.barrier()  # torchrun ends the others as soon as one is gone: not before all is written
-            shutdown.request()
-            if distributed.is_main_process():
-                warn(f"asked to end: stopped after step {state.step}")
-            return
+    def _score(self, state: TrainingState) -> Scores:
+        """Score the network after an epoch, log that, and offer it to the selection."""
+        scores = self.validate()
+        prefix = "holdout" if self.selection else "val"
+        named = {f"{prefix}/{task}/{name}": value for task, of in scores.items() for name, value in of.items()}
+        self.log(named, state.step)
+        if self.selection:
+            self.selection.offer(state.epoch + 1, scores, self.network)
+        return scores
 
 
 def _validates(recipe: Training, epoch: int) -> bool:

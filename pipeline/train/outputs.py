@@ -6,6 +6,7 @@ import csv
 import platform
 import resource
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,34 +23,45 @@ from pipeline.data.store import DatasetInfo
 from pipeline.evaluation.scoring import finite_or_none
 from pipeline.networks.saved_weights import save_weights
 from pipeline.params.schema import ResolvedRun
+from pipeline.results.run_record import DescribedData, RunRecord, StartedFrom
 from pipeline.tasks import get_task
 from pipeline.train import resume
 from pipeline.train.state import EpochRecord
 
 
-def training_record(
-    run: ResolvedRun,
-    seed: int,
-    info: DatasetInfo,
-    inputs: provenance.Inputs,
-    history: list[EpochRecord],
-    device: Device,
-) -> dict[str, Any]:
-    """What run.json says: what these weights were made from, on what, and how they scored.
+@dataclass(frozen=True)
+class Trained:
+    """What a training was made of, which run.json is to say.
 
-    Nothing that differs between two trainings that give the same weights: DVC hashes the file, and a clone that
-    reproduces a result is to find nothing changed. `execution_record` has the rest.
+    start: {task: {run, sha256}} of the networks that it started from. weights: of which epoch.
     """
-    return {
-        "run": run.name,
-        "seed": seed,
-        "input_fingerprint": inputs.fingerprint,
-        "inputs": inputs.values,
-        "dataset": described(info, run),
-        "device": device.description,
-        "processes": distributed.world_size(),
-        "last_validation": finite_or_none(history[-1].scores or {}),
-    }
+
+    run: ResolvedRun
+    seed: int
+    info: DatasetInfo
+    inputs: provenance.Inputs
+    device: Device
+    start: dict[str, dict[str, str]]
+    weights: str
+    training_samples: int
+
+    def record(self, history: list[EpochRecord], weights_sha256: str, history_sha256: str) -> RunRecord:
+        """All that run.json says; `execution_record` has what differs between two trainings of the same weights."""
+        return RunRecord(
+            run=self.run.name,
+            seed=self.seed,
+            input_fingerprint=self.inputs.fingerprint,
+            inputs=self.inputs.values,
+            dataset=described(self.info, self.run),
+            device=self.device.description,
+            processes=distributed.world_size(),
+            last_validation=finite_or_none(history[-1].scores or {}),
+            weights=self.weights,
+            starts_from={task: StartedFrom(**source) for task, source in self.start.items()},
+            training_samples=self.training_samples,
+            weights_sha256=weights_sha256,
+            history_sha256=history_sha256,
+        )
 
 
 def execution_record(history: list[EpochRecord], attempt: resume.Attempt, started: float) -> dict[str, Any]:
@@ -70,26 +82,26 @@ def execution_record(history: list[EpochRecord], attempt: resume.Attempt, starte
     }
 
 
-def described(info: DatasetInfo, run: ResolvedRun) -> dict[str, Any]:
+def described(info: DatasetInfo, run: ResolvedRun) -> DescribedData:
     """What `saved_model` needs of the dataset to build the network of `run` and to name its classes."""
     classes = {task: list(names) for task, names in info.classes.items() if task in run.all_tasks}
-    return {"name": info.dataset, "classes": classes, "edge_max_dist": info.edge_max_dist}
+    return DescribedData(info.dataset, classes, info.edge_max_dist)
 
 
-def write_outs(network: torch.nn.Module, history: list[EpochRecord], record: dict[str, Any]) -> str:
+def write_outs(network: torch.nn.Module, history: list[EpochRecord], trained: Trained) -> str:
     """Write weights, digest, history and run.json, which names the SHA-256 of weights and history; returns the former.
 
     Raises TrainingError where that fails, as on a full disk.
     """
-    name, seed = record["run"], record["seed"]
+    name, seed = trained.run.name, trained.seed
     try:
         save_weights(network, paths.weights_file(name, seed))
         digest = file_sha256(paths.weights_file(name, seed))
-        if not record["starts_from"]:
+        if not trained.start:
             paths.write_json(paths.digest_file(name, seed), {"sha256": digest})
         _write_history(paths.history_file(name, seed), history)
-        digests = {"weights_sha256": digest, "history_sha256": file_sha256(paths.history_file(name, seed))}
-        paths.write_json(paths.run_file(name, seed), record | digests)
+        history_digest = file_sha256(paths.history_file(name, seed))
+        trained.record(history, digest, history_digest).write(paths.run_file(name, seed))
         return digest
     except OSError as error:
         raise TrainingError(

@@ -33,8 +33,8 @@ from pipeline.tracking.run_log import EXECUTION, RunLog
 from pipeline.train import resume
 from pipeline.train.augment import Augmenter, ValueGeometry
 from pipeline.train.epoch_selection import Selection
-from pipeline.train.loop import Log, train
-from pipeline.train.outputs import execution_record, training_record, write_outs
+from pipeline.train.loop import Log, TrainingLoop
+from pipeline.train.outputs import Trained, execution_record, write_outs
 from pipeline.train.renamed import find_former, take_over
 from pipeline.train.resume import Checkpoints
 from pipeline.train.state import EpochRecord
@@ -138,7 +138,7 @@ class TrainingJob:
             train_store, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share
         )
         on_batches(batches.description)
-        return train(
+        loop = TrainingLoop(
             network,
             batches,
             make_augmenter(run),
@@ -150,6 +150,7 @@ class TrainingJob:
             selection,
             checkpoints,
         )
+        return loop.train()
 
 
 def run_main_process(job: TrainingJob) -> None:
@@ -173,10 +174,9 @@ def run_main_process(job: TrainingJob) -> None:
             )
             job.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
-            record = training_record(run, seed, job.info, inputs, history, device)
-            record |= {"weights": weights, "starts_from": job.start, "training_samples": len(job.stores[0])}
+            trained = Trained(run, seed, job.info, inputs, device, job.start, weights, len(job.stores[0]))
             execution = execution_record(history, attempt, started)
-            digest = write_outs(network, history, record)
+            digest = write_outs(network, history, trained)
             attempt.finish(name, digest)
             log.tags({"weights": weights, "weights_sha256": digest})  # by which `evaluate` finds this run
             costs = {f"cost/{key}": execution[key] for key in ("training_seconds", "peak_memory_mb")}

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from pipeline.core import paths
 from pipeline.data.sample import Sample
+from pipeline.results.comparison import Gain, Score
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
 from pipeline.visual.paint import paint
@@ -123,7 +124,7 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
     return figure
 
 
-def gains(scores: Mapping[str, Mapping[str, Mapping]], delta_m: Mapping[str, Mapping]) -> Figure:
+def gains(scores: Mapping[str, Mapping[str, Score]], delta_m: Mapping[str, Gain]) -> Figure:
     """Relative gain over the single-task baseline by task, and Δm, for each multi-task run; whiskers: one deviation."""
     runs = list(delta_m)
     tasks = list(dict.fromkeys(task for run in runs for task in scores[run]))
@@ -131,8 +132,9 @@ def gains(scores: Mapping[str, Mapping[str, Mapping]], delta_m: Mapping[str, Map
     figure, axis = plt.subplots(figsize=(1.6 * len(labels) + 2, 3.4), layout="constrained")
     width = 0.8 / len(runs)
     for i, run in enumerate(runs):
-        values = [scores[run].get(task, {}).get("delta", np.nan) for task in tasks] + [delta_m[run]["mean"]]
-        whiskers = [0.0] * len(tasks) + [delta_m[run]["std"] or 0.0]
+        found = [scores[run][task].delta if task in scores[run] else None for task in tasks]
+        values = [np.nan if gain is None else gain for gain in found] + [delta_m[run].mean]
+        whiskers = [0.0] * len(tasks) + [delta_m[run].std or 0.0]
         places = np.arange(len(labels)) + (i - (len(runs) - 1) / 2) * width
         bars = axis.bar(places, values, width, yerr=[w or np.nan for w in whiskers], capsize=3, label=run)
         axis.bar_label(bars, fmt="%+.1f", fontsize=7, padding=2)

@@ -4,6 +4,7 @@ import csv
 import io
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Params, Training
+from pipeline.results.comparison import Comparison
+from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
+from tests.support.result_files import run_metrics
 
 ROOT = Path(__file__).parents[2]
-HEADLINE = {
-    "semseg": {"metric": "mIoU", "higher_is_better": True},
-    "depth": {"metric": "rmse", "higher_is_better": False},
-}
+PRIMARY_METRIC = {"semseg": PrimaryMetric("mIoU", True), "depth": PrimaryMetric("rmse", False)}
 # Primary metric scores by run and seed. Gains of `both`, by hand: seed 0 +25 % and +25 %, so Δm 25; seed 1 +10 %
 # and -20 %, so Δm -5. Mean 10, sample deviation 15 * sqrt(2).
 SCORES = {
@@ -49,41 +50,37 @@ def params() -> Params:
     return parse_params(raw_params())
 
 
-def result(params: Params, run: str, seed: int) -> dict:
+def result(params: Params, run: str, seed: int) -> RunMetrics:
     declared = params.run(run)
-    return {
-        "run": run,
-        "seed": seed,
-        "architecture": declared.architecture,
-        "backbone": declared.training.backbone,
-        "dataset": "rooms",
-        "dataset_digest": "d1",
-        "split": "val",
-        "training_samples": 8,
-        "labelled": {"train": dict.fromkeys(declared.tasks, 8), "val": dict.fromkeys(declared.tasks, 4)},
-        "training": declared.training.model_dump(mode="json"),
-        "starts_from": {},
-        "cpu_threads": 1,
-        "parameters": 1000,
-        "macs": 2000,
-        "activation_bytes": 4000,
-        "primary_metric": {task: HEADLINE[task] for task in declared.tasks},
-        "tasks": {task: {HEADLINE[task]["metric"]: score, "images": 8} for task, score in SCORES[run][seed].items()},
-    }
+    return run_metrics(
+        run=run,
+        seed=seed,
+        architecture=declared.architecture,
+        backbone=declared.training.backbone,
+        training=declared.training.model_dump(mode="json"),
+        primary_metric={task: PRIMARY_METRIC[task] for task in declared.tasks},
+        tasks={task: {PRIMARY_METRIC[task].metric: score, "images": 8} for task, score in SCORES[run][seed].items()},
+    )
 
 
 @pytest.fixture
-def results(params: Params) -> list[dict]:
+def results(params: Params) -> list[RunMetrics]:
     return [result(params, run, seed) for run in params.runs for seed in params.seeds]
 
 
-def pick(results: list[dict], run: str, seed: int = 0) -> dict:
-    return next(one for one in results if (one["run"], one["seed"]) == (run, seed))
+def pick(results: list[RunMetrics], run: str, seed: int = 0) -> RunMetrics:
+    return next(one for one in results if (one.run, one.seed) == (run, seed))
 
 
-def write(results: list[dict]) -> None:
+def change(results: list[RunMetrics], run: str, seed: int = 0, **values: object) -> None:
+    """Give one of the results other values, in its place."""
+    one = pick(results, run, seed)
+    results[results.index(one)] = replace(one, **values)
+
+
+def write(results: list[RunMetrics]) -> None:
     for one in results:
-        paths.write_json(paths.metrics_file(one["run"], one["seed"]), one)
+        one.write(paths.metrics_file(one.run, one.seed))
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------
@@ -91,9 +88,9 @@ def write(results: list[dict]) -> None:
 
 def test_delta_of_a_hand_computed_case(results):
     delta = compare(results)
-    assert delta["delta_m"] == {"both": pytest.approx({"mean": 10.0, "std": 15 * 2**0.5, "n": 2})}
-    depth = delta["scores"]["both"]["depth"]
-    assert depth == pytest.approx(
+    assert delta.delta_m.keys() == {"both"}
+    assert asdict(delta.delta_m["both"]) == pytest.approx({"mean": 10.0, "std": 15 * 2**0.5, "n": 2})
+    assert asdict(delta.scores["both"]["depth"]) == pytest.approx(
         {
             "metric": "rmse",
             "higher_is_better": False,
@@ -105,30 +102,29 @@ def test_delta_of_a_hand_computed_case(results):
             "delta": 2.5,
         }
     )
-    assert "delta" not in delta["scores"]["depth"]["depth"]
-    assert delta["caveats"] == []
+    assert delta.scores["depth"]["depth"].delta is None
+    assert delta.caveats == []
 
 
 def test_baselines_are_of_the_same_seed(results):
     """By hand: with depth's baselines swapped, both's depth gains are -20 % and +25 %."""
-    for one in results:
-        if one["run"] == "depth":
-            one["seed"] = 1 - one["seed"]
-    gains = [row["delta"] for row in compare(results)["per_seed"] if row["task"] == "delta_m"]
+    swapped = [replace(one, seed=1 - one.seed) if one.run == "depth" else one for one in results]
+    gains = [row.delta for row in compare(swapped).per_seed if row.task == "delta_m"]
     assert gains == pytest.approx([(25 - 20) / 2, (10 + 25) / 2])
 
 
 def test_one_seed_has_no_deviation(results):
-    delta = compare([one for one in results if one["seed"] == 0])
-    assert delta["delta_m"]["both"] == pytest.approx({"mean": 25.0, "std": None, "n": 1})
+    delta = compare([one for one in results if one.seed == 0])
+    assert asdict(delta.delta_m["both"]) == pytest.approx({"mean": 25.0, "std": None, "n": 1})
 
 
 @pytest.mark.parametrize(("ours", "theirs", "told"), [(2, 1, True), (1, 1, False), (None, 1, False)])
 def test_other_numbers_of_cpu_threads_are_fair_and_said(results, ours, theirs, told):
     """None: a GPU, where they are no matter."""
-    pick(results, "both")["cpu_threads"], pick(results, "depth")["cpu_threads"] = ours, theirs
+    change(results, "both", cpu_threads=ours)
+    change(results, "depth", cpu_threads=theirs)
     caveat = f"both against depth: cpu_threads differ, {ours} against {theirs}: sums round otherwise, as by seed"
-    assert (caveat in compare(results)["caveats"]) == told
+    assert (caveat in compare(results).caveats) == told
 
 
 # -- fairness ----------------------------------------------------------------------------------------------
@@ -141,37 +137,34 @@ def test_every_training_value_is_judged():
 
 @pytest.mark.parametrize("field", ["backbone", "dataset", "dataset_digest", "split"])
 def test_another_experiment_is_refused(results, field):
-    pick(results, "depth")[field] = "other"
+    change(results, "depth", **{field: "other"})
     with pytest.raises(ComparisonError) as caught:
         compare(results)
     told = str(caught.value)
-    assert f"{field}: {pick(results, 'both')[field]} in both-0, other in depth-0" in told
+    assert f"{field}: {getattr(pick(results, 'both'), field)} in both-0, other in depth-0" in told
     assert "depth baseline" in told
     assert "allow_different" not in told, "no remedy but the same experiment"
 
 
 @pytest.mark.parametrize("field", SAME_RECIPE)
 def test_another_recipe_is_refused_unless_allowed(results, field):
-    pick(results, "depth")["training"][field] = "other"
+    pick(results, "depth").training[field] = "other"
     with pytest.raises(ComparisonError, match=rf"{field}: .* in both-0, other in depth-0") as caught:
         compare(results)
     assert f"evaluation.allow_different: [{field}]" in str(caught.value)
     delta = compare(results, [field])
-    assert delta["delta_m"]["both"]["mean"] == pytest.approx(10.0)
-    (caveat,) = delta["caveats"]
+    assert delta.delta_m["both"].mean == pytest.approx(10.0)
+    (caveat,) = delta.caveats
     assert caveat.startswith(f"both against depth: {field} differs")
 
 
 def test_another_number_of_training_images_is_said(results):
-    for one in results:
-        if one["run"] == "depth":
-            one["training_samples"] = 5
-            one["labelled"]["train"]["depth"] = 5
-        if one["run"] == "both":
-            one["labelled"]["train"]["depth"] = 5
+    for seed in (0, 1):
+        change(results, "depth", seed, training_samples=5, labelled={"train": {"depth": 5}})
+        change(results, "both", seed, labelled={"train": {"semseg": 8, "depth": 5}})
     delta = compare(results)
-    assert delta["delta_m"]["both"]["mean"] == pytest.approx(10.0)
-    (caveat,) = delta["caveats"]
+    assert delta.delta_m["both"].mean == pytest.approx(10.0)
+    (caveat,) = delta.caveats
     assert caveat == (
         "both against depth: trained on 8 images (5 of the training split have a label of depth) against 5, "
         "each seen once an epoch"
@@ -180,44 +173,44 @@ def test_another_number_of_training_images_is_said(results):
 
 @pytest.mark.parametrize("field", TUNED)
 def test_tuned_values_may_differ(results, field):
-    pick(results, "depth")["training"][field] = "other"
-    assert compare(results)["delta_m"]["both"]["mean"] == pytest.approx(10.0)
+    pick(results, "depth").training[field] = "other"
+    assert compare(results).delta_m["both"].mean == pytest.approx(10.0)
 
 
 def test_another_headline_metric_is_refused(results):
-    pick(results, "depth")["primary_metric"]["depth"] = {"metric": "abs_rel", "higher_is_better": False}
-    pick(results, "depth")["tasks"]["depth"]["abs_rel"] = 0.1
+    other = {"depth": PrimaryMetric("abs_rel", False)}
+    change(results, "depth", primary_metric=other, tasks={"depth": {"rmse": 0.8, "abs_rel": 0.1}})
     with pytest.raises(ComparisonError, match="depth metric: rmse in both-0, abs_rel in depth-0"):
         compare(results)
 
 
 def test_the_fair_baseline_is_found_among_several(results):
-    other = pick(results, "depth") | {"run": "depth-wide", "backbone": "wide"}
+    other = replace(pick(results, "depth"), run="depth-wide", backbone="wide")
     found = find_baseline(pick(results, "both"), "depth", [other, *results])
-    assert (found["run"], found["seed"]) == ("depth", 0)
+    assert found is not None and found.name == "depth-0"
 
 
 def test_two_equal_baselines_are_refused(results):
-    twin = pick(results, "depth") | {"run": "depth_again"}
+    twin = replace(pick(results, "depth"), run="depth_again")
     with pytest.raises(ComparisonError, match="two depth baselines, depth-0 and depth_again-0"):
         compare([*results, twin])
 
 
 def test_without_a_baseline_there_are_scores_and_a_caveat(results):
-    delta = compare([one for one in results if one["run"] != "depth"])
-    assert delta["delta_m"] == {}
-    assert delta["scores"]["both"]["depth"]["mean"] == pytest.approx(0.6)
-    assert delta["scores"]["both"]["semseg"]["delta"] == pytest.approx(17.5)
-    assert delta["caveats"] == ["both: no single-task run for depth, so no multi-task performance"]
+    delta = compare([one for one in results if one.run != "depth"])
+    assert delta.delta_m == {}
+    assert delta.scores["both"]["depth"].mean == pytest.approx(0.6)
+    assert delta.scores["both"]["semseg"].delta == pytest.approx(17.5)
+    assert delta.caveats == ["both: no single-task run for depth, so no multi-task performance"]
 
 
 @pytest.mark.parametrize("value", [0.0, None])
 def test_an_undefined_baseline_gives_no_gain_and_no_crash(results, value):
-    pick(results, "semseg")["tasks"]["semseg"]["mIoU"] = value
+    pick(results, "semseg").tasks["semseg"]["mIoU"] = value
     delta = compare(results)
-    assert delta["delta_m"]["both"] == pytest.approx({"mean": -5.0, "std": None, "n": 1})
-    assert "delta" not in delta["scores"]["both"]["semseg"]
-    assert len(delta["caveats"]) == 1
+    assert asdict(delta.delta_m["both"]) == pytest.approx({"mean": -5.0, "std": None, "n": 1})
+    assert delta.scores["both"]["semseg"].delta is None
+    assert len(delta.caveats) == 1
     assert "undefined" in format_table(delta) or value == 0.0
 
 
@@ -225,7 +218,7 @@ def test_an_undefined_baseline_gives_no_gain_and_no_crash(results, value):
 
 
 def test_only_runs_in_params_are_read(params, results, in_tmp):
-    write([*results, pick(results, "depth") | {"run": "removed"}])
+    write([*results, replace(pick(results, "depth"), run="removed")])
     assert load_results(params) == results
 
 
@@ -237,10 +230,20 @@ def test_a_missing_file_names_the_stage(params, results, in_tmp):
 
 def test_what_a_run_costs_is_passed_on_and_must_be_there(params, results, in_tmp):
     costs = {"parameters": 1000, "macs": 2000, "activation_bytes": 4000}
-    assert compare(results)["runs"]["both"] == {"architecture": "multi_task", "backbone": "net"} | costs
-    del pick(results, "depth")["macs"], pick(results, "depth")["activation_bytes"]
+    assert asdict(compare(results).runs["both"]) == {"architecture": "multi_task", "backbone": "net"} | costs
     write(results)
-    with pytest.raises(ComparisonError, match=r"depth-0.json lacks macs, activation_bytes; delete it and run"):
+    file = paths.metrics_file("depth", 0)
+    paths.write_json(file, {key: value for key, value in paths.read_json(file).items() if key not in costs})
+    with pytest.raises(
+        DataError, match=r"depth-0.json lacks parameters, macs, activation_bytes: .*`dvc repro evaluate@d"
+    ):
+        load_results(params)
+
+
+def test_a_recipe_that_lacks_what_is_compared_is_refused(params, results, in_tmp):
+    del pick(results, "depth").training["epochs"]
+    write(results)
+    with pytest.raises(ComparisonError, match=r"depth-0.json lacks training.epochs; delete it and run"):
         load_results(params)
 
 
@@ -250,11 +253,11 @@ def test_a_run_from_single_task_is_compared_and_said_to_have_learned_for_longer(
     params = parse_params(raw)
     for seed in params.seeds:
         both = {"architecture": "cross_stitch", "starts_from": {"semseg": "semseg", "depth": "depth"}}
-        pick(results, "both", seed).update(both)
+        change(results, "both", seed, **both)
     write(results)
     delta = compare(load_results(params))
-    assert delta["delta_m"]["both"]["mean"] == pytest.approx(10.0)
-    assert delta["caveats"] == [
+    assert delta.delta_m["both"].mean == pytest.approx(10.0)
+    assert delta.caveats == [
         "both: starts from the trained networks of semseg, depth, so it has learned for longer than these"
     ]
     paths.metrics_file("both", 1).unlink()
@@ -272,11 +275,11 @@ def test_a_damaged_file_is_told(params, results, in_tmp, text):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("architecture", "multi_task"), ("backbone", "old"), ("seed", 7), ("tasks", {"sal": {}})],
+    [("architecture", "multi_task"), ("backbone", "old"), ("seed", 7), ("run", "other"), ("tasks", {})],
 )
 def test_a_file_of_another_run_is_refused(params, results, in_tmp, field, value):
     write(results)
-    paths.write_json(paths.metrics_file("depth", 0), pick(results, "depth") | {field: value})
+    replace(pick(results, "depth"), **{field: value}).write(paths.metrics_file("depth", 0))
     with pytest.raises(ComparisonError, match=f"depth-0.json is of {field} .*params.yaml says"):
         load_results(params)
 
@@ -284,7 +287,7 @@ def test_a_file_of_another_run_is_refused(params, results, in_tmp, field, value)
 def test_files_say_it_all(results, in_tmp):
     delta = compare(results)
     write_delta(delta)
-    assert paths.read_json(paths.DELTA_JSON) == delta
+    assert Comparison.read(paths.DELTA_JSON) == delta
     rows = list(csv.DictReader(io.StringIO(paths.DELTA_CSV.read_text())))
     found = {(row["run"], row["seed"], row["task"]): row for row in rows}
     assert len(found) == len(rows) == 10 + 2 * 5

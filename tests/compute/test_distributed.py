@@ -150,7 +150,7 @@ def test_parts_of_a_loss_add_up_to_it(tmp_path):
 
 
 def resumed(folder):
-    """Weights of a training with dropout, undisturbed and told to end on the way, when only one process hears of it."""
+    """Weights of a training with dropout, undisturbed and stopped on the way, when only one process is asked to."""
     torch.manual_seed(0)
     store, ends = Store(folder / "train", ["semseg", "depth"]), []
     run = params(epochs=3, batch_size=8, augmentation=AUGMENTATION)
@@ -176,12 +176,12 @@ def resumed(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Attempt, "save", lambda *arguments, save=Attempt.save: (time.sleep(0.5), save(*arguments)))
         with shutdown.graceful_shutdown(), pytest.raises(KeyboardInterrupt):
-            go("told", network)
-    written = torch.load(paths.training_folder("told") / "checkpoint.pt", weights_only=True)
+            go("asked", network)
+    written = torch.load(paths.training_folder("asked") / "checkpoint.pt", weights_only=True)
     assert written["state"]["step"] == 3, "nobody leaves before it is written"
     assert len(steps) == 3, "it stops after the step at hand"
     torch.manual_seed(0)
-    ends.append(go("told", Normed(dropout=0.3)))
+    ends.append(go("asked", Normed(dropout=0.3)))
     return [{key: tensor.clone() for key, tensor in network.state_dict().items()} for network in ends]
 
 
@@ -189,7 +189,7 @@ def test_one_is_told_to_end_and_both_go_on_later_exactly(in_tmp):
     make_store(in_tmp / "train", 16)
     for undisturbed, again in together(resumed, in_tmp):
         assert all(torch.equal(undisturbed[key], again[key]) for key in undisturbed)
-    assert paths.training_folder("told").exists()
+    assert paths.training_folder("asked").exists()
 
 
 def test_shares_make_up_every_part_of_every_batch():

@@ -22,6 +22,7 @@ from pipeline.params.schema import Data
 from pipeline.tools.changed_sources import changed_archive, changed_weights, refuse_unseen
 from tests.support.nyud_archive import nyud_files, write_tgz
 from tests.support.params_tree import put, some_params
+from tests.support.result_files import run_record
 
 pytestmark = pytest.mark.slow
 
@@ -206,11 +207,15 @@ def test_weights_that_changed_behind_their_name_are_named(in_tmp):
     info = DatasetInfo("rooms", (), {}, 0.01, {}, "digest")
     for name, seed in (("both", 0), ("depth", 0)):
         inputs = training_inputs(params, name, seed, info, choose_device("float32", True))
-        paths.write_json(paths.run_file(name, seed), {"inputs": inputs.values})
+        run_record(run=name, seed=seed, inputs=inputs.values).write(paths.run_file(name, seed))
     assert not list(changed_weights(params))
     weights.write_text("other")
     (told,) = changed_weights(params)
     assert told.startswith("runs.both: pretrained weights.pth has changed since both-0 was trained from it")
     assert told.endswith("run `dvc repro -s -f train@both-0`")
+    whole = paths.read_json(paths.run_file("both", 0))
+    paths.write_json(paths.run_file("both", 0), whole | {"version": 0})
+    assert not list(changed_weights(params)), "a file of another version stops nothing: DVC trains again"
+    paths.write_json(paths.run_file("both", 0), whole)
     put(raw, "runs.both.training.pretrained", str(file("third.pth")))
     assert not list(changed_weights(parse_params(raw))), "DVC sees that the param is another"

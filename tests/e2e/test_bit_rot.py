@@ -238,6 +238,33 @@ def test_json_without_a_key_that_is_needed_is_named(project, capsys, name):
         assert code == 2 and name in message and len(message.splitlines()) == 1, message
 
 
+RESULTS = ("models/semseg-0/run.json", "reports/metrics/semseg-0.json", "reports/delta.json")
+WRITTEN_BY = dict(zip(RESULTS, ("train", "evaluate", "compare"), strict=True))
+
+
+@pytest.mark.parametrize("version", [None, 0, 2], ids=["none", "older", "newer"])
+@pytest.mark.parametrize("name", RESULTS)
+def test_a_result_of_another_version_is_refused_by_whatever_reads_it_and_left_by_the_doctor(
+    project, capsys, name, version
+):
+    path = Path(name)
+    content = paths.read_json(path) | {"version": version}
+    with flipped(path, 0, bit=0):
+        path.unlink()
+        paths.write_json(path, {key: value for key, value in content.items() if value is not None or key != "version"})
+        kept = path.read_bytes()
+        named = "no version" if version is None else f"version {version}"
+        for command in JSON[name]:
+            code, message = run(COMMANDS[command], capsys)
+            assert code == 2 and len(message.splitlines()) == 1, (command, message)
+            assert message.startswith(f"{name} is of {named}, this code reads version 1; run `dvc repro ")
+            assert WRITTEN_BY[name] in message
+        (damage,) = verify()
+        assert (damage.path, damage.removable) == (path, False) and "this code reads version 1" in damage.what
+        run(stage(doctor.main, "--verify", "--fix", parser=doctor.parser()), capsys)
+        assert path.read_bytes() == kept
+
+
 # ---- reading in blocks ---------------------------------------------------------------------------------------
 
 

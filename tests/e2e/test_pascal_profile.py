@@ -25,7 +25,7 @@ from pipeline.evaluation import evaluate_run
 from pipeline.loading.loader import TrainingBatches
 from pipeline.networks.from_params import build_network
 from pipeline.params.load import parse_params
-from pipeline.train.loop import train
+from pipeline.train.loop import TrainingLoop
 from pipeline.train.train_run import _stores, make_augmenter
 from stages._entry import run_stage
 from tests.reference.losses import plain_loss
@@ -115,7 +115,7 @@ def test_the_first_update_of_a_single_task_is_that_of_an_unweighted_loss(done, r
     expected = copy.deepcopy(network).train()
     augmenter = Recorded(make_augmenter(run))
     batches = TrainingBatches(store, recipe.input_size, recipe.batch_size, 0, on_gpu=False)
-    train(network, batches, augmenter, run, 0, device, lambda values, step: None, lambda: {})
+    TrainingLoop(network, batches, augmenter, run, 0, device, lambda values, step: None, lambda: {}).train()
     (batch,) = augmenter.batches
 
     mean, deviation = (torch.tensor(x).view(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

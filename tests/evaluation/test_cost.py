@@ -143,7 +143,7 @@ def test_fused_attention_keeps_no_matrix_of_weights():
 
 
 class Traced(torch.Tensor):
-    """A tensor like any other, for which the head on the CPU does not choose its banded form."""
+    """A tensor like any other, for which the head on the CPU does not choose its tiled form."""
 
 
 def real_step(network: nn.Module, image: torch.Tensor) -> tuple[int, int]:
@@ -247,8 +247,8 @@ def own_data(in_tmp, root):
 def run(capsys, *argv: str) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         run_stage(stage.main, parser=stage.parser(), argv=argv)
-    told = capsys.readouterr()
-    return ended.value.code, told.out, told.err
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
 
 
 def test_own_data_needs_its_description_only(own_data, capsys):

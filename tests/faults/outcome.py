@@ -42,14 +42,14 @@ def ignored(path: Path) -> bool:
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """What is not as expected, each in a few words."""
-    told = [f"{name} is missing" for name in expected.keys() - found.keys()]
-    told += [f"{name} is left over" for name in found.keys() - expected.keys()]
-    told += [
+    differences = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    differences += [f"{name} is left over" for name in found.keys() - expected.keys()]
+    differences += [
         f"{name} differs" if name.startswith("file") else f"{name}: {found[name]!r:.150}, not {expected[name]!r:.150}"
         for name in expected.keys() & found.keys()
         if expected[name] != found[name]
     ]
-    return sorted(told)
+    return sorted(differences)
 
 
 def digest(path: Path) -> str:

@@ -211,11 +211,11 @@ def test_attention_across_scales_and_head(sizes, band, attention, monkeypatch):
         assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
-# ---- banded head by itself -----------------------------------------------------------------------------------
+# ---- tiled head by itself -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_banded_head_has_the_numerical_gradient(training, monkeypatch):
+def test_tiled_head_has_the_numerical_gradient(training, monkeypatch):
     monkeypatch.setattr(tiled, "BAND", 60)
     norm, predict = nn.BatchNorm2d(6).double().train(training), nn.Conv2d(6, 2, 1).double()
     norm.running_mean.uniform_(-0.5, 0.5)

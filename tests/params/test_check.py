@@ -88,10 +88,10 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_is_refused_in_a_line(in_tmp: Path, capsys, name: str) -> None:
-    text, told = FILES[name]
+    text, says = FILES[name]
     before = time.process_time()
     code, out, err = check(text, capsys)
-    assert (code, out) == (2, "") and err.startswith("params.yaml: ") and told in err
+    assert (code, out) == (2, "") and err.startswith("params.yaml: ") and says in err
     assert len(err.splitlines()) == 1 and len(err) < 300
     assert time.process_time() - before < 2
 
@@ -122,7 +122,7 @@ def test_what_yaml_offers_rightly_is_taken(in_tmp: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "says"),
     [
         ("experiment", "  ", "experiment: got '  '; must be text without blanks at its ends, and not empty"),
         ("experiment", "a\x1b[2J", "experiment: got 'a\\x1b[2J'; must not hold the control character U+001B"),
@@ -139,9 +139,9 @@ def test_what_yaml_offers_rightly_is_taken(in_tmp: Path) -> None:
         ("data.rooms.train", 10**12, "data.rooms: 1,000,000,000,128 frames of 96x128 pixels take"),
     ],
 )  # fmt: skip
-def test_values_that_can_not_be(raw: dict, path: str, value: object, told: str) -> None:
+def test_values_that_can_not_be(raw: dict, path: str, value: object, says: str) -> None:
     put(raw, path, value)
-    assert told in message(raw)
+    assert says in message(raw)
 
 
 def test_sizes_that_people_use(raw: dict) -> None:
@@ -165,9 +165,9 @@ def test_folders_of_the_projects_own(raw: dict, in_tmp: Path, folder: str) -> No
     (in_tmp / "inner/link").symlink_to(in_tmp)
     (in_tmp / "loop").symlink_to("loop")
     put(raw, "data.folder", folder.format(here=in_tmp))
-    told = message(raw)
-    assert told.startswith("params.yaml: data.folder: ") and len(told.splitlines()) == 1
-    assert "the project's own" in told or folder == "loop"
+    says = message(raw)
+    assert says.startswith("params.yaml: data.folder: ") and len(says.splitlines()) == 1
+    assert "the project's own" in says or folder == "loop"
 
 
 @pytest.mark.parametrize("folder", ["data/own", "data/kitchens", "{elsewhere}", "mine", "not/there", "data/own/../b"])
@@ -199,18 +199,18 @@ def test_a_backbone_that_timm_does_not_know(raw: dict, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "says"),
     [
         ({"backbone": "mixer_b16_224"}, "params.yaml: runs.depth: Backbone 'mixer_b16_224'"),
         ({"output_stride": 8}, "cannot have output_stride 8 in timm"),
         ({"batch_size": 1, "input_size": [32, 32]}, "batch norm can't be trained on one image of 32x32 pixels"),
     ],
 )
-def test_a_network_that_can_not_be_built_or_trained(raw: dict, capsys, changes: dict, told: str) -> None:
+def test_a_network_that_can_not_be_built_or_trained(raw: dict, capsys, changes: dict, says: str) -> None:
     del raw["runs"]["both"]
     put(raw, "runs.depth.training", changes)
     code, out, err = check(raw, capsys)
-    assert (code, out) == (2, "") and told in err and err.startswith("params.yaml: runs.depth: ")
+    assert (code, out) == (2, "") and says in err and err.startswith("params.yaml: runs.depth: ")
 
 
 @pytest.mark.parametrize("architecture", names.ARCHITECTURES)

@@ -58,7 +58,7 @@ def test_a_key_that_is_no_text_for_both_is_found(tmp_path, key):
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "told"),
+    ("path", "text", "says"),
     [
         ("training.epochs", "010", "'010' is a number in base 8 in YAML"),
         ("training.deterministic", "on", "training.deterministic: reads as true here and 'on' in DVC"),
@@ -68,14 +68,14 @@ def test_a_key_that_is_no_text_for_both_is_found(tmp_path, key):
         ("seeds", "[0o10]", "seeds[0]: "),
     ],
 )
-def test_a_params_file_that_dvc_reads_otherwise_is_refused(tmp_path, path, text, told):
+def test_a_params_file_that_dvc_reads_otherwise_is_refused(tmp_path, path, text, says):
     raw = some_params()
     put(raw, path, "PLACE")
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(raw).replace("PLACE", text))
     with pytest.raises(ParamsError) as caught:
         load_params(file)
-    assert told in str(caught.value)
+    assert says in str(caught.value)
 
 
 @pytest.mark.parametrize("file", [*(ROOT / "profiles").glob("*.yaml"), ROOT / "pipeline/params/defaults.yaml"], ids=str)

@@ -57,9 +57,9 @@ def test_a_database_without_its_driver(in_tmp: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError) as caught:
         connect("test")
-    told = str(caught.value)
-    assert "\n" not in told and told.startswith(f"MLFLOW_TRACKING_URI names a database of the kind {uri.split(':')[0]}")
-    assert "driver is not installed (No module named" in told and "Nothing was started" in told
+    says = str(caught.value)
+    assert "\n" not in says and says.startswith(f"MLFLOW_TRACKING_URI names a database of the kind {uri.split(':')[0]}")
+    assert "driver is not installed (No module named" in says and "Nothing was started" in says
 
 
 # -- weights -------------------------------------------------------------------------------------------------
@@ -100,9 +100,9 @@ def test_a_hub_that_is_out_of_reach_is_not_asked_for_a_minute(tmp_path: Path, ro
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     environment |= refused | {"PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", HUB], env=environment, capture_output=True, text=True, timeout=150)
-    seconds, told, offline = json.loads(done.stdout)
+    seconds, says, offline = json.loads(done.stdout)
     assert seconds < 20 and offline is False  # three on an idle core; 47 before
-    assert "bring model.safetensors of the hub's repository 'timm/hrnet_w18_small.gluon_in1k'" in told
+    assert "bring model.safetensors of the hub's repository 'timm/hrnet_w18_small.gluon_in1k'" in says
 
 
 # -- labels and batches --------------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def store(folder: Path, unlabelled: tuple[str, ...]) -> Store:
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "told"),
+    ("train", "val", "says"),
     [
         ((), (), None),
         ((), ("edge",), None),  # an auxiliary task is not scored
@@ -140,7 +140,7 @@ def store(folder: Path, unlabelled: tuple[str, ...]) -> Store:
         ((), ("semseg",), "run both: no validation sample has a valid pixel for semseg"),
     ],
 )
-def test_a_task_without_one_labelled_pixel(in_tmp: Path, train, val, told: str | None) -> None:
+def test_a_task_without_one_labelled_pixel(in_tmp: Path, train, val, says: str | None) -> None:
     for split, unlabelled in (("train", train), ("val", val)):
         store(paths.PREPARED / split, unlabelled)
     run = one_run().run("both")
@@ -149,10 +149,10 @@ def test_a_task_without_one_labelled_pixel(in_tmp: Path, train, val, told: str |
         _, scored = train_run._stores(run, selects=False)
         train_run._check_scored(run, scored)
 
-    if told is None:
+    if says is None:
         check()
         return
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=says):
         check()
 
 

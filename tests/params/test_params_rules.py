@@ -43,7 +43,7 @@ def test_it_starts_from_the_single_task_runs_that_fit(fused):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "says"),
     [
         (
             "runs.stitched",
@@ -83,7 +83,7 @@ def test_it_starts_from_the_single_task_runs_that_fit(fused):
         ),
     ],
 )
-def test_what_it_cannot_start_from_is_told(fused, path, value, told):
+def test_what_it_cannot_start_from_is_named(fused, path, value, says):
     put(fused, path, value)
-    assert told in message(fused)
+    assert says in message(fused)
     assert message(fused).startswith("params.yaml: runs_from_single_task.stitched")

@@ -123,7 +123,7 @@ def test_batches_are_split_in_equal_parts(raw):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "says"),
     [
         ("training.lrr", 1, "training.lrr: unknown key; did you mean training.lr?"),
         ("trainning", {}, "trainning: unknown key; did you mean training?"),
@@ -196,11 +196,11 @@ def test_batches_are_split_in_equal_parts(raw):
         ("evaluation.allow_different", ["backbone"], "unknown training value 'backbone'"),
     ],
 )
-def test_a_wrong_value_is_told(raw, path, value, told):
+def test_a_wrong_value_is_named(raw, path, value, says):
     put(raw, path, value)
     text = message(raw)
     assert text.startswith("params.yaml: ")
-    assert told in text
+    assert says in text
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_unknown_run(raw):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "says"),
     [
         ("seeds: [0\nruns: {", "line 2"),
         ("seeds: [0]\nseeds: [1]", "line 2: seeds is given twice (first on line 1)"),
@@ -269,13 +269,13 @@ def test_unknown_run(raw):
         ("? [a]\n: 1", "line 1: a key must be a plain name"),
     ],
 )
-def test_a_file_that_is_not_params(tmp_path, text, told):
+def test_a_file_that_is_not_params(tmp_path, text, says):
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ParamsError) as caught:
         load_params(path)
     assert str(caught.value).startswith(f"{path}: ")
-    assert told in str(caught.value)
+    assert says in str(caught.value)
 
 
 def test_a_missing_file(tmp_path):
@@ -316,8 +316,8 @@ def test_check_sums_up_valid_params(tmp_path, raw):
 def test_check_tells_where_a_run_and_its_baseline_use_other_numbers_of_threads(raw):
     run = {"architecture": "multi_task", "tasks": ["semseg", "depth"], "training": {"cpu_threads": None}}
     raw["runs"] = {"depth": {"architecture": "single_task", "tasks": ["depth"]}, "both": run}
-    told = "runs.both: cpu_threads null against 1 in depth: on a CPU sums round otherwise, and scores differ as by seed"
-    assert told in list(warnings(parse_params(raw)))
+    says = "runs.both: cpu_threads null against 1 in depth: on a CPU sums round otherwise, and scores differ as by seed"
+    assert says in list(warnings(parse_params(raw)))
     run["training"] = {}
     assert not any("cpu_threads" in warning for warning in warnings(parse_params(raw)))
 
@@ -355,8 +355,8 @@ def test_check_refuses_a_test_split_that_dataset_yaml_does_not_list(tmp_path, ra
 def test_a_dataset_without_a_test_split_is_not_scored_on_one(raw, dataset):
     put(raw, "data", {"dataset": dataset, "tasks": list(names.DATASET_TASKS[dataset])})
     put(raw, "evaluation.split", "test")
-    told = f"evaluation.split: got 'test'; {dataset} has no test split, only train and val: set it to val"
-    assert told in message(raw)
+    says = f"evaluation.split: got 'test'; {dataset} has no test split, only train and val: set it to val"
+    assert says in message(raw)
     put(raw, "evaluation.split", "train")
     assert "evaluation.split: got 'train'; must be 'val' or 'test'" in message(raw)
 

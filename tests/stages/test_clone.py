@@ -73,7 +73,7 @@ def test_nothing_differs_and_the_commits_are_named(origin, clone):
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "says"),
     [
         (lambda p: append(p, "pipeline/tasks/losses.py"), ["file pipeline/tasks/losses.py: "]),
         (lambda p: append(p, "pipeline/datasets/rooms/camera.py"), ["data: file pipeline/datasets/rooms/camera.py: "]),
@@ -84,12 +84,12 @@ def test_nothing_differs_and_the_commits_are_named(origin, clone):
         (lambda p: edit_params(p, "data", limit=3), ["data: param data.limit: null -> 3"]),
     ],
 )
-def test_each_edit_is_named(clone, edit, told):
+def test_each_edit_is_named(clone, edit, says):
     edit(clone)
     code, text = traced(clone)
     lines = [line.removeprefix("differs: ") for line in text.splitlines() if line.startswith("differs: ")]
-    assert code == bool(told) and len(lines) == len(told), text
-    assert all(line.startswith(start) for line, start in zip(lines, told, strict=True)), text
+    assert code == bool(says) and len(lines) == len(says), text
+    assert all(line.startswith(start) for line, start in zip(lines, says, strict=True)), text
 
 
 def test_what_git_cannot_vouch_for_is_said(clone):
@@ -116,5 +116,13 @@ def test_the_commit_of_the_code_is_found_behind_later_ones(origin, clone):
 def test_a_file_of_before_is_one_clear_line(clone):
     old = {key: value for key, value in clone.json(METRICS).items() if key != "inputs"}
     paths.write_json(clone.root / METRICS, old)
-    expected = f"{METRICS} lacks inputs: no stage of this version wrote it; run `dvc repro`\n"
-    assert traced(clone) == (2, expected)
+    code, text = traced(clone)
+    assert code == 2 and text.startswith(
+        f"{METRICS} lacks inputs: no stage of this version wrote that; run `dvc repro ev"
+    )
+    paths.write_json(clone.root / METRICS, {key: value for key, value in old.items() if key != "version"})
+    code, text = traced(clone)
+    assert code == 2 and text.startswith(
+        f"{METRICS} is of no version, this code reads version 1; run `dvc repro evaluate`"
+    )
+    assert len(text.splitlines()) == 1

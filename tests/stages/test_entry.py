@@ -44,9 +44,9 @@ def test_wrong_params_stop_a_stage_before_it_begins(params_file, capsys):
 
     params_file.write_text(PARAMS.replace("epochs:", "epoch:", 1))
     assert run(main, argv=[]) == 2
-    told = capsys.readouterr().err
-    assert "training.epoch: unknown key; did you mean training.epochs?" in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "training.epoch: unknown key; did you mean training.epochs?" in printed
+    assert "Traceback" not in printed
 
 
 def test_a_persons_mistake_is_told_without_traceback(capsys):

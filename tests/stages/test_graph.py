@@ -29,6 +29,7 @@ ANYWHERE = {
     "params": "merges and checks values that are params of the stage; defaults are in defaults.yaml",
 }
 READERS = {"datasets": "declares classes, which cost is counted for; prepare has read the data"}
+KINDS = {"results.__init__": "a docstring; of the package, those files are dependencies whose results it handles"}
 TRACKING = {"tracking": "writes to MLflow, whose store no stage reads a result from"}
 EXEMPT = {
     "download": {},
@@ -42,13 +43,20 @@ EXEMPT = {
     "selection": {},
     "train": {
         **TRACKING,
+        **KINDS,
         "evaluation": "scores by epoch, for the eye; where they choose weights, models/selection.json holds its digest",
         "metrics": "scores by epoch, for the eye; where they choose weights, models/selection.json holds their digests",
         "tools": "starts the processes; how many there are is recorded with the inputs",
     },
-    "evaluate": {**READERS, **TRACKING, "visual.__init__": "a docstring; of the package, painting is a dependency"},
+    "evaluate": {
+        **READERS,
+        **TRACKING,
+        **KINDS,
+        "visual.__init__": "a docstring; of the package, painting is a dependency",
+    },
     "single_task_weights": {},
     "compare": {
+        **KINDS,
         "comparison.__init__": "a docstring",
         "metrics.__init__": "a docstring; of the package, Δm is a dependency",
     },

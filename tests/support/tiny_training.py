@@ -17,7 +17,7 @@ from pipeline.loading.loader import Shard
 from pipeline.networks.registry import Outputs
 from pipeline.params.load import parse_params
 from pipeline.params.schema import ResolvedRun
-from pipeline.train.loop import train
+from pipeline.train.loop import TrainingLoop
 from pipeline.train.train_run import make_augmenter
 
 SIZE = (32, 32)
@@ -76,10 +76,10 @@ def run_training(store, run, seed=0, network=None, validate=None, log=None, **op
     recipe = run.training
     batches = training_batches(store, recipe.input_size, recipe.batch_size, seed, device.torch_device, share)
     logged = []
-    history = train(
+    loop = TrainingLoop(
         network, batches, make_augmenter(run), run, seed, device,
         log or (lambda values, step: logged.append((step, values))),
         validate or (lambda: {"depth": {"rmse": 1.0}}),
         **options,
     )  # fmt: skip
-    return network, history, logged
+    return network, loop.train(), logged

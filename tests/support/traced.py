@@ -20,12 +20,14 @@ from pipeline.data.store import read_info
 from pipeline.datasets.packing_inputs import packing_inputs
 from pipeline.evaluation.evaluate_run import origin
 from pipeline.params.load import load_params
+from pipeline.results.run_record import RunRecord
 from pipeline.tracking import mlflow_run
 from pipeline.tracking.run_log import EXECUTION
 from pipeline.train import resume
-from pipeline.train.outputs import execution_record, training_record, write_outs
+from pipeline.train.outputs import Trained, execution_record, write_outs
 from pipeline.train.state import EpochRecord
 from pipeline.train.training_inputs import training_inputs, training_key
+from tests.support.result_files import run_metrics
 
 PARAMS = {
     "experiment": "traced",
@@ -82,21 +84,19 @@ def make_result(name: str = "pair", seed: int = 0) -> dict:
     with resume.attempt(training_key(inputs, info, name)) as attempt:
         tags = {"run": name, "seed": str(seed), **git_state()}
         with mlflow_run.training_run(experiment, f"{name}-{seed}", attempt.training_id, tags) as log:
-            record = training_record(run, seed, info, inputs, history, device)
-            own = {"weights": "last epoch", "starts_from": {}, "training_samples": 8}
-            digest = write_outs(nn.Linear(2, 2), history, record | own)
+            trained = Trained(run, seed, info, inputs, device, {}, "last epoch", 8)
+            digest = write_outs(nn.Linear(2, 2), history, trained)
             attempt.finish(f"{name}-{seed}", digest)
             log.tags({"weights_sha256": digest})
             log.artifact(paths.run_file(name, seed))
             execution = execution_record(history, attempt, time.time())
             log.json(execution, EXECUTION)
-    record = paths.read_json(paths.run_file(name, seed))
+    record = RunRecord.read(paths.run_file(name, seed))
     run_folders.delete_finished(f"{name}-{seed}", digest)
     score(record)
-    return record | execution | {"mlflow": log.id}
+    return paths.read_json(paths.run_file(name, seed)) | execution | {"mlflow": log.id}
 
 
-def score(record: dict) -> None:
-    """The metrics file of a model, as far as its origin goes."""
-    content = {"run": record["run"], "seed": record["seed"], **origin(record)}
-    paths.write_json(paths.metrics_file(record["run"], record["seed"]), content)
+def score(record: RunRecord) -> None:
+    """The metrics file of a model; what is not of its origin is made up."""
+    run_metrics(run=record.run, seed=record.seed, **origin(record)).write(paths.metrics_file(record.run, record.seed))

@@ -23,6 +23,7 @@ from pipeline.networks.saved_weights import load_weights, save_weights
 from pipeline.params.load import load_params
 from pipeline.train.outputs import described
 from stages._entry import run_stage
+from tests.support.result_files import run_record
 
 TASKS = ["semseg", "depth", "normals", "edge"]
 PARAMS = {
@@ -58,8 +59,9 @@ def write_run_file(**changes: object) -> None:
     run, info = load_params().run("all"), read_info()
     inputs = provenance.collect_inputs("train", run.model_dump() | {"seed": 0, "start": {}}, info.digest)
     weights = file_sha256(paths.weights_file("all", 0))
-    record = {"run": "all", "inputs": inputs.values, "dataset": described(info, run), "weights_sha256": weights}
-    paths.write_json(paths.run_file("all", 0), record | changes)
+    record = run_record(run="all", inputs=inputs.values, dataset=described(info, run), weights_sha256=weights)
+    record.write(paths.run_file("all", 0))
+    paths.write_json(paths.run_file("all", 0), paths.read_json(paths.run_file("all", 0)) | changes)
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -147,7 +149,14 @@ def test_what_has_become_of_params_and_data_does_not_matter(network, in_tmp, cap
     ("harm", "told"),
     [
         (lambda: paths.run_file("all", 0).unlink(), "run.json is missing: it describes the network"),
-        (lambda: write_run_file(dataset=None), "run.json is of an older version, which did not note the dataset's cla"),
+        (
+            lambda: write_run_file(version=0),
+            "run.json is of version 0, this code reads version 1; run `dvc repro train`",
+        ),
+        (
+            lambda: write_run_file(dataset=None),
+            "run.json says dataset = None (input should be an object): no stage of ",
+        ),
         (lambda: write_run_file(inputs={}), "run.json does not describe a network that this version can build"),
         (lambda: write_run_file(weights_sha256="0" * 64), "or not the file that models/all-0/run.json describes"),
         (lambda: paths.run_file("all", 0).write_text("{"), "run.json is damaged"),

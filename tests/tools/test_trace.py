@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -17,10 +18,12 @@ from pipeline.core.errors import DataError, TrackingError
 from pipeline.core.integrity import file_sha256
 from pipeline.networks.saved_weights import save_weights
 from pipeline.params.load import load_params
+from pipeline.results.run_record import RunRecord
 from pipeline.tools.trace import trace
 from pipeline.tracking import mlflow_run
 from stages import trace as stage
 from stages._entry import run_stage
+from tests.support.result_files import run_record
 from tests.support.traced import make_result, score, working_in
 
 MODEL, METRICS = "models/pair-0", "reports/metrics/pair-0.json"
@@ -106,7 +109,7 @@ def pack_other_data():
 
 
 def score_others():
-    score(paths.read_json(paths.run_file("pair", 0)) | {"weights_sha256": "0" * 64})
+    score(replace(RunRecord.read(paths.run_file("pair", 0)), weights_sha256="0" * 64))
 
 
 @pytest.mark.parametrize(
@@ -144,8 +147,8 @@ def test_a_result_restored_on_another_machine_leads_to_the_run_that_scored_it_th
     torch.manual_seed(1)
     save_weights(nn.Linear(2, 2), paths.weights_file("pair", 0))
     digest = file_sha256(paths.weights_file("pair", 0))
-    elsewhere = paths.read_json(paths.run_file("pair", 0)) | {"weights_sha256": digest}
-    paths.write_json(paths.run_file("pair", 0), elsewhere)
+    elsewhere = replace(RunRecord.read(paths.run_file("pair", 0)), weights_sha256=digest)
+    elsewhere.write(paths.run_file("pair", 0))
     score(elsewhere)
     lacking = traced(MODEL)
     assert lacking.mlflow is None and lacking.reproducible and "has no run of these weights" in lacking.notes[0]
@@ -178,8 +181,20 @@ def test_a_run_of_other_programs_and_a_file_of_before(record):
     with pytest.raises(DataError, match=r"their-own. is none of this pipeline"):
         traced(foreign.info.run_id)
     paths.write_json(paths.metrics_file("pair", 0), {"run": "pair", "seed": 0})
-    with pytest.raises(DataError, match=r"pair-0.json lacks input_fingerprint, .*run `dvc repro`"):
+    with pytest.raises(
+        DataError, match=r"pair-0.json is of no version, this code reads version 1; run `dvc repro evalu"
+    ):
         traced(METRICS)
+    shutil.rmtree(MODEL)
+    tags = {"run": "pair", "seed": "0"}
+    with mlflow_run.training_run(mlflow_run.connect("traced"), "pair-0", "old", tags) as log:
+        run_record(run="pair").write(Path("old/run.json"))
+        paths.write_json(Path("old/run.json"), paths.read_json(Path("old/run.json")) | {"version": 0})
+        log.artifact(Path("old/run.json"))
+    with pytest.raises(
+        DataError, match=r"run.json of MLflow's run .* is of version 0, this code reads version 1; trace its"
+    ):
+        traced(log.id)
 
 
 def test_a_server_that_does_not_answer_is_told(record, monkeypatch):

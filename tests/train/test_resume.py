@@ -9,6 +9,7 @@ import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -257,7 +258,7 @@ def test_a_result_that_does_not_fit_on_the_disk_is_told(in_tmp):
     network = torch.nn.Linear(100, 100)
     told = pytest.raises(TrainingError, match=r"result of pair-0 can't be written: .*too large.*Free some space")
     with full_disk(), told:
-        write_outs(network, [], {"run": "pair", "seed": 0})
+        write_outs(network, [], SimpleNamespace(run=params(), seed=0))
     assert list((in_tmp / "models" / "pair-0").iterdir()) == []
 
 
