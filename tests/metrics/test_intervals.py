@@ -37,9 +37,9 @@ def test_variances_are_those_of_the_crossed_effects():
     """The parts of many experiments against what they were made with."""
     rng = np.random.default_rng(0)
     found = [interval(*mean_of_images(3, 0.5, 2, 40, 4, rng, 500)) for _ in range(300)]
-    assert np.mean([each.image_variance for each in found]) == pytest.approx(9 / 40, rel=0.06)
+    assert np.mean([each.image_variance for each in found]) == pytest.approx(9 / 40 + 4 / 40 / 4, rel=0.06)
     assert np.mean([each.interaction for each in found]) == pytest.approx(4 / 40 / 4, rel=0.06)
-    assert np.mean([each.seed_variance for each in found]) == pytest.approx(0.25 / 4 + 4 / 40 / 4, rel=0.15)
+    assert np.mean([each.seed_variance for each in found]) == pytest.approx(0.25 / 4, rel=0.15)
     spread = np.var([each.mean for each in found], ddof=1)
     assert np.mean([each.standard_error**2 for each in found]) == pytest.approx(spread, rel=0.2)
 
@@ -68,7 +68,7 @@ def test_degrees_of_freedom_are_those_of_the_sample_variance():
     for values in (rng.standard_normal((2000, 100)), rng.gamma(4, size=(2000, 100))):
         found = values.var(1, ddof=1)
         known = 2 * found.mean() ** 2 / found.var(ddof=1)
-        assert np.median([degrees_of_freedom(-each) for each in values]) == pytest.approx(known, rel=0.25)
+        assert np.median([degrees_of_freedom(-each) for each in values]) == pytest.approx(known, rel=0.4)
     assert degrees_of_freedom(np.array([0.0] * 99 + [1.0])) == pytest.approx(200 / 97, rel=0.02)
     assert degrees_of_freedom(np.zeros(10)) == 9
     assert degrees_of_freedom(np.array([1.0, -1.0, 1.0, -1.0])) == 3
@@ -90,7 +90,9 @@ def test_what_would_be_needed_is_enough_and_one_less_is_not():
     got = interval([0.2, 1.0, 1.8], resampled, alike(resampled, 100))
     assert got.verdict == "not distinguishable"
     needed = got.seeds_needed
-    halves = [half_width(got.image_variance, got.seed_variance * 3 / each, 99, each) for each in (needed - 1, needed)]
+    pure = got.image_variance - got.interaction
+    shares = ((each, 3 / each) for each in (needed - 1, needed))
+    halves = [half_width(pure + got.interaction * s, got.seed_variance * s, 99, each) for each, s in shares]
     assert halves[1] < got.mean <= halves[0]
     resampled = 0.5 + rng.normal(0, 0.5, (1, 1000))
     single = interval([0.5], resampled, alike(resampled, 100))

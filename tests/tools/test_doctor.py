@@ -136,6 +136,7 @@ def results(name: str) -> list[Path]:
     """All that stages leave of a run, made; those in a folder as the folder."""
     run = name.rpartition("-")[0], int(name.rpartition("-")[2])
     files = [paths.digest_file(*run), paths.start_file(*run), paths.metrics_file(*run), paths.history_file(*run)]
+    files.append(paths.statistics_file(*run))
     inside = [paths.run_file(*run), paths.weights_file(*run), paths.panel_dir(*run) / "predictions.npz"]
     for path in (*files, *inside, paths.panel_dir(*run) / f"{name}.png"):
         paths.write_json(path, {"sha256": "0"})
