@@ -7,16 +7,16 @@ images and S seeds, and the values of each seed by resamples of the images,
 
     V   = variance of the mean over seeds, by resamples       = images/N + both/(N S)
     V_s = variance of seed s, by resamples                    = images/N + both/N
-    I   = (mean of V_s − V) / (S − 1), at least 0             = both/(N S)
-    G   = s²/S − I, at least 0                                = seeds/S
+    I   = (mean of V_s − V) / (S − 1)                         = both/(N S)
+    A   = V − I, at least 0                                   = images/N
+    B   = s²/S, s² the sample variance of the values by seed  = seeds/S + both/(N S)
 
-where s² is the sample variance of the values by seed, so V + G is the variance of the mean. Few seeds know G badly, and
-no single quantile of Student's t belongs to the sum: Cochran's approximation to the Behrens-Fisher problem weighs two,
-t' = (V t(f) + G t(S − 1)) / (V + G) (Cochran and Cox, "Experimental Designs", 1957, section 4.14; Cochran, Biometrics
-1964). Some images weigh much more than others, and N of them know V less well than N alike would: f = 2 N/(k − 1), at
-most N − 1, where k is the kurtosis of what each image does to the mean, found by leaving it out. It is 3 for normal
-effects, for which f is N. (The variance of a sample variance is σ⁴ (k − 1)/N, and 2 σ⁴/f with f degrees of freedom.)
-What all this covers: docs/protocol.md.
+so A + B is the variance of the mean. Few seeds know B badly, and no single quantile of Student's t belongs to the sum:
+Cochran's approximation to the Behrens-Fisher problem weighs the two, t' = (A t(f) + B t(S − 1)) / (A + B) (Cochran and
+Cox, "Experimental Designs", 1957, section 4.14; Cochran, Biometrics 1964). Some images weigh much more than others, and
+N of them know A less well than N alike would: f = 2 N/(k − 1), at most N − 1, where k is the kurtosis of what each
+image does to the mean, found by leaving it out. It is 3 for normal effects, for which f is N. (The variance of a sample
+variance is σ⁴ (k − 1)/N, and 2 σ⁴/f with f degrees of freedom.) What all this covers: docs/protocol.md.
 
 NumPy and SciPy's quantiles only.
 """
@@ -41,8 +41,8 @@ Verdict = Literal["better", "worse", "not distinguishable"]
 class Estimate:
     """A mean over seeds with its 95 % interval, low to high.
 
-    image_variance, seed_variance: V and G above, whose sum is the variance of the mean; one seed tells nothing of G,
-    which is 0 then. interaction: the part I of V that more seeds would lessen as well. degrees: of freedom of V, f
+    image_variance, seed_variance: A and B above, whose sum is the variance of the mean; one seed tells nothing of B,
+    which is 0 then. interaction: the part I of B that more images would lessen as well. degrees: of freedom of A, f
     above. resamples: how many were used.
     """
 
@@ -78,20 +78,20 @@ class Estimate:
         if self.seeds == 1:
             return None
         for seeds in range(self.seeds, _MOST_SEEDS + 1):
-            share = self.seeds / seeds
-            images = self.image_variance - self.interaction * (1 - share)
-            if half_width(images, self.seed_variance * share, self.degrees, seeds) < abs(self.mean):
+            part = self.seed_variance * self.seeds / seeds
+            if half_width(self.image_variance, part, self.degrees, seeds) < abs(self.mean):
                 return seeds
         return None
 
     @property
     def images_needed(self) -> int | None:
         """How many images like these would do the same with these seeds, in two digits; None where none would."""
+        both = min(max(self.interaction, 0.0), self.seed_variance)
         images = self.images
         while images <= _MOST_IMAGES:
             share = self.images / images
-            part = self.image_variance * share
-            if half_width(part, self.seed_variance, self.degrees / share, self.seeds) < abs(self.mean):
+            part = self.seed_variance - both + both * share
+            if half_width(self.image_variance * share, part, self.degrees / share, self.seeds) < abs(self.mean):
                 return _two_digits(images)
             images = max(images + 1, int(images * 1.01))
         return None
@@ -122,12 +122,12 @@ def interval(values: Sequence[float], resampled: np.ndarray, without_each: np.nd
     if images < 2 or 2 * resamples < drawn or not (np.isfinite(values).all() and np.isfinite(without_each).all()):
         return None
     unbiased = images / (images - 1)  # drawing with replacement sees the variance of N numbers, not of their source
-    image_variance = float(resampled.mean(0).var(ddof=1)) * unbiased
+    mean_variance = float(resampled.mean(0).var(ddof=1)) * unbiased
     both = seed_variance = 0.0
     if seeds > 1:
-        alone = float(resampled.var(1, ddof=1).mean()) * unbiased
-        both = min(max((alone - image_variance) / (seeds - 1), 0.0), image_variance)
-        seed_variance = max(float(np.var(values, ddof=1)) / seeds - both, 0.0)
+        both = (float(resampled.var(1, ddof=1).mean()) * unbiased - mean_variance) / (seeds - 1)
+        seed_variance = float(np.var(values, ddof=1)) / seeds
+    image_variance = max(mean_variance - both, 0.0)
     degrees = degrees_of_freedom(without_each.mean(0))
     mean, half = float(np.mean(values)), half_width(image_variance, seed_variance, degrees, seeds)
     return Estimate(

@@ -181,7 +181,7 @@ def test_sentences():
         "over images alone: another seed may give another sign"
     )
     assert conclusion("mtl", None).startswith("mtl: no interval")
-    between = conclusion("mtl", estimate(-0.4, -3.0, 2.2, 0.5, 0.05, 3, interaction=0.4))
+    between = conclusion("mtl", estimate(-0.4, -3.0, 2.2, 0.02, 0.5, 3, interaction=0.4))
     assert between.startswith(
         "mtl: not distinguishable from its baselines at 95 %: Δm −0.4 (−3.0 to 2.2, 3 seeds, 24 images); at this size "
         "it would take "

@@ -37,9 +37,9 @@ def test_variances_are_those_of_the_crossed_effects():
     """The parts of many experiments against what they were made with."""
     rng = np.random.default_rng(0)
     found = [interval(*mean_of_images(3, 0.5, 2, 40, 4, rng, 500)) for _ in range(300)]
-    assert np.mean([each.image_variance for each in found]) == pytest.approx(9 / 40 + 4 / 40 / 4, rel=0.06)
+    assert np.mean([each.image_variance for each in found]) == pytest.approx(9 / 40, rel=0.06)
     assert np.mean([each.interaction for each in found]) == pytest.approx(4 / 40 / 4, rel=0.06)
-    assert np.mean([each.seed_variance for each in found]) == pytest.approx(0.25 / 4, rel=0.15)
+    assert np.mean([each.seed_variance for each in found]) == pytest.approx(0.25 / 4 + 4 / 40 / 4, rel=0.15)
     spread = np.var([each.mean for each in found], ddof=1)
     assert np.mean([each.standard_error**2 for each in found]) == pytest.approx(spread, rel=0.2)
 
@@ -90,9 +90,7 @@ def test_what_would_be_needed_is_enough_and_one_less_is_not():
     got = interval([0.2, 1.0, 1.8], resampled, alike(resampled, 100))
     assert got.verdict == "not distinguishable"
     needed = got.seeds_needed
-    pure = got.image_variance - got.interaction
-    shares = ((each, 3 / each) for each in (needed - 1, needed))
-    halves = [half_width(pure + got.interaction * s, got.seed_variance * s, 99, each) for each, s in shares]
+    halves = [half_width(got.image_variance, got.seed_variance * 3 / each, 99, each) for each in (needed - 1, needed)]
     assert halves[1] < got.mean <= halves[0]
     resampled = 0.5 + rng.normal(0, 0.5, (1, 1000))
     single = interval([0.5], resampled, alike(resampled, 100))
