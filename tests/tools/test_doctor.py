@@ -153,10 +153,10 @@ def test_results_of_removed_runs_and_seeds(project, capsys, name):
     kept = set(Path().rglob("*"))
     record_outs(results(name))
     code, told = doctor(capsys)
-    assert code == 1 and told.count("no longer in params.yaml: remove it (") == 6
+    assert code == 1 and told.count("no longer in params.yaml: remove it (") == 7
     assert told.count("DVC's cache has it") == 5 and told.count("git has it, if committed") == 1
     code, told = doctor(capsys, "--fix")
-    assert code == 0 and told.count("fixed: ") == 6
+    assert code == 0 and told.count("fixed: ") == 7
     left = {path for path in set(Path().rglob("*")) - kept if path.is_file()}
     assert kept <= set(Path().rglob("*")) and left == {Path("dvc.lock")}
 
