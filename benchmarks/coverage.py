@@ -1,6 +1,6 @@
 """How often the 95 % intervals of Δm hold the truth, where images and seeds are both random and the truth is known.
 
-    python -m benchmarks.coverage                              # the table of docs/protocol.md: some forty minutes, and more on one core
+    python -m benchmarks.coverage                              # the table of docs/protocol.md: an hour on one core
     python -m benchmarks.coverage --repetitions 200 --images 60
     python -m benchmarks.coverage --time                       # how long intervals of NYUD's size take
 
