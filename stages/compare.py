@@ -9,7 +9,7 @@ from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.params.schema import Params
 from pipeline.results.comparison import Comparison
-from stages._entry import run_stage
+from stages._entry import imports, run_stage
 
 
 def main(params: Params, show: bool = False) -> None:
@@ -17,7 +17,14 @@ def main(params: Params, show: bool = False) -> None:
     if show:
         print(format_table(Comparison.read(paths.DELTA_JSON)))
         return
-    delta = compare(load_results(params), params.evaluation.allow_different)
+    results = load_results(params)
+    delta = compare(results, params.evaluation.allow_different)
+    with imports():
+        from pipeline.comparison.intervals import (
+            add_intervals,
+        )  # imports NumPy, which `--show` and refusals can do without
+
+    delta = add_intervals(delta, results)
     write_delta(delta)
     print(format_table(delta))
 

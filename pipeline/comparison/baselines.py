@@ -159,7 +159,8 @@ def _unfair(result: RunMetrics, task: str, found: dict[str, tuple[Any, Any]], ba
 def compare(results: Sequence[RunMetrics], allow_different: Sequence[str] = ()) -> Comparison:
     """Scores of all runs, and the gain of multi-task runs over their single-task baselines of the same seed.
 
-    A run without baselines has scores only. Raises ComparisonError for an unfair pair.
+    A run without baselines has scores only; `intervals.add_intervals` adds what they are worth. Raises ComparisonError
+    for an unfair pair.
     """
     rows: list[Row] = []
     caveats: dict[str, None] = {}  # an ordered set: the same caveat holds for every seed
@@ -174,6 +175,7 @@ def compare(results: Sequence[RunMetrics], allow_different: Sequence[str] = ()) 
         scores={run: _scores(rows, run) for run in runs},
         runs=runs,
         per_seed=rows,
+        conclusions=[],
         caveats=list(caveats),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.comparison.baselines import DELTA_M
 from pipeline.core import names, paths
-from pipeline.results.comparison import Comparison, Gain, Score
+from pipeline.results.comparison import Comparison, Gain, Interval, Score
 
 FIELDS = (
     "run",
@@ -22,6 +22,8 @@ FIELDS = (
     "baseline_run",
     "baseline",
     "delta",
+    "low",
+    "high",
 )
 
 
@@ -42,15 +44,24 @@ def _summary_rows(delta: Comparison) -> Iterator[dict[str, Any]]:
                 row: dict[str, Any] = {"run": run, "seed": statistic, "task": task, "metric": entry.metric}
                 row |= {"higher_is_better": entry.higher_is_better, "score": getattr(entry, statistic)}
                 if statistic == "mean":
+                    row |= _bounds(entry.interval)
                     row |= {key: getattr(entry, key) for key in ("baseline_run", "baseline", "delta")}
                 yield row
             if run in delta.delta_m:
-                gain = getattr(delta.delta_m[run], statistic)
-                yield {"run": run, "seed": statistic, "task": DELTA_M, "delta": gain}
+                gain = delta.delta_m[run]
+                row = {"run": run, "seed": statistic, "task": DELTA_M, "delta": getattr(gain, statistic)}
+                yield row | (_bounds(gain.interval) if statistic == "mean" else {})
+
+
+def _bounds(interval: Interval | None) -> dict[str, float]:
+    return {"low": interval.low, "high": interval.high} if interval else {}
 
 
 def format_table(delta: Comparison) -> str:
-    """The comparison as aligned text: one line a run (single-task runs of a backbone share one), Δm last."""
+    """The comparison as aligned text: one line a run (single-task runs of a backbone share one), Δm last.
+
+    Below it what can be said of each Δm, and the caveats.
+    """
     lines = _table_lines(delta)
     columns = _score_columns(delta, [entries for _, entries, _ in lines])
     columns = [["", *(label for label, _, _ in lines)], *columns]
@@ -61,7 +72,7 @@ def format_table(delta: Comparison) -> str:
         for cells in zip(*columns, strict=True)
     ]
     rows.insert(1, "-" * max(map(len, rows)))
-    return "\n".join([*rows, *(f"* {caveat}" for caveat in delta.caveats)])
+    return "\n".join([*rows, *delta.conclusions, *(f"* {caveat}" for caveat in delta.caveats)])
 
 
 Line = tuple[str, dict[str, Score], Gain | None]  # label, scores by task, Δm

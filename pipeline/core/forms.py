@@ -48,6 +48,7 @@ _FORMS: dict[str, Form] = {
     "input_fingerprint": _SHA256,
     "history_sha256": _SHA256,
     "predictions_sha256": _SHA256,
+    "statistics_sha256": _SHA256,
     "sha256": _SHA256,
     "run": _RUN,
     "seed": _SEED,

@@ -40,6 +40,7 @@ REPORT = REPORTS / "report.md"
 FIGURES = REPORTS / "figures"
 HISTORY = REPORTS / "history"
 PANELS = REPORTS / "panels"
+STATISTICS = REPORTS / "statistics"
 
 
 def model_dir(run: str, seed: int) -> Path:
@@ -80,6 +81,11 @@ def history_file(run: str, seed: int) -> Path:
 def panel_dir(run: str, seed: int) -> Path:
     """The folder of a network's predictions for the report."""
     return PANELS / f"{run}-{seed}"
+
+
+def statistics_file(run: str, seed: int) -> Path:
+    """What each image of the split adds to a network's primary scores (pipeline/evaluation/statistics.py)."""
+    return STATISTICS / f"{run}-{seed}.parquet"
 
 
 def project_root() -> Path:

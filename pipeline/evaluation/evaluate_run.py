@@ -22,6 +22,7 @@ from pipeline.data.sample import Sample
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.cost import measure
 from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, score_with, task_context
+from pipeline.evaluation.statistics import SplitStatistics
 from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
 from pipeline.params.load import load_params
@@ -44,8 +45,9 @@ _PROTOCOL = (
 def evaluate_run(params: Params, name: str, seed: int) -> None:
     """Score run `name` with `seed` on the split that `evaluation.split` names.
 
-    Writes reports/metrics/<run>-<seed>.json and, for `evaluation.panels` samples, predictions and a picture under
-    reports/panels/<run>-<seed>/; adds both to the MLflow run that training began.
+    Writes reports/metrics/<run>-<seed>.json, what each image adds to the primary scores beside it under
+    reports/statistics/ and, for `evaluation.panels` samples, predictions and a picture under
+    reports/panels/<run>-<seed>/; adds scores and picture to the MLflow run that training began.
     Raises TrainingError when an input was edited meanwhile, DataError where the dataset has no such split.
     """
     run, info, split = params.run(name), read_info(), params.evaluation.split
@@ -75,6 +77,10 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
     picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
     primary = {task: get_task(task) for task in run.tasks}
+    values = finite_or_none(scores)
+    statistics = SplitStatistics(store.ids, scorer.statistics, scorer.formulas)
+    statistics.check_scores({task: values[task][of.primary_metric] for task, of in primary.items()})
+    statistics.write(paths.statistics_file(name, seed))
     metrics = RunMetrics(
         run=name,
         seed=seed,
@@ -95,8 +101,9 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
         **cost,
         **origin(trained),
         primary_metric={task: PrimaryMetric(of.primary_metric, of.higher_is_better) for task, of in primary.items()},
-        tasks=finite_or_none(scores),
+        tasks=values,
         predictions_sha256=file_sha256(predictions_file(name, seed)),
+        statistics_sha256=file_sha256(paths.statistics_file(name, seed)),
     )
     metrics.write(paths.metrics_file(name, seed))
     with continued_run(experiment, name, seed, trained.weights_sha256) as log:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, groupby, zip_longest
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
 
 import numpy as np
 import torch
@@ -97,11 +97,14 @@ class Scorer:
         contexts = {task: task_context(info, task, edge_nms) for task in tasks}
         self._metrics = {task: get_task(task).metric(context).to(device) for task, context in contexts.items()}
         self._device = device
-        self._fractions: list[list[tuple[str, dict[str, Tensor]]]] = []  # by batch: what each update added
+        self._fractions: list[list[tuple[str, dict[str, Tensor]]]] = []  # by batch: what each image added
+        self._batches: list[int] = []  # images of each
+        self._pooled: dict[str, dict[str, np.ndarray]] | None = None
 
-    def begin_batch(self) -> None:
-        """Say that what follows is of the next of this process's batches."""
+    def begin_batch(self, images: int) -> None:
+        """Say that what follows is of the next of this process's batches, of so many images."""
         self._fractions.append([])
+        self._batches.append(images)
 
     def pool(self) -> None:
         """Make every sum that of all processes, which took turns at the batches: to the bit that of one process.
@@ -110,6 +113,7 @@ class Scorer:
         """
         if distributed.world_size() == 1:
             return
+        self._pooled = _in_turns(distributed.all_gather((self._batches, self.statistics)))
         turns = zip_longest(*distributed.all_gather(self._fractions), fillvalue=[])
         for task, fractions in chain.from_iterable(chain.from_iterable(turns)):
             self._metrics[task].add(fractions)
@@ -117,18 +121,28 @@ class Scorer:
             metric.change_counts(distributed.all_reduce_sum)
 
     def update(self, task: str, predictions: Sequence[Tensor], labels: Sequence[Label]) -> None:
-        """Add decoded predictions, each (1, C, H, W) at the size of its label. Those of one size go in together."""
-        for _, group in groupby(zip(predictions, labels, strict=True), key=lambda pair: pair[1].valid.shape):
-            prediction, label = zip(*group, strict=True)
-            value = torch.stack([value_tensor(each.value) for each in label])
-            valid = torch.stack([torch.from_numpy(np.array(each.valid))[None] for each in label])
-            self._metrics[task].update(torch.cat(prediction), value.to(self._device), valid.to(self._device))
+        """Add decoded predictions, each (1, C, H, W) at the size of its label, image by image."""
+        for prediction, label in zip(predictions, labels, strict=True):
+            value, valid = value_tensor(label.value)[None], torch.from_numpy(np.array(label.valid))[None, None]
+            self._metrics[task].update(prediction, value.to(self._device), valid.to(self._device))
             if distributed.world_size() > 1:
                 self._fractions[-1].append((task, self._metrics[task].take_fractions()))
 
     def compute(self) -> Scores:
         """The scores so far, by task."""
         return {task: metric.compute() for task, metric in self._metrics.items()}
+
+    @property
+    def statistics(self) -> dict[str, dict[str, np.ndarray]]:
+        """By task: what each image, in order, adds to the sums of the primary metric (`Metric.statistics`)."""
+        if self._pooled is not None:
+            return self._pooled
+        return {task: metric.statistics for task, metric in self._metrics.items()}
+
+    @property
+    def formulas(self) -> dict[str, str]:
+        """By task: how its primary metric follows from these sums, a key of `resampling.FORMULAS`."""
+        return {task: metric.formula for task, metric in self._metrics.items()}
 
     @property
     def protocol(self) -> dict[str, str]:
@@ -164,12 +178,31 @@ def score_with(
     """Give `scorer` the predictions of every sample of `store`; `observe` sees this process's, batch by batch."""
     turns = distributed.rank(), distributed.world_size()
     for samples, predictions in predict(network, store, tasks, recipe, batch_size, device, *turns):
-        scorer.begin_batch()
+        scorer.begin_batch(len(samples))
         for task, predicted in predictions.items():
             scorer.update(task, predicted, [sample.labels[task] for sample in samples])
         if observe is not None:
             observe(samples, predictions)
     scorer.pool()
+
+
+def _in_turns(
+    processes: Sequence[tuple[list[int], dict[str, dict[str, np.ndarray]]]],
+) -> dict[str, dict[str, np.ndarray]]:
+    """Statistics of all images in the order of the split, from those of processes that took turns at its batches.
+
+    processes: of each, how many images its batches have, and its statistics.
+    """
+    pieces: dict[tuple[str, str], list[Iterable[np.ndarray]]] = {}
+    for batches, statistics in processes:
+        for task, arrays in statistics.items():
+            for name, array in arrays.items():
+                pieces.setdefault((task, name), []).append(np.split(array, np.cumsum(batches)[:-1]))
+    pooled: dict[str, dict[str, np.ndarray]] = {}
+    for (task, name), turns in pieces.items():
+        in_order = [part for turn in zip_longest(*turns) for part in turn if part is not None]
+        pooled.setdefault(task, {})[name] = np.concatenate(in_order)
+    return pooled
 
 
 def finite_or_none(scores: Scores) -> dict[str, dict[str, float | None]]:

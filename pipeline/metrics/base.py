@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,13 +18,18 @@ from pipeline.core.errors import TrainingError
 
 
 class Metric(ABC):
-    """Sums that grow by `update` and never depend on how a split was cut into batches.
+    """Sums that grow by `update`, image by image, so that no bit depends on how a split was cut into batches.
 
     Subclasses declare their sums with `add_state` and find each as an attribute of that name, annotated in the class.
+    What an image adds to those that the primary metric is made of they keep with `keep`: its statistics, out of which
+    intervals are resampled. formula: how the primary metric follows from their sums, a key of `resampling.FORMULAS`.
     """
+
+    formula: ClassVar[str]
 
     def __init__(self) -> None:
         self._states: list[str] = []
+        self._kept: list[dict[str, Tensor]] = []
         self.device = torch.device("cpu")
 
     def add_state(self, name: str, zero: Tensor) -> None:
@@ -47,10 +53,17 @@ class Metric(ABC):
         """Start all sums again from zero."""
         for name, state in self.states.items():
             setattr(self, name, torch.zeros_like(state))
+        self._kept.clear()
 
-    def merge(self, other: Metric) -> None:
-        """Add the sums of another part of the split (another process's, say)."""
-        self.add(other.states)
+    def keep(self, **statistics: Tensor) -> None:
+        """Note what the image at hand, the next of the split, adds: by name, one number or (D,), int64 or float64."""
+        self._kept.append(statistics)
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """What each of the N images so far added, by name, (N,) or (N, D); zeros for an image that is not scored."""
+        names = self._kept[0] if self._kept else ()
+        return {name: torch.stack([image[name] for image in self._kept]).cpu().numpy() for name in names}
 
     def add(self, sums: Mapping[str, Tensor]) -> None:
         """Add to the sums of these names."""
@@ -89,11 +102,12 @@ class Metric(ABC):
                     f"{type(self).__name__}: the prediction is NaN or infinite in {wrong} of {int(valid.sum())} valid "
                     "pixels: training has diverged and there is nothing to score; lower training.lr and train again"
                 )
-        self._add(prediction, target, valid)
+        for image in zip(prediction.split(1), target.split(1), valid.split(1), strict=True):
+            self._add(*image)
 
     @abstractmethod
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Add a batch that `update` has checked."""
+        """Add one image of a batch that `update` has checked, (1, C, H, W), and `keep` its statistics."""
 
     @property
     @abstractmethod

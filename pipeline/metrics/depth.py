@@ -21,6 +21,8 @@ class DepthMetric(Metric):
     Raises ValueError for a valid label that is not positive.
     """
 
+    formula = "root_mean_square"
+
     squared: Tensor
     squared_log: Tensor
     absolute: Tensor
@@ -38,9 +40,10 @@ class DepthMetric(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.long))
 
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """prediction, target: (B, 1, H, W) metres; valid: (B, 1, H, W) bool."""
-        self.images += valid.flatten(1).any(1).sum()
-        self.valid_pixels += valid.sum()
+        """prediction, target: (1, 1, H, W) metres; valid: (1, 1, H, W) bool."""
+        self.images += valid.any()
+        pixels = valid.sum()
+        self.valid_pixels += pixels
         prediction, target = prediction[valid].double().clamp(min=0), target[valid].double()
         if not (target > 0).all():
             raise ValueError(
@@ -50,11 +53,13 @@ class DepthMetric(Metric):
         error = prediction - target
         positive = prediction.clamp(min=_MIN_DEPTH)
         ratio = torch.maximum(positive / target, target / positive)
-        self.squared += error.square().sum()
+        squared = error.square().sum()
+        self.squared += squared
         self.squared_log += (positive.log() - target.log()).square().sum()
         self.absolute += error.abs().sum()
         self.relative += (error.abs() / target).sum()
         self.within += torch.stack([(ratio < 1.25**power).sum() for power in (1, 2, 3)])
+        self.keep(squared=squared, pixels=pixels)
 
     @property
     def protocol(self) -> str:

@@ -18,6 +18,8 @@ class DisparityMetric(Metric):
     Raises ValueError for a valid label that is not positive.
     """
 
+    formula = "mean"
+
     absolute: Tensor
     relative: Tensor
     squared: Tensor
@@ -32,9 +34,10 @@ class DisparityMetric(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.long))
 
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """prediction, target: (B, 1, H, W); valid: (B, 1, H, W) bool."""
-        self.images += valid.flatten(1).any(1).sum()
-        self.valid_pixels += valid.sum()
+        """prediction, target: (1, 1, H, W); valid: (1, 1, H, W) bool."""
+        self.images += valid.any()
+        pixels = valid.sum()
+        self.valid_pixels += pixels
         prediction, target = prediction[valid].double(), target[valid].double()
         if not (target > 0).all():
             raise ValueError(
@@ -42,9 +45,11 @@ class DisparityMetric(Metric):
                 "missing disparity must be marked as not valid by the dataset"
             )
         error = (prediction - target).abs()
-        self.absolute += error.sum()
+        total = error.sum()
+        self.absolute += total
         self.relative += (error / target).sum()
         self.squared += error.square().sum()
+        self.keep(total=total, pixels=pixels)
 
     @property
     def protocol(self) -> str:

@@ -10,6 +10,7 @@ from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,8 @@ class EdgeMetric(Metric):
     is not between 0 and 1, and for a valid label that is neither 0 nor 1.
     """
 
+    formula = "best_f_measure"
+
     matched: Tensor
     predicted: Tensor
     labelled: Tensor
@@ -42,7 +45,7 @@ class EdgeMetric(Metric):
         super().__init__()
         if not 0 < max_dist < 1:
             raise ValueError(f"max_dist {max_dist}: a share of the image diagonal is expected, above 0 and below 1")
-        self._pending: deque[Future[BoundaryCounts]] = deque()
+        self._pending: deque[Future[BoundaryCounts] | None] = deque()  # None: an image that is not scored
         self.max_dist = max_dist
         self.nms = nms
         for name in ("matched", "predicted"):
@@ -51,24 +54,25 @@ class EdgeMetric(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.long))
 
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """prediction: (B, 1, H, W) probability; target: (B, 1, H, W) 0 or 1; valid: (B, 1, H, W) bool."""
+        """prediction: (1, 1, H, W) probability; target: (1, 1, H, W) 0 or 1; valid: (1, 1, H, W) bool."""
         label = binary_label(target, valid)
-        scored = valid.flatten(1).any(1)
-        self.images += scored.sum()
+        scored = valid.any()
+        self.images += scored
         self.valid_pixels += valid.sum()
         count = partial(count_boundaries, max_dist=self.max_dist, nms=self.nms)
-        arrays = [x[scored].squeeze(1).cpu().numpy() for x in (prediction.float(), label, valid)]
-        for image in zip(*arrays, strict=True):
-            self._pending.append(_pool(_WORKERS).submit(count, *image))
+        image = [x[0, 0].cpu().numpy() for x in (prediction.float(), label, valid)]
+        self._pending.append(_pool(_WORKERS).submit(count, *image) if scored else None)
         self._collect(leave=_AHEAD * _WORKERS)
 
     def _collect(self, leave: int = 0) -> None:
         """Add the counts of finished images, the oldest first, until at most `leave` are still under way."""
         while len(self._pending) > leave:
-            counts = self._pending.popleft().result()
-            self.matched += torch.from_numpy(counts.matched).to(self.device)
-            self.predicted += torch.from_numpy(counts.predicted).to(self.device)
-            self.labelled += counts.labelled
+            image = self._pending.popleft()
+            matched, predicted, labelled = image.result() if image is not None else _NOTHING
+            counts = {"matched": torch.from_numpy(matched), "predicted": torch.from_numpy(predicted)}
+            counts["labelled"] = torch.tensor(labelled)
+            self.keep(**counts, scored=torch.tensor(int(image is not None)))
+            self.add(counts)
 
     @property
     def states(self) -> dict[str, Tensor]:
@@ -76,6 +80,12 @@ class EdgeMetric(Metric):
         if self._pending:
             self._collect()
         return super().states
+
+    @property
+    def statistics(self) -> dict[str, np.ndarray]:
+        """See `Metric`: waits for images under way."""
+        self._collect()
+        return super().statistics
 
     @property
     def protocol(self) -> str:
@@ -114,6 +124,7 @@ class EdgeMetric(Metric):
         }
 
 
+_NOTHING = BoundaryCounts(np.zeros(len(THRESHOLDS), np.int64), np.zeros(len(THRESHOLDS), np.int64), 0)
 _WORKERS = worker_count()
 _AHEAD = 8  # images a worker that may wait: enough to keep all busy, few enough for memory
 

@@ -22,6 +22,8 @@ class NormalsMetric(Metric):
     Raises ValueError for a valid label without a direction.
     """
 
+    formula = "mean"
+
     total: Tensor
     squared: Tensor
     within: Tensor
@@ -37,8 +39,8 @@ class NormalsMetric(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.long))
 
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """prediction, target: (B, 3, H, W), of any length; valid: (B, 1, H, W) bool."""
-        self.images += valid.flatten(1).any(1).sum()
+        """prediction, target: (1, 3, H, W), of any length; valid: (1, 1, H, W) bool."""
+        self.images += valid.any()
         a, b = (
             F.normalize(vectors.movedim(1, -1)[valid.squeeze(1)].double(), dim=-1) for vectors in (prediction, target)
         )
@@ -50,11 +52,13 @@ class NormalsMetric(Metric):
         # Kahan's form: accurate where the arc cosine is not (near 0 and 180 degrees), and 90 degrees for a
         # prediction of length 0, which has no direction.
         angle = torch.rad2deg(2 * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1)))
-        self.total += angle.sum()
+        total = angle.sum()
+        self.total += total
         self.squared += angle.square().sum()
         self.within += torch.stack([(angle < limit).sum() for limit in _LIMITS])
         bins = (angle * _BINS_PER_DEGREE).long().clamp(max=len(self.histogram) - 1)
         self.histogram += torch.bincount(bins, minlength=len(self.histogram))
+        self.keep(total=total, pixels=valid.sum())
 
     @property
     def protocol(self) -> str:

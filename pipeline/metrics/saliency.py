@@ -26,6 +26,8 @@ class SaliencyMetric(Metric):
     Images without a valid pixel are not scored. Raises ValueError for a valid label that is neither 0 nor 1.
     """
 
+    formula = "best_mean"
+
     iou: Tensor
     precision: Tensor
     recall: Tensor
@@ -45,7 +47,7 @@ class SaliencyMetric(Metric):
             self.add_state(name, torch.zeros((), dtype=torch.long))
 
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """prediction: (B, 1, H, W) probability; target: (B, 1, H, W) 0 or 1; valid: (B, 1, H, W) bool."""
+        """prediction: (1, 1, H, W) probability; target: (1, 1, H, W) 0 or 1; valid: (1, 1, H, W) bool."""
         scored = valid.flatten(1).any(1)
         salient = binary_label(target, valid)[scored].flatten(1)
         prediction, valid = prediction[scored].float().flatten(1), valid[scored].flatten(1)
@@ -62,9 +64,11 @@ class SaliencyMetric(Metric):
         predicted = _passing(level, valid, len(_PER_IMAGE))
         labelled = salient.sum(1, keepdim=True)
         union = predicted + labelled - hit
-        self.iou += torch.where(union == 0, 1.0, hit.double() / union.clamp(min=1)).sum(0)
+        iou = torch.where(union == 0, 1.0, hit.double() / union.clamp(min=1)).sum(0)
+        self.iou += iou
         self.precision += (hit.double() / predicted.clamp(min=1)).sum(0)
         self.recall += (hit.double() / labelled.clamp(min=1)).sum(0)
+        self.keep(value=iou, scored=scored.sum())
 
     @property
     def protocol(self) -> str:

@@ -25,6 +25,8 @@ class SegmentationMetric(Metric):
     class, and for more classes than the uint8 of decoded class maps can tell apart.
     """
 
+    formula = "mean_iou"
+
     confusion: Tensor
     images: Tensor
 
@@ -39,19 +41,20 @@ class SegmentationMetric(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.long))
 
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """prediction, target: (B, 1, H, W) class index; valid: (B, 1, H, W) bool."""
+        """prediction, target: (1, 1, H, W) class index; valid: (1, 1, H, W) bool."""
         counted = valid & (target > 0) if self.skip_background_images else valid
-        scored = counted.flatten(1).any(1)
-        valid = valid & scored.view(-1, 1, 1, 1)
+        scored = counted.any()
+        valid = valid & scored
         target, prediction = target[valid].long(), prediction[valid].long()
-        self.images += scored.sum()
-        if target.numel() == 0:
-            return
-        self._require_classes("label", target, "pixels without a class must be marked as not valid by the dataset")
-        self._require_classes("prediction", prediction, "a network has one channel for each class of the dataset")
+        self.images += scored
+        if target.numel():
+            self._require_classes("label", target, "pixels without a class must be marked as not valid by the dataset")
+            self._require_classes("prediction", prediction, "a network has one channel for each class of the dataset")
         count = len(self.class_names)
         pairs = torch.bincount(target * count + prediction, minlength=count * count)
-        self.confusion += pairs.view(count, count)  # rows: label, columns: prediction
+        pairs = pairs.view(count, count)  # rows: label, columns: prediction
+        self.confusion += pairs
+        self.keep(hit=pairs.diag(), labelled=pairs.sum(1), predicted=pairs.sum(0))
 
     def _require_classes(self, what: str, index: Tensor, remedy: str) -> None:
         low, high = (int(bound) for bound in index.aminmax())

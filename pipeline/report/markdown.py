@@ -21,7 +21,9 @@ from pipeline.evaluation.evaluate_run import load_predictions, painting_contexts
 from pipeline.evaluation.scoring import finite_or_none
 from pipeline.evaluation.trivial import score_trivial
 from pipeline.params.schema import Params
-from pipeline.results.comparison import Comparison, Gain, RunFacts, Score
+from pipeline.report.cells import count, number, spread, table
+from pipeline.report.certainty import certainty_section
+from pipeline.results.comparison import Comparison, RunFacts
 from pipeline.results.run_metrics import RunMetrics
 from pipeline.tasks import get_task
 from pipeline.visual import figures
@@ -30,7 +32,6 @@ Results = dict[str, list[RunMetrics]]
 """Metrics files by run, a file for each seed."""
 
 TRIVIAL = "trivial predictor"
-_MISSING = "–"
 _COST = (
     "GMAC (billion multiply-accumulates of a forward pass) and activations: one image at the input size; activations: "
     "float32, kept for the backward pass. How long a training took is a metric in MLflow: cost/training_seconds."
@@ -61,6 +62,7 @@ def write_report(params: Params) -> None:
         _introduction(params, info) + _label_counts({"train": train, split: scored}),
         "## Scores\n\n" + _score_table(params, tasks, delta, finite_or_none(trivial), results),
         _gain_section(tasks, delta),
+        certainty_section(tasks, [_column(task) for task in tasks], delta),
         _published_section(params, tasks, delta, info),
         "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, scored, results)),
         "## Training\n\n" + _curves(tasks, results),
@@ -96,20 +98,20 @@ def _label_counts(stores: dict[str, Store]) -> str:
     head = ["images with a label", *(f"{split} (of {len(store)})" for split, store in stores.items())]
     tasks = next(iter(stores.values())).tasks
     rows = [[get_task(task).title, *(str(of[task]) for of in counts.values())] for task in tasks]
-    return f"\n\n{_table(head, rows)}"
+    return f"\n\n{table(head, rows)}"
 
 
 def _score_table(params: Params, tasks: tuple[str, ...], delta: Comparison, trivial: dict, results: Results) -> str:
     head = ["run", *map(_column, tasks), "Δm %", "parameters [M]", "GMAC", "activations [MiB]"]
-    rows = [[TRIVIAL, *(_number(trivial[task][get_task(task).primary_metric]) for task in tasks), *[""] * 4]]
+    rows = [[TRIVIAL, *(number(trivial[task][get_task(task).primary_metric]) for task in tasks), *[""] * 4]]
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     for name in sorted(params.all_runs, key=lambda name: name not in single):  # baselines first, else params' order
         scores = delta.scores[name]
-        cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
-        gain = _spread(delta.delta_m[name], sign=True) if name in delta.delta_m else ""
+        cells = [spread(scores[task]) if task in scores else "" for task in tasks]
+        gain = spread(delta.delta_m[name], sign=True) if name in delta.delta_m else ""
         rows.append([f"`{name}`", *cells, gain, *_cost(delta.runs[name])])
     below = "".join(f"\n- {sentence}" for sentence in _below_trivial(params, tasks, delta, trivial))
-    return f"{_table(head, rows)}\n\n{_COST}" + (f"\n{below}" if below else "")
+    return f"{table(head, rows)}\n\n{_COST}" + (f"\n{below}" if below else "")
 
 
 def _below_trivial(params: Params, tasks: tuple[str, ...], delta: Comparison, trivial: dict) -> Iterator[str]:
@@ -122,8 +124,8 @@ def _below_trivial(params: Params, tasks: tuple[str, ...], delta: Comparison, tr
             if score is None or constant is None or (score > constant if spec.higher_is_better else score < constant):
                 continue
             yield (
-                f"**`{name}` has learned nothing of {spec.title.lower()}**: {metric} {_number(score)} is no "
-                f"better than {_number(constant)} of the {TRIVIAL}. A gain of it, or over it, means nothing."
+                f"**`{name}` has learned nothing of {spec.title.lower()}**: {metric} {number(score)} is no "
+                f"better than {number(constant)} of the {TRIVIAL}. A gain of it, or over it, means nothing."
             )
 
 
@@ -148,13 +150,13 @@ def _gain_section(tasks: tuple[str, ...], delta: Comparison) -> str:
     rows = []
     for run, gain in delta.delta_m.items():
         scores = delta.scores[run]
-        cells = [_number(scores[t].delta, sign=True) if t in scores else "" for t in tasks]
-        rows.append([f"`{run}`", *cells, f"**{_spread(gain, sign=True)}**"])
+        cells = [number(scores[t].delta, sign=True) if t in scores else "" for t in tasks]
+        rows.append([f"`{run}`", *cells, f"**{spread(gain, sign=True)}**"])
     figures.save(figures.gains(delta.scores, delta.delta_m), paths.FIGURES / "gains.png")
     text = "## Gain over the single-task baselines\n\n"
     text += "Δm = 100/M · Σ s (m − b)/b over the M tasks of a run, positive is better, against baselines of the same "
     text += "backbone, data, schedule and seed.\n\n"
-    text += _table(["run", *(f"{get_task(task).title} %" for task in tasks), "Δm %"], rows)
+    text += table(["run", *(f"{get_task(task).title} %" for task in tasks), "Δm %"], rows)
     text += "".join(f"\n- {caveat}" for caveat in delta.caveats)
     return f"{text}\n\n![Gain by task](figures/gains.png)"
 
@@ -169,21 +171,21 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: Comparison
     rows = []
     for label, names in groups.items():
         scores = {task: entry for name in names for task, entry in delta.scores[name].items()}
-        cells = [_spread(scores[task]) if task in scores else "" for task in tasks]
+        cells = [spread(scores[task]) if task in scores else "" for task in tasks]
         gain = delta.delta_m.get(names[0])
         verdict = published.verdict([params.run(name) for name in names], params.evaluation, info)
-        rows.append([label, *cells, _spread(gain, sign=True) if gain else "", "this report", verdict])
+        rows.append([label, *cells, spread(gain, sign=True) if gain else "", "this report", verdict])
     setting = published.SETTINGS[info.dataset]
     for row in setting.rows:
-        cells = [_number(row.scores[task]) if task in row.scores else "" for task in tasks]
-        published_gain = "" if row.delta_m is None else _number(row.delta_m, sign=True)
+        cells = [number(row.scores[task]) if task in row.scores else "" for task in tasks]
+        published_gain = "" if row.delta_m is None else number(row.delta_m, sign=True)
         rows.append([f"{row.method} ({row.backbone})", *cells, published_gain, row.source, row.verdict(setting)])
     return (
         "## Published results\n\n"
         "Rows marked yes have the published setting in common: data, backbone, ImageNet weights, and the recipe that "
         "was published for the network. Every Δm is against its own authors' baselines, so it is never comparable "
         f"between sources. The paper's own tables could not be obtained.\n\n{published.PROTOCOL}\n\n"
-        + _table(["method", *(_column(task) for task in tasks), "Δm %", "source", "comparable"], rows)
+        + table(["method", *(_column(task) for task in tasks), "Δm %", "source", "comparable"], rows)
     )
 
 
@@ -249,9 +251,9 @@ def _metric_table(columns: Mapping[str, Sequence[Mapping[str, float | None]]], m
     rows = []
     for metric in metrics:
         values = [[seed.get(metric) for seed in seeds] for seeds in columns.values()]
-        show = _count if metric in ("images", "valid_pixels") else _number
+        show = count if metric in ("images", "valid_pixels") else number
         rows.append([metric.replace("|", r"\|"), *(show(_mean(each)) for each in values)])
-    return _table(["metric", *columns], rows)
+    return table(["metric", *columns], rows)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -269,28 +271,3 @@ def _trivial_notes(tasks: tuple[str, ...], constants: dict[str, np.ndarray], inf
             text = ", ".join(f"{each:.3f}" for each in np.atleast_1d(value))
         notes.append(f"- {get_task(task).title}: {text}")
     return "\n".join(notes)
-
-
-def _count(value: float | None) -> str:
-    return _MISSING if value is None else f"{value:,.0f}"
-
-
-def _number(value: float | None, sign: bool = False) -> str:
-    """Three decimals below 10, two above; a dash for what is not defined."""
-    if value is None or not np.isfinite(value):
-        return _MISSING
-    digits = 3 if abs(value) < 10 and not sign else 2
-    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
-
-
-def _spread(entry: Score | Gain, sign: bool = False) -> str:
-    text = _number(entry.mean, sign)
-    if entry.std is None:
-        return text
-    digits = len(text.partition(".")[2])  # a deviation has as many digits as its mean
-    return f"{text} ± {entry.std:.{digits}f}"
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -3,18 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pipeline.core.result_file import ResultFile, beside
 
 
 @dataclass(frozen=True)
+class Interval:
+    """95 % interval, low to high, of a mean over seeds (pipeline/metrics/intervals.py).
+
+    standard_error: of the mean. image_share, seed_share: of its square, 0 to 1, what is owed to the choice of images
+    and to that of seeds; one seed tells nothing of the latter, which is None then. resamples: of the images.
+    """
+
+    low: float
+    high: float
+    standard_error: float
+    image_share: float
+    seed_share: float | None
+    seeds: int
+    images: int
+    resamples: int
+
+
+@dataclass(frozen=True)
 class Gain:
-    """Δm of a run over its seeds, in percent, positive is better: mean, sample deviation (None for one seed), count."""
+    """Δm of a run over its seeds, in percent, positive is better: mean, sample deviation (None for one seed), count.
+
+    verdict: `better`, `worse` or `not distinguishable`, by the interval. images_needed, seeds_needed: of what is not
+    distinguishable, how many images with these seeds, or seeds with these images, would tell; None where none would.
+    """
 
     mean: float
     std: float | None
     n: int
+    interval: Interval | None = None
+    verdict: Literal["better", "worse", "not distinguishable"] | None = None
+    images_needed: int | None = None
+    seeds_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -22,6 +48,7 @@ class Score:
     """Primary metric of a task over a run's seeds; without a mean where it is not defined for all of them.
 
     baseline, delta: means over seeds of the baseline's score and of the relative gain, in percent, where there are.
+    interval: of the mean.
     """
 
     metric: str
@@ -32,6 +59,7 @@ class Score:
     baseline_run: str | None = None
     baseline: float | None = None
     delta: float | None = None
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +77,8 @@ class RunFacts:
 class Row:
     """One task of one run and seed, or, with the task `delta_m`, its Δm: a line of delta.csv.
 
-    score, baseline: None where the metric is not defined there. delta: relative gain, or Δm, in percent.
+    score, baseline: None where the metric is not defined there. delta: relative gain, or Δm, in percent. low, high: 95
+    % interval over images of the score, or of Δm, with this seed.
     """
 
     run: str
@@ -61,6 +90,8 @@ class Row:
     baseline_run: str | None = None
     baseline: int | float | None = beside("baseline_run")
     delta: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,16 +99,17 @@ class Comparison(ResultFile):
     """All of reports/delta.json; `dvc metrics` shows what is in mappings and skips lists.
 
     delta_m: {run: Δm}, of runs that have baselines for all tasks. scores: {run: {task: score}}. per_seed: as in
-    delta.csv. caveats: what a reader must know.
+    delta.csv. conclusions: a sentence for each Δm, by its interval. caveats: what a reader must know.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     stage: ClassVar[str] = "compare"
 
     delta_m: dict[str, Gain]
     scores: dict[str, dict[str, Score]]
     runs: dict[str, RunFacts]
     per_seed: list[Row]
+    conclusions: list[str]
     caveats: list[str]
 
     def __post_init__(self) -> None:

@@ -28,10 +28,10 @@ class RunMetrics(ResultFile):
     input_fingerprint, weights_sha256, device, processes, history_sha256: as in run.json. cpu_threads: of a training on
     a CPU; None on a GPU. inputs: `name=value` of all that training was made from, a list since `dvc metrics` skips
     these. tasks: {task: {metric: value}}, None where a metric is not defined. predictions_sha256: of the predictions
-    that the report paints.
+    that the report paints. statistics_sha256: of what each image adds to the primary scores.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     stage: ClassVar[str] = "evaluate"
 
     run: str
@@ -63,6 +63,7 @@ class RunMetrics(ResultFile):
     tasks: dict[str, dict[str, int | float | None]]
     history_sha256: str
     predictions_sha256: str
+    statistics_sha256: str
 
     def __post_init__(self) -> None:
         for task, metrics in self.tasks.items():

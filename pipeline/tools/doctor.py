@@ -31,7 +31,10 @@ from pipeline.train.training_inputs import training_inputs, training_key
 
 # What stages leave for each run and seed: folders with the files in them, and files.
 _FOLDERS = {paths.MODELS: ("run.json", "weights.safetensors"), paths.PANELS: ("predictions.npz", "*.png")}
-_FILES = {paths.DIGESTS: ".json", paths.STARTS: ".json", paths.METRICS: ".json", paths.HISTORY: ".csv"}
+_FILES = {
+    paths.DIGESTS: ".json", paths.STARTS: ".json", paths.METRICS: ".json", paths.HISTORY: ".csv",
+    paths.STATISTICS: ".parquet",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Whether every byte that a result is made from is still the one that was written: `stages.doctor --verify`.
 
-Reads all weights, histories, predictions, prepared data, checkpoints and JSON, and DVC's local cache, whose files are
-named by their MD5. A disk that loses a bit changes neither size nor time of a file, so nothing else looks again; and
-where the file is a link into the cache, its only copy on this machine is lost with it.
+Reads all weights, histories, predictions, statistics of images, prepared data, checkpoints and JSON, and DVC's local
+cache, whose files are named by their MD5. A disk that loses a bit changes neither size nor time of a file, so nothing
+else looks again; and where the file is a link into the cache, its only copy on this machine is lost with it.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _json_files() -> Iterator[Damage]:
 
 
 def _recorded_files() -> Iterator[Damage]:
-    """Files whose SHA-256 another file names: weights and histories in run.json, predictions in a metrics file."""
+    """Files whose SHA-256 another file names: weights and histories in run.json, others in a metrics file."""
     for record in sorted(paths.MODELS.glob(f"*/{paths.RUN_RECORD}")):
         with suppress(DataError):  # what `_json_files` reports
             trained = RunRecord.read(record)
@@ -116,6 +116,8 @@ def _recorded_files() -> Iterator[Damage]:
             if record == paths.metrics_file(scored.run, scored.seed):
                 predictions = predictions_file(scored.run, scored.seed)
                 yield from _compared(predictions, scored.predictions_sha256, record)
+                statistics = paths.statistics_file(scored.run, scored.seed)
+                yield from _compared(statistics, scored.statistics_sha256, record)
 
 
 def _compared(path: Path, sha256: str, record: Path) -> Iterator[Damage]:

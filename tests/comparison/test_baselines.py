@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.comparison.baselines import SAME_RECIPE, TUNED, compare, find_baseline, load_results
+from pipeline.comparison.intervals import add_intervals
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
@@ -18,7 +19,7 @@ from pipeline.params.load import parse_params
 from pipeline.params.schema import Params, Training
 from pipeline.results.comparison import Comparison
 from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
-from tests.support.result_files import run_metrics
+from tests.support.result_files import run_metrics, with_statistics
 
 ROOT = Path(__file__).parents[2]
 PRIMARY_METRIC = {"semseg": PrimaryMetric("mIoU", True), "depth": PrimaryMetric("rmse", False)}
@@ -78,6 +79,11 @@ def change(results: list[RunMetrics], run: str, seed: int = 0, **values: object)
     results[results.index(one)] = replace(one, **values)
 
 
+def known(entry: object) -> dict[str, object]:
+    """What is not None of a dataclass."""
+    return {key: value for key, value in asdict(entry).items() if value is not None}
+
+
 def write(results: list[RunMetrics]) -> None:
     for one in results:
         one.write(paths.metrics_file(one.run, one.seed))
@@ -89,8 +95,8 @@ def write(results: list[RunMetrics]) -> None:
 def test_delta_of_a_hand_computed_case(results):
     delta = compare(results)
     assert delta.delta_m.keys() == {"both"}
-    assert asdict(delta.delta_m["both"]) == pytest.approx({"mean": 10.0, "std": 15 * 2**0.5, "n": 2})
-    assert asdict(delta.scores["both"]["depth"]) == pytest.approx(
+    assert known(delta.delta_m["both"]) == pytest.approx({"mean": 10.0, "std": 15 * 2**0.5, "n": 2})
+    assert known(delta.scores["both"]["depth"]) == pytest.approx(
         {
             "metric": "rmse",
             "higher_is_better": False,
@@ -115,7 +121,7 @@ def test_baselines_are_of_the_same_seed(results):
 
 def test_one_seed_has_no_deviation(results):
     delta = compare([one for one in results if one.seed == 0])
-    assert asdict(delta.delta_m["both"]) == pytest.approx({"mean": 25.0, "std": None, "n": 1})
+    assert known(delta.delta_m["both"]) == {"mean": pytest.approx(25.0), "n": 1}
 
 
 @pytest.mark.parametrize(("ours", "theirs", "told"), [(2, 1, True), (1, 1, False), (None, 1, False)])
@@ -208,7 +214,7 @@ def test_without_a_baseline_there_are_scores_and_a_caveat(results):
 def test_an_undefined_baseline_gives_no_gain_and_no_crash(results, value):
     pick(results, "semseg").tasks["semseg"]["mIoU"] = value
     delta = compare(results)
-    assert asdict(delta.delta_m["both"]) == pytest.approx({"mean": -5.0, "std": None, "n": 1})
+    assert known(delta.delta_m["both"]) == {"mean": pytest.approx(-5.0), "n": 1}
     assert delta.scores["both"]["semseg"].delta is None
     assert len(delta.caveats) == 1
     assert "undefined" in format_table(delta) or value == 0.0
@@ -319,6 +325,12 @@ def test_the_stage_from_files_to_table(results, in_tmp):
     assert missing.stderr.startswith("reports/metrics/semseg-0.json is missing")
     assert "Traceback" not in missing.stderr
     write(results)
+    missing = subprocess.run(command, check=False, **run)
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("reports/statistics/semseg-0.parquet is missing; run `dvc repro`")
+    results = [with_statistics(one, 12) for one in results]
+    write(results)
     written = subprocess.run(command, check=True, **run)
     shown = subprocess.run([*command, "--show"], check=True, **run)
-    assert written.stdout == shown.stdout == format_table(compare(results)) + "\n"
+    assert written.stdout == shown.stdout == format_table(add_intervals(compare(results), results)) + "\n"
+    assert shown.stdout.splitlines()[4].startswith("both: not distinguishable from its baselines at 95 %: Δm 10 (−")

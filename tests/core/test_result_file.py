@@ -115,7 +115,7 @@ def test_the_table_of_an_older_version_is_refused_in_a_line(in_tmp, capsys):
     told = capsys.readouterr()
     assert ended.value.code == 2 and told.out == "" and len(told.err.splitlines()) == 1
     assert told.err.startswith(
-        "reports/delta.json is of no version, this code reads version 1; run `dvc repro compare`"
+        "reports/delta.json is of no version, this code reads version 2; run `dvc repro compare`"
     )
 
 

@@ -27,6 +27,9 @@ from pipeline.data.store import Store, damaged_files
 from pipeline.loading.loader import TrainingBatches
 from pipeline.params.load import load_params
 from pipeline.params.single_task_weights import write_start
+from pipeline.results.comparison import Comparison
+from pipeline.results.run_metrics import RunMetrics
+from pipeline.results.run_record import RunRecord
 from pipeline.tools.verification import verify
 from pipeline.train import resume
 from stages import compare, doctor, download, evaluate, predict, prepare, report, selection, trace, train
@@ -156,6 +159,7 @@ BYTES = {
     "models/semseg-0/weights.safetensors": ("evaluate", "predict", "train fused"),
     "reports/history/semseg-0.csv": ("report",),
     "reports/panels/semseg-0/predictions.npz": ("report",),
+    "reports/statistics/semseg-0.parquet": ("compare",),
     **TRAIN,
     **VAL,
 }
@@ -240,9 +244,10 @@ def test_json_without_a_key_that_is_needed_is_named(project, capsys, name):
 
 RESULTS = ("models/semseg-0/run.json", "reports/metrics/semseg-0.json", "reports/delta.json")
 WRITTEN_BY = dict(zip(RESULTS, ("train", "evaluate", "compare"), strict=True))
+VERSIONS = {name: kind.version for name, kind in zip(RESULTS, (RunRecord, RunMetrics, Comparison), strict=True)}
 
 
-@pytest.mark.parametrize("version", [None, 0, 2], ids=["none", "older", "newer"])
+@pytest.mark.parametrize("version", [None, 0, 9], ids=["none", "older", "newer"])
 @pytest.mark.parametrize("name", RESULTS)
 def test_a_result_of_another_version_is_refused_by_whatever_reads_it_and_left_by_the_doctor(
     project, capsys, name, version
@@ -257,10 +262,13 @@ def test_a_result_of_another_version_is_refused_by_whatever_reads_it_and_left_by
         for command in JSON[name]:
             code, message = run(COMMANDS[command], capsys)
             assert code == 2 and len(message.splitlines()) == 1, (command, message)
-            assert message.startswith(f"{name} is of {named}, this code reads version 1; run `dvc repro ")
+            assert message.startswith(
+                f"{name} is of {named}, this code reads version {VERSIONS[name]}; run `dvc repro "
+            )
             assert WRITTEN_BY[name] in message
         (damage,) = verify()
-        assert (damage.path, damage.removable) == (path, False) and "this code reads version 1" in damage.what
+        assert (damage.path, damage.removable) == (path, False)
+        assert f"this code reads version {VERSIONS[name]}" in damage.what
         run(stage(doctor.main, "--verify", "--fix", parser=doctor.parser()), capsys)
         assert path.read_bytes() == kept
 

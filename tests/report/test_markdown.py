@@ -14,7 +14,9 @@ def entry(mean):
 
 def compared(scores):
     facts = RunFacts("multi_task", "net", 1, 1, 1)
-    return Comparison(delta_m={}, scores=scores, runs=dict.fromkeys(scores, facts), per_seed=[], caveats=[])
+    return Comparison(
+        delta_m={}, scores=scores, runs=dict.fromkeys(scores, facts), per_seed=[], conclusions=[], caveats=[]
+    )
 
 
 def test_a_score_below_the_constant_is_called_that_and_no_gain():

@@ -123,6 +123,6 @@ def test_a_file_of_before_is_one_clear_line(clone):
     paths.write_json(clone.root / METRICS, {key: value for key, value in old.items() if key != "version"})
     code, text = traced(clone)
     assert code == 2 and text.startswith(
-        f"{METRICS} is of no version, this code reads version 1; run `dvc repro evaluate`"
+        f"{METRICS} is of no version, this code reads version 2; run `dvc repro evaluate`"
     )
     assert len(text.splitlines()) == 1

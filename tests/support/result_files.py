@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from pipeline.core import paths
+from pipeline.core.integrity import file_sha256
 from pipeline.core.provenance import Inputs
-from pipeline.results.comparison import Comparison, Gain, Row, RunFacts, Score
+from pipeline.evaluation.statistics import SplitStatistics
+from pipeline.results.comparison import Comparison, Gain, Interval, Row, RunFacts, Score
 from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
 from pipeline.results.run_record import DescribedData, RunRecord, StartedFrom
 
@@ -65,6 +71,7 @@ def run_metrics(**changes: Any) -> RunMetrics:
         "tasks": tasks,
         "history_sha256": "b" * 64,
         "predictions_sha256": "c" * 64,
+        "statistics_sha256": "e" * 64,
     }
     return RunMetrics(**(values | changes))
 
@@ -72,15 +79,43 @@ def run_metrics(**changes: Any) -> RunMetrics:
 def comparison() -> Comparison:
     """One run whose semseg is not defined, with a baseline for depth."""
     facts = RunFacts("multi_task", "net", 1000, 2000, 4000)
-    depth = Score("rmse", False, 0.5, None, 1, "depth", 1.0, 50.0)
+    interval = Interval(-10.0, 110.0, 30.0, 1.0, None, 1, 4, 4000)
+    depth = Score("rmse", False, 0.5, None, 1, "depth", 1.0, 50.0, interval)
     return Comparison(
-        delta_m={"both": Gain(50.0, None, 1)},
+        delta_m={"both": Gain(50.0, None, 1, interval, "not distinguishable", 6)},
         scores={"both": {"depth": depth, "semseg": Score("mIoU", True)}},
         runs={"both": facts},
         per_seed=[
-            Row("both", 0, "depth", "rmse", False, 0.5, "depth", 1.0, 50.0),
+            Row("both", 0, "depth", "rmse", False, 0.5, "depth", 1.0, 50.0, 0.4, 0.6),
             Row("both", 0, "semseg", "mIoU", True, None, "semseg", None),
             Row("both", 0, "delta_m", delta=50.0),
         ],
+        conclusions=["both: no telling"],
         caveats=["one"],
     )
+
+
+def with_statistics(
+    result: RunMetrics, images: int = 40, noise: float = 0.1, ids: list[str] | None = None
+) -> RunMetrics:
+    """Write statistics of so many images that give the result's mIoU and RMSE, and return it with their SHA-256.
+
+    Images differ by `noise`, in pairs that make up for each other.
+    """
+    rng = np.random.default_rng([result.seed, *result.run.encode()])
+    half = rng.uniform(-noise, noise, images // 2)
+    factors, pixels = 1 + np.concatenate([half, -half]), 10_000_000
+    tasks, formulas = {}, {}
+    for task, metrics in result.tasks.items():
+        score = metrics[result.primary_metric[task].metric]
+        if task == "semseg":  # of one class
+            exact = np.rint(score / 100 * pixels * factors).astype(np.int64)
+            exact[0] += round(score / 100 * pixels * images) - exact.sum()
+            labelled = np.full((images, 1), pixels)
+            tasks[task] = {"hit": exact[:, None], "labelled": labelled, "predicted": exact[:, None]}
+        else:
+            tasks[task] = {"squared": score**2 * pixels * factors, "pixels": np.full(images, pixels)}
+        formulas[task] = "mean_iou" if task == "semseg" else "root_mean_square"
+    path = paths.statistics_file(result.run, result.seed)
+    SplitStatistics(ids or [str(i) for i in range(images)], tasks, formulas).write(path)
+    return replace(result, statistics_sha256=file_sha256(path))

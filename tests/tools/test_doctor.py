@@ -138,6 +138,7 @@ def results(name: str) -> list[Path]:
     """All that stages leave of a run, made; those in a folder as the folder."""
     run = name.rpartition("-")[0], int(name.rpartition("-")[2])
     files = [paths.digest_file(*run), paths.start_file(*run), paths.metrics_file(*run), paths.history_file(*run)]
+    files.append(paths.statistics_file(*run))
     inside = [paths.run_file(*run), paths.weights_file(*run), paths.panel_dir(*run) / "predictions.npz"]
     for path in (*files, *inside, paths.panel_dir(*run) / f"{name}.png"):
         paths.write_json(path, {"sha256": "0"})
@@ -154,10 +155,10 @@ def test_results_of_removed_runs_and_seeds(project, capsys, name):
     kept = set(Path().rglob("*"))
     record_outs(results(name))
     code, told = doctor(capsys)
-    assert code == 1 and told.count("no longer in params.yaml: remove it (") == 6
-    assert told.count("DVC's cache has it") == 5 and told.count("git has it, if committed") == 1
+    assert code == 1 and told.count("no longer in params.yaml: remove it (") == 7
+    assert told.count("DVC's cache has it") == 6 and told.count("git has it, if committed") == 1
     code, told = doctor(capsys, "--fix")
-    assert code == 0 and told.count("fixed: ") == 6
+    assert code == 0 and told.count("fixed: ") == 7
     left = {path for path in set(Path().rglob("*")) - kept if path.is_file()}
     assert kept <= set(Path().rglob("*")) and left == {Path("dvc.lock")}
 
@@ -171,9 +172,9 @@ def test_what_a_person_made_and_what_dvc_may_not_have_stays(project, capsys):
     for path in mine:
         paths.write_json(path, {})
     code, told = doctor(capsys, "--fix")
-    assert code == 1 and told.count("fixed") == 5
+    assert code == 1 and told.count("fixed") == 6
     assert "models/old-0 is of a run or seed" in told and "keep what no stage wrote (notes.txt) elsewhere" in told
-    assert told.count("dvc.lock does not name it") == 6 and "7 findings left" in told
+    assert told.count("dvc.lock does not name it") == 7 and "8 findings left" in told
     assert all(path.exists() for path in (*mine, *unrecorded, paths.weights_file("old", 0)))
 
 

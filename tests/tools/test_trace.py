@@ -184,7 +184,7 @@ def test_a_run_of_other_programs_and_a_file_of_before(record):
         traced(foreign.info.run_id)
     paths.write_json(paths.metrics_file("pair", 0), {"run": "pair", "seed": 0})
     with pytest.raises(
-        DataError, match=r"pair-0.json is of no version, this code reads version 1; run `dvc repro evalu"
+        DataError, match=r"pair-0.json is of no version, this code reads version 2; run `dvc repro evalu"
     ):
         traced(METRICS)
     shutil.rmtree(MODEL)

@@ -1,0 +1,184 @@
+"""Intervals of scores and of Δm, and what they allow one to say, out of what each image adds to the scores.
+
+The method: `pipeline/metrics/intervals.py`. Images are drawn alike for a run, its baselines and all seeds, so what
+makes an image easy for all of them moves no gain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.comparison.baselines import DELTA_M
+from pipeline.core import paths
+from pipeline.core.errors import ComparisonError
+from pipeline.evaluation.statistics import SplitStatistics, read_statistics
+from pipeline.metrics.intervals import Estimate, interval
+from pipeline.metrics.resampling import draw, resampled_performance, resampled_scores, scores_without_each
+from pipeline.results.comparison import Comparison, Gain, Interval, Row, Score
+from pipeline.results.run_metrics import RunMetrics
+
+Resampled = dict[tuple[str, int, str], np.ndarray]
+"""By run, seed and task: the score of each resample, and after these the score without each image, (R + N,)."""
+
+
+def add_intervals(delta: Comparison, results: Sequence[RunMetrics]) -> Comparison:
+    """The comparison with an interval for every score and Δm, and a sentence for every Δm.
+
+    results: what it was made from. Raises DataError where the statistics of one are missing or not those of its
+    scores, ComparisonError where two were scored on other images.
+    """
+    resampled, images = _resample(results)
+    gains = {
+        run: _estimate([_performance(delta.per_seed, resampled, run, row.seed) for row in rows], rows, images)
+        for run in delta.delta_m
+        if (rows := _of(delta.per_seed, run, DELTA_M))
+    }
+    return replace(
+        delta,
+        delta_m={run: _gain(gain, gains[run]) for run, gain in delta.delta_m.items()},
+        scores={
+            run: {task: _score(score, run, task, delta.per_seed, resampled, images) for task, score in of.items()}
+            for run, of in delta.scores.items()
+        },
+        per_seed=[_row(row, delta.per_seed, resampled, images) for row in delta.per_seed],
+        conclusions=[conclusion(run, gains[run]) for run in delta.delta_m],
+    )
+
+
+def _resample(results: Sequence[RunMetrics]) -> tuple[Resampled, int]:
+    """Scores of all results in the same resamples of their images, and how many images there are."""
+    ids: list[str] = []
+    weights = np.zeros((0, 0))
+    found: Resampled = {}
+    for result in results:
+        kept = read_statistics(result)
+        if not ids:
+            ids, weights = kept.ids, draw(len(kept.ids))
+        if kept.ids != ids:
+            raise ComparisonError(
+                f"{paths.statistics_file(result.run, result.seed)} is of other images than those of {results[0].name}: "
+                f"{_difference(kept, ids)}; run `dvc repro`"
+            )
+        for task, statistics in kept.tasks.items():
+            formula = kept.formulas[task]
+            drawn, without = resampled_scores(weights, statistics, formula), scores_without_each(statistics, formula)
+            found[result.run, result.seed, task] = np.concatenate([drawn, without])
+    return found, len(ids)
+
+
+def _difference(kept: SplitStatistics, ids: list[str]) -> str:
+    if len(kept.ids) != len(ids):
+        return f"{len(kept.ids)} against {len(ids)}"
+    return next(f"{ours} against {theirs}" for ours, theirs in zip(kept.ids, ids, strict=True) if ours != theirs)
+
+
+def _of(rows: Sequence[Row], run: str, task: str) -> list[Row]:
+    return [row for row in rows if row.run == run and row.task == task]
+
+
+def _performance(rows: Sequence[Row], resampled: Resampled, run: str, seed: int) -> np.ndarray:
+    """Δm of one run and seed, over the baselines that `compare` found, (R + N,)."""
+    own = [row for row in rows if (row.run, row.seed) == (run, seed) and row.task != DELTA_M]
+    scores = {row.task: resampled[run, seed, row.task] for row in own}
+    baselines = {row.task: resampled[row.baseline_run, seed, row.task] for row in own if row.baseline_run}
+    return resampled_performance(scores, baselines, {row.task: bool(row.higher_is_better) for row in own})
+
+
+def _estimate(resampled: Sequence[np.ndarray], rows: Sequence[Row], images: int) -> Estimate | None:
+    """Of the rows of one run and task, one a seed, with their values by resample."""
+    values = [row.delta if row.task == DELTA_M else row.score for row in rows]
+    if any(value is None for value in values):
+        return None
+    every = np.stack(resampled)
+    return interval([value for value in values if value is not None], every[:, :-images], every[:, -images:])
+
+
+def _row(row: Row, rows: Sequence[Row], resampled: Resampled, images: int) -> Row:
+    """With the interval over images, of this seed."""
+    values = (
+        _performance(rows, resampled, row.run, row.seed)
+        if row.task == DELTA_M
+        else resampled[row.run, row.seed, row.task]
+    )
+    found = _estimate([values], [row], images)
+    return replace(row, low=found.low, high=found.high) if found else row
+
+
+def _score(score: Score, run: str, task: str, rows: Sequence[Row], resampled: Resampled, images: int) -> Score:
+    own = _of(rows, run, task)
+    found = _estimate([resampled[run, row.seed, task] for row in own], own, images)
+    return replace(score, interval=_interval(found)) if found else score
+
+
+def _gain(gain: Gain, found: Estimate | None) -> Gain:
+    if found is None:
+        return gain
+    gain = replace(gain, interval=_interval(found), verdict=found.verdict)
+    if found.verdict != "not distinguishable":
+        return gain
+    return replace(gain, images_needed=found.images_needed, seeds_needed=found.seeds_needed)
+
+
+def _interval(found: Estimate) -> Interval:
+    variance = found.image_variance + found.seed_variance
+    return Interval(
+        low=found.low,
+        high=found.high,
+        standard_error=found.standard_error,
+        image_share=found.image_variance / variance if variance else 1.0,
+        seed_share=None if found.seeds == 1 else found.seed_variance / variance if variance else 0.0,
+        seeds=found.seeds,
+        images=found.images,
+        resamples=found.resamples,
+    )
+
+
+# -- in words -----------------------------------------------------------------------------------------------
+
+
+def conclusion(run: str, found: Estimate | None) -> str:
+    """What Δm and its interval say of a run, in a sentence."""
+    if found is None:
+        return f"{run}: no interval, since too few resamples of the images have a score and a baseline"
+    digits = _digits(found.high - found.low)
+    low, high = _signed(found.low, digits), _signed(found.high, digits)
+    size = f"{_count(found.seeds, 'seed')}, {_count(found.images, 'image')}"
+    alone = "" if found.seeds > 1 else "; of one seed, so over images alone: another seed may give another sign"
+    if found.verdict != "not distinguishable":
+        by = f"{abs(found.mean):.{digits}f}"
+        return f"{run}: {found.verdict} than its baselines by {by} % (95 % interval {low} to {high}, {size}){alone}"
+    mean = _signed(found.mean, digits)
+    return (
+        f"{run}: not distinguishable from its baselines at 95 %: Δm {mean} ({low} to {high}, {size}); "
+        f"{_needed(found)}{alone}"
+    )
+
+
+def _needed(found: Estimate) -> str:
+    images = None if found.images_needed is None else f"about {_count(found.images_needed, 'image')}"
+    seeds = None if found.seeds_needed is None else _count(found.seeds_needed, "seed")
+    if images and seeds:
+        return f"at this size it would take {images} or {seeds}"
+    if images:
+        return f"at this size it would take {images}" + ("; no number of seeds would do" if found.seeds > 1 else "")
+    if seeds:
+        return f"at this size it would take {seeds}; no number of images would do"
+    return "at this size neither more images nor more seeds alone would do"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _digits(width: float) -> int:
+    """Digits after the point, so that an interval of this width has two that count."""
+    return min(max(1 - math.floor(math.log10(width / 2)), 0), 4) if width > 0 else 2
+
+
+def _signed(value: float, digits: int) -> str:
+    """With a minus sign for a hyphen."""
+    return f"{value:.{digits}f}".replace("-", "−")

@@ -1,0 +1,57 @@
+"""Numbers and tables of the report, as Markdown."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.results.comparison import Gain, Interval, Score
+
+MISSING = "–"
+
+
+def count(value: float | None) -> str:
+    """A whole number; a dash for what is not defined."""
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    """Three decimals below 10, two above; a dash for what is not defined."""
+    if value is None or not np.isfinite(value):
+        return MISSING
+    digits = 3 if abs(value) < 10 and not sign else 2
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def spread(entry: Score | Gain, sign: bool = False) -> str:
+    """A mean, ± its deviation over seeds where there are several."""
+    text = number(entry.mean, sign)
+    if entry.std is None:
+        return text
+    return f"{text} ± {entry.std:.{_digits(text)}f}"  # a deviation has as many digits as its mean
+
+
+def bounds(entry: Score | Gain, sign: bool = False) -> str:
+    """A mean and its interval, in as many digits."""
+    text, interval = number(entry.mean, sign), entry.interval
+    if interval is None:
+        return text
+    low, high = (f"{value:{'+' if sign else ''}.{_digits(text)}f}" for value in (interval.low, interval.high))
+    return f"{text} ({low} to {high})"
+
+
+def shares(interval: Interval | None) -> list[str]:
+    """Standard error, and what images and seeds have of its square, in per cent."""
+    if interval is None:
+        return [MISSING] * 3
+    seeds = MISSING if interval.seed_share is None else f"{100 * interval.seed_share:.0f} %"
+    return [number(interval.standard_error), f"{100 * interval.image_share:.0f} %", seeds]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table whose first column is text, and the rest numbers."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _digits(text: str) -> int:
+    return len(text.partition(".")[2])
