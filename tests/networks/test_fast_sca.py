@@ -243,8 +243,9 @@ def same_statistics(fast: nn.Module, plain: nn.Module) -> None:
     """Batch norms have moved alike: also in CSAM's shared query, which the plain form computes anew for each source."""
     moved = {name: x for name, x in plain.state_dict().items() if "running_" in name}
     assert len(moved) > 100
+    found = fast.state_dict()
     for name, x in moved.items():
-        assert_close(fast.state_dict()[name], x, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(found[name], x, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("momentum", [0.03, 1.0])
