@@ -27,6 +27,7 @@ from pipeline.train.train_run import _stores, make_augmenter
 from stages._entry import run_stage
 from tests.reference.losses import plain_loss
 from tests.support.archive_site import serve
+from tests.support.narrow_hrnet import NARROW
 from tests.support.pascal_archive import entries, pascal_tgz
 from tests.support.whole_profile import run_profile
 
@@ -40,7 +41,7 @@ def profile(root: Path, address: str) -> dict:
     """The profile with nothing changed but what makes it small: sizes, epochs, and where the archive is."""
     params = yaml.safe_load((root / "profiles/pascal_context.yaml").read_text())
     params["data"]["archive"] = address
-    params["training"] |= {"backbone": "hrnet_w18_small", "pretrained": False, "input_size": [64, 96], **SMALL}
+    params["training"] |= {"backbone": NARROW, "pretrained": False, "input_size": [64, 96], **SMALL}
     for run in params["runs"].values():
         run["training"] = run.get("training", {}) | SMALL
     return params
