@@ -33,7 +33,7 @@ LONG = (
     "test_access.py",
     "test_failures.py",
     "test_plain_networks.py",
-    "test_registry.py",
+    "test_conformance.py",
     "test_kill_prepare.py",
     "test_mlflow_run.py",
     "test_reruns.py",

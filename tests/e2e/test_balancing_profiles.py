@@ -1,7 +1,4 @@
-"""The profiles of the balancing literature's data sets, stage by stage, on small archives in their exact layout.
-
-Stages run in this process, in the graph's order; that DVC runs them so is in test_pipeline.py.
-"""
+"""The profiles of the balancing literature's data sets, stage by stage, on small archives in their exact layout."""
 
 import json
 from pathlib import Path
@@ -10,18 +7,12 @@ import numpy as np
 import pytest
 import yaml
 
-import stages.compare
-import stages.download
-import stages.evaluate
-import stages.prepare
-import stages.report
-import stages.train
 from pipeline.comparison import published
 from pipeline.data.store import Store
 from pipeline.datasets import DATASETS
 from pipeline.params.load import load_params
-from tests.e2e.test_pascal_profile import stage
 from tests.support.numbered_archive import frame, numbered_files, write_zip
+from tests.support.whole_profile import run_profile
 
 pytestmark = pytest.mark.e2e
 
@@ -44,21 +35,8 @@ def done(request, tmp_path_factory, root):
     dataset = request.param
     folder = tmp_path_factory.mktemp(dataset)
     write_zip(numbered_files(dataset), folder / NAMES[dataset])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PIPELINE_ARCHIVES"):
-            patch.delenv(name, raising=False)
-        patch.setenv("PIPELINE_DEVICE", "cpu")
-        params = small(root, dataset)
-        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-        (folder / "dvc.yaml").write_text((root / "dvc.yaml").read_text())
-        stage(stages.download)
-        stage(stages.prepare)
-        for of_one_run in (stages.train, stages.evaluate):
-            for run in params["runs"]:
-                stage(of_one_run, "--run", run, "--seed", "0")
-        stage(stages.compare)
-        stage(stages.report)
+    params = small(root, dataset)
+    run_profile(root, folder, params)
     return dataset, folder, params
 
 

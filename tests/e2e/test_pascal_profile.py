@@ -1,7 +1,4 @@
-"""The whole PASCAL-Context profile, stage by stage, on a small archive that a server drops twice on the way.
-
-Stages run in this process, in the graph's order; that DVC runs them so is in test_pipeline.py.
-"""
+"""The whole PASCAL-Context profile, stage by stage, on a small archive that a server drops twice on the way."""
 
 import copy
 import json
@@ -30,7 +27,9 @@ from pipeline.train.train_run import _stores, make_augmenter
 from stages._entry import run_stage
 from tests.reference.losses import plain_loss
 from tests.support.archive_site import serve
+from tests.support.narrow_hrnet import NARROW
 from tests.support.pascal_archive import entries, pascal_tgz
+from tests.support.whole_profile import run_profile
 
 pytestmark = pytest.mark.e2e
 
@@ -42,7 +41,7 @@ def profile(root: Path, address: str) -> dict:
     """The profile with nothing changed but what makes it small: sizes, epochs, and where the archive is."""
     params = yaml.safe_load((root / "profiles/pascal_context.yaml").read_text())
     params["data"]["archive"] = address
-    params["training"] |= {"backbone": "hrnet_w18_small", "pretrained": False, "input_size": [64, 96], **SMALL}
+    params["training"] |= {"backbone": NARROW, "pretrained": False, "input_size": [64, 96], **SMALL}
     for run in params["runs"].values():
         run["training"] = run.get("training", {}) | SMALL
     return params
@@ -53,30 +52,12 @@ def done(tmp_path_factory, root):
     """The folder where every stage has run, and what the server was asked."""
     folder = tmp_path_factory.mktemp("pascal")
     content = pascal_tgz(folder / "PASCAL_MT.tgz", TRAIN, VAL).read_bytes()
-    with pytest.MonkeyPatch.context() as patch, serve() as site:
-        patch.chdir(folder)
-        for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PIPELINE_ARCHIVES"):
-            patch.delenv(name, raising=False)
-        patch.setenv("PIPELINE_DEVICE", "cpu")
+    with serve() as site:
         site.files["PASCAL_MT.tgz"] = content
         site.drops = [len(content) // 3, len(content) // 3]
         params = profile(root, site.url("PASCAL_MT.tgz"))
-        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-        (folder / "dvc.yaml").write_text((root / "dvc.yaml").read_text())
-        stage(stages.download)
-        stage(stages.prepare)
-        for of_one_run in (stages.train, stages.evaluate):
-            for run in params["runs"]:
-                stage(of_one_run, "--run", run, "--seed", "0")
-        stage(stages.compare)
-        stage(stages.report)
+        run_profile(root, folder, params)
         return folder, params, site.asked
-
-
-def stage(module, *arguments: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run_stage(module.main, run_and_seed=bool(arguments), argv=arguments)
-    assert ended.value.code == 0, module.__name__
 
 
 def test_the_dropped_download_was_resumed_twice(done):

@@ -11,11 +11,8 @@ from pipeline.networks.atrc import ATRC, ContextPooling, Refinement
 from pipeline.networks.backbones.backbone import Backbone
 from tests.support.networks import (
     Fixed,
-    assert_compiles,
-    assert_independent_of_the_batch,
     open_closed_norms,
     parameters,
-    predictions,
 )
 
 pytestmark = pytest.mark.slow
@@ -39,21 +36,6 @@ def build(tasks, auxiliary, **options):
 
 
 # ---- whole networks ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("deep_supervision", ATRC.OPTIONS["deep_supervision"])
-@pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS)
-def test_odd_sizes_and_gradients(tasks, auxiliary, deep_supervision):
-    net = build(tasks, auxiliary, deep_supervision=deep_supervision)
-    open_closed_norms(net)
-    outputs = net(torch.randn(2, 3, 75, 91))
-    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 91) for t, n in tasks.items()}
-    supervised = {**tasks, **auxiliary} if deep_supervision else auxiliary
-    expected = [{t: (2, n, 24, 24) for t, n in supervised.items()}] if supervised else []
-    assert [{t: tuple(x.shape) for t, x in scale.items()} for scale in outputs.auxiliary] == expected
-    sum(x.square().mean() for x in predictions(outputs)).backward()
-    assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
-    assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_initial_predictions_come_from_the_unrefined_features_and_leave_the_final_ones_alone():
@@ -115,12 +97,6 @@ def test_dropout_takes_whole_channels_of_the_fused_features_in_training(dropout)
     assert all(torch.equal(a, b) for a, b in zip(seen[:2], seen[2:], strict=True))
 
 
-@pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS[1:])
-def test_evaluation_does_not_depend_on_the_batch(tasks, auxiliary):
-    net = build(tasks, auxiliary, deep_supervision=True)
-    assert_independent_of_the_batch(net)
-
-
 def test_decoder_stays_close_in_bfloat16():
     net = build({"semseg": 5, "depth": 1}, {}, dropout=0.0)
     open_closed_norms(net)
@@ -135,31 +111,14 @@ def test_decoder_stays_close_in_bfloat16():
         assert (rough[task].float() - x).abs().mean() < 0.1 * x.abs().mean()
 
 
-def test_compiles_without_a_graph_break():
-    net = build({"semseg": 5, "depth": 1}, {"edge": 1}).eval()
-    image = torch.randn(1, 3, 75, 91)
-    net.backbone = Fixed(net.backbone.channels, net.backbone(image))  # timm's part is not what is tried
-    assert_compiles(net, image)
-
-
-def test_takes_another_backbone_and_a_batch_of_one():
-    net = ATRC(Backbone("tf_efficientnet_lite0"), {"semseg": 5, "depth": 1}, {})
-    assert net(torch.randn(1, 3, 64, 64)).final["depth"].shape == (1, 1, 64, 64)
-
-
-@pytest.mark.parametrize(("tasks", "auxiliary"), [({"depth": 1}, {}), ({}, {"edge": 1})])
-def test_one_task_is_refused(tasks, auxiliary):
-    with pytest.raises(ValueError, match="at least 2"):
-        build(tasks, auxiliary)
-
-
 # ---- size --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS)
 @pytest.mark.parametrize("deep_supervision", [False, True])
 def test_parameters_of_each_part(tasks, auxiliary, deep_supervision):
-    net = build(tasks, auxiliary, deep_supervision=deep_supervision)
+    with torch.device("meta"):  # shapes are enough
+        net = build(tasks, auxiliary, deep_supervision=deep_supervision)
     everything = {**tasks, **auxiliary}
     width, channels, context = 16 + 32 + 64 + 128, 60, 30
     positive = channels * context + context * context + 4 * context  # two 1x1 convolutions with BN

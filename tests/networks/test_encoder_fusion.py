@@ -16,11 +16,9 @@ from pipeline.networks.nddr_cnn import NDDR, NddrCnn
 from pipeline.networks.registry import Backbone
 from pipeline.networks.single_task import SingleTask
 from tests.support.networks import (
-    assert_compiles,
-    assert_independent_of_the_batch,
+    assert_gradient_everywhere,
     normal_statistics,
     parameters,
-    predictions,
 )
 
 pytestmark = pytest.mark.slow
@@ -28,8 +26,7 @@ pytestmark = pytest.mark.slow
 TASKS = {"semseg": 5, "depth": 1}
 THREE = {"semseg": 5, "depth": 1, "normals": 3}
 KINDS = [(CrossStitch, {}), (CrossStitch, {"stitch": "layer"}), (NddrCnn, {}), (NddrCnn, {"shortcut": True})]
-BOTH = [KINDS[0], KINDS[3]]  # what the options of a kind share is tested once
-SETS = [("hrnet_w18_small", TASKS, {}), ("resnet18", THREE, {}), ("resnet18", {"semseg": 5}, {"edge": 1})]
+MIXED = ({"semseg": 5}, {"edge": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -139,22 +136,19 @@ def test_where_the_encoders_are_fused(backbones, kind, name, fused):
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "name", "tasks", "auxiliary"),
-    [(*KINDS[kind], *SETS[tasks]) for kind, tasks in [(0, 0), (0, 2), (1, 1), (2, 1), (3, 0), (3, 2)]],
+    ("kind", "options", "tasks", "auxiliary"),
+    [(*KINDS[0], *MIXED), (*KINDS[1], THREE, {}), (*KINDS[2], THREE, {}), (*KINDS[3], *MIXED)],
 )
-def test_odd_sizes_and_gradients(backbones, kind, options, name, tasks, auxiliary):
-    net = kind(backbones(name), tasks, auxiliary, **options)
+def test_odd_sizes_and_gradients_on_a_resnet(backbones, kind, options, tasks, auxiliary):
+    net = kind(backbones("resnet10t"), tasks, auxiliary, **options)
+    assert bool(net.fuse_stem) == (kind is NddrCnn)
     normal_statistics(net.backbones)  # timm's ResNets start with residual branches of zero
-    outputs = net(torch.randn(2, 3, 75, 91))
-    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 91) for t, n in tasks.items()}
-    # 75x91 is enlarged to 96x96, the next multiples of 32; the finest map has stride 4.
-    expected = [{t: (2, n, 24, 24) for t, n in auxiliary.items()}] if auxiliary else []
+    outputs = net(torch.randn(2, 3, 45, 70))
+    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 45, 70) for t, n in tasks.items()}
+    # 45x70 is enlarged to 64x96, the next multiples of 32; the finest map has stride 4.
+    expected = [{t: (2, n, 16, 24) for t, n in auxiliary.items()}] if auxiliary else []
     assert [{t: tuple(x.shape) for t, x in scale.items()} for scale in outputs.auxiliary] == expected
-    sum(x.square().mean() for x in predictions(outputs)).backward()
-    assert not [name for name, p in net.named_parameters() if p.grad is None]
-    zero = [name for name, p in net.named_parameters() if not p.grad.any()]
-    assert not [name for name in zero if not name.endswith("mix.bias")]  # before batch norm, it cannot matter
-    assert all(p.grad.isfinite().all() for p in net.parameters())
+    assert_gradient_everywhere(net, outputs)
 
 
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "resnet18"])
@@ -185,47 +179,6 @@ def test_shortcut_written_out(backbones, name):
         assert_close(net.pyramid("depth", found), expected)
 
 
-@pytest.mark.parametrize(("kind", "options"), BOTH)
-def test_evaluation_does_not_depend_on_the_batch(backbones, kind, options):
-    net = kind(backbones("hrnet_w18_small"), {"semseg": 5}, {"edge": 1}, **options)
-    assert_independent_of_the_batch(net)
-
-
-@pytest.mark.parametrize(("kind", "options"), BOTH)
-def test_memory_format_does_not_change_the_function(backbones, kind, options):
-    net = kind(backbones("hrnet_w18_small"), TASKS, {}, **options).double().eval()
-    image = torch.randn(2, 3, 64, 96, dtype=torch.double)
-    with torch.no_grad():
-        plain = predictions(net(image))
-        net.to(memory_format=torch.channels_last)
-        last = predictions(net(image.to(memory_format=torch.channels_last)))
-    assert_close(last, plain, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize(("kind", "options"), BOTH)
-def test_batch_of_one_trains(backbones, kind, options):
-    outputs = kind(backbones("resnet18"), TASKS, {}, **options)(torch.randn(1, 3, 64, 64))
-    assert all(x.shape[0] == 1 and x.isfinite().all() for x in predictions(outputs))
-
-
-@pytest.mark.parametrize(("kind", "options"), BOTH)
-def test_bfloat16_autocast_stays_close(backbones, kind, options):
-    net = kind(backbones("hrnet_w18_small"), {"semseg": 5}, {"edge": 1}, **options)
-    image = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        exact = predictions(net(image))
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = predictions(net(image))
-    for a, b in zip(exact, rough, strict=True):  # measured 0.07 to 0.20 at initialisation
-        assert (b.float() - a).abs().mean() < 0.25 * a.abs().mean()
-
-
-@pytest.mark.parametrize(("kind", "options"), BOTH)
-def test_compiles_without_a_graph_break(backbones, kind, options):
-    net = kind(backbones("resnet10t"), {"semseg": 5}, {"edge": 1}, **options).eval()
-    assert_compiles(net, torch.randn(1, 3, 75, 91))
-
-
 RESNET = ("resnet18", [[64], [128], [256], [512]])
 HRNET = ("hrnet_w18_small", [[128], [16, 32], [16, 32, 64], [16, 32, 64, 128]])
 
@@ -234,9 +187,10 @@ HRNET = ("hrnet_w18_small", [[128], [16, 32], [16, 32, 64], [16, 32, 64, 128]])
     ("kind", "options", "name", "stages"),
     [(*KINDS[0], *HRNET), (*KINDS[1], *RESNET), (*KINDS[2], *HRNET), (*KINDS[3], *HRNET), (*KINDS[3], *RESNET)],
 )
-def test_parameters_of_each_part(backbones, kind, options, name, stages):
-    backbone = backbones(name)
-    net = kind(backbone, TASKS, {"edge": 1}, **options)
+def test_parameters_of_each_part(kind, options, name, stages):
+    with torch.device("meta"):  # shapes are enough
+        backbone = Backbone(name)
+        net = kind(backbone, TASKS, {"edge": 1}, **options)
     counted = {part: parameters(module) for part, module in net.named_children()}
     count, outputs, width = 3, 7, sum(backbone.channels)
     maps = [c for stage in stages for c in stage]
@@ -258,12 +212,6 @@ def test_parameters_of_each_part(backbones, kind, options, name, stages):
         shortcut = sum(count * (n * c + 2 * c) for n, c in zip(sources, stages[-1], strict=True))
         expected["shortcut"] = shortcut if options else 0
     assert counted == expected
-
-
-@pytest.mark.parametrize("kind", [CrossStitch, NddrCnn])
-def test_one_task_is_refused(kind):
-    with pytest.raises(ValueError, match="at least 2"):
-        kind(Backbone("resnet18"), {"depth": 1}, {})
 
 
 # ---- starting from single-task networks --------------------------------------------------------------------

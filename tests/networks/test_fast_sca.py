@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.networks.heads import tiled
 from pipeline.networks.heads.multi_scale import MultiScaleHead
-from pipeline.networks.registry import Outputs, SequentialAttention, build
+from pipeline.networks.registry import SequentialAttention, build
 from pipeline.networks.sca.attention import CrossAttention, WindowSelfAttention
 from pipeline.networks.sca.csam import CrossScaleAttention
 from pipeline.networks.sca.ctam import CrossTaskAttention
@@ -33,6 +33,8 @@ from tests.reference.sca import (
     PlainSequentialAttention,
     PlainWindowSelfAttention,
 )
+from tests.support.narrow_hrnet import NARROW
+from tests.support.twins import assert_same, run, tensors, twins
 
 pytestmark = pytest.mark.slow
 
@@ -42,61 +44,6 @@ ALL_TASKS = {"semseg": 7, "depth": 1, "normals": 3, "edge": 1, "sal": 1}
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def tensors(x) -> list[Tensor]:
-    """All tensors of nested lists, dictionaries and Outputs, in order."""
-    if isinstance(x, Tensor):
-        return [x]
-    if isinstance(x, Outputs):
-        return tensors([x.final, x.auxiliary])
-    return [t for part in (x.values() if isinstance(x, dict) else x) for t in tensors(part)]
-
-
-def run(module: nn.Module, inputs) -> dict[str, Tensor]:
-    """One step in training mode: results, and gradients of inputs and parameters of a fixed random loss, by name."""
-    leaves = tensors(inputs)
-    for leaf in leaves:
-        leaf.grad = None
-        leaf.requires_grad_()
-    module.zero_grad(set_to_none=True)
-    torch.manual_seed(2)  # stochastic depth
-    results = tensors(module(inputs))
-    generator = torch.Generator().manual_seed(1)
-    loss = sum((x * torch.randn(x.shape, generator=generator, dtype=x.dtype)).sum() for x in results)
-    loss.backward()
-    found = {f"result {i}": x.detach() for i, x in enumerate(results)}
-    found |= {f"gradient of input {i}": x.grad.clone() for i, x in enumerate(leaves)}
-    # In training, what a bias before batch norm adds is taken away: its gradient is rounding.
-    moot = "mix.bias" if module.training else "-"
-    parameters = [(n, p) for n, p in module.named_parameters() if p.grad is not None and not n.endswith(moot)]
-    return found | {f"gradient of {n}": p.grad for n, p in parameters}
-
-
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
-    """No difference of two runs is larger than `tolerance`, relative to the largest value of its tensor.
-
-    Gradients that nearly cancel, as attention's scale of keys and whatever batch norm takes away again, are all
-    rounding: a gradient's difference is taken relative to at least a hundredth of the largest gradient of the run.
-    """
-    assert found.keys() == expected.keys()
-    floor = 0.01 * max(x.abs().max() for name, x in expected.items() if name.startswith("gradient"))
-    apart = {}
-    for name, x in expected.items():
-        size = x.abs().max() if name.startswith("result") else max(x.abs().max(), floor)
-        apart[name] = ((found[name] - x).abs().max() / size).item()
-    name = max(apart, key=apart.__getitem__)
-    assert apart[name] < tolerance, f"{name} differs by {apart[name]:.1e}"
-
-
-def twins(fast: nn.Module, plain: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Both with the same, random weights; the fast one in channels-last memory, as the pipeline runs it."""
-    for name, p in fast.named_parameters():
-        nn.init.normal_(p, std=0.1 if p.dim() < 2 else p[0].numel() ** -0.5)
-        if p.dim() == 1 and name.endswith("weight"):
-            nn.init.uniform_(p, 0.5, 1.5)
-    plain.load_state_dict(fast.state_dict())
-    return fast.to(memory_format=torch.channels_last), plain
 
 
 # ---- the plain form is the published network -----------------------------------------------------------------
@@ -263,19 +210,24 @@ def random_case(seed: int) -> tuple[dict, dict, dict, tuple[int, int]]:
 PAIR, TRIO = {"semseg": 7, "depth": 1}, {"semseg": 7, "sal": 1, "normals": 3}
 WITHOUT_PADDING = (224, 224)  # every map is of whole windows of 7x7
 DEFAULTS = [
-    (PAIR, {}, {}, (64, 96)),
     (PAIR, {}, {}, WITHOUT_PADDING),
     (TRIO, {}, {}, (70, 45)),
     (ALL_TASKS, {}, {}, (40, 33)),
 ]
 
 
-@pytest.mark.parametrize("case", [*DEFAULTS, *(random_case(seed) for seed in range(6))])
-def test_networks_are_the_same_function(case):
+@pytest.mark.parametrize(
+    ("backbone", "case"),
+    [
+        ("hrnet_w18_small", (PAIR, {}, {}, (64, 96))),
+        *((NARROW, case) for case in (*DEFAULTS, *(random_case(seed) for seed in range(6)))),
+    ],
+)
+def test_networks_are_the_same_function(backbone, case):
     """Training, gradients, running statistics and evaluation; with default options it is the released network."""
     tasks, auxiliary, options, size = case
-    fast = build("sequential_attention", backbone="hrnet_w18_small", tasks=tasks, auxiliary_tasks=auxiliary, **options)
-    plain = PlainSequentialAttention(PlainHRNet("hrnet_w18_small"), tasks, auxiliary, **options)
+    fast = build("sequential_attention", backbone=backbone, tasks=tasks, auxiliary_tasks=auxiliary, **options)
+    plain = PlainSequentialAttention(PlainHRNet(backbone), tasks, auxiliary, **options)
     plain.load_state_dict(fast.state_dict())
     fast, plain = fast.double().to(memory_format=torch.channels_last), plain.double()
     image = torch.randn(2, 3, *size, dtype=torch.double)
@@ -291,14 +243,15 @@ def same_statistics(fast: nn.Module, plain: nn.Module) -> None:
     """Batch norms have moved alike: also in CSAM's shared query, which the plain form computes anew for each source."""
     moved = {name: x for name, x in plain.state_dict().items() if "running_" in name}
     assert len(moved) > 100
+    found = fast.state_dict()
     for name, x in moved.items():
-        assert_close(fast.state_dict()[name], x, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(found[name], x, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("momentum", [0.03, 1.0])
 def test_one_momentum_for_all_holds_for_the_shared_query_too(momentum):
-    fast = build("sequential_attention", backbone="hrnet_w18_small", tasks=PAIR, batch_norm_momentum=momentum)
-    plain = PlainSequentialAttention(PlainHRNet("hrnet_w18_small"), PAIR, {})
+    fast = build("sequential_attention", backbone=NARROW, tasks=PAIR, batch_norm_momentum=momentum)
+    plain = PlainSequentialAttention(PlainHRNet(NARROW), PAIR, {})
     plain.load_state_dict(fast.state_dict())
     for layer in plain.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -315,7 +268,7 @@ def test_one_momentum_for_all_holds_for_the_shared_query_too(momentum):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_maps_stay_in_channels_last_memory(batch):
-    net = build("sequential_attention", backbone="hrnet_w18_small", tasks={"semseg": 5, "depth": 1})
+    net = build("sequential_attention", backbone=NARROW, tasks={"semseg": 5, "depth": 1})
     net = net.to(memory_format=torch.channels_last)
     seen = []
 
@@ -330,14 +283,3 @@ def test_maps_stay_in_channels_last_memory(batch):
             module.register_forward_hook(look)
     net(torch.randn(batch, 3, 64, 64).contiguous(memory_format=torch.channels_last))
     assert len(seen) > 100
-
-
-def test_compiles_into_one_graph():
-    net = build("sequential_attention", backbone="hrnet_w18_small", tasks={"semseg": 5, "depth": 1}).double()
-    compiled = torch.compile(net, fullgraph=True, backend="eager")  # fullgraph: a graph break is an error
-    image = torch.randn(2, 3, 64, 64, dtype=torch.double)
-    results = []
-    for each in (compiled, net):
-        torch.manual_seed(2)  # stochastic depth
-        results.append(tensors(each(image)))
-    assert_close(*results, rtol=0, atol=1e-9)

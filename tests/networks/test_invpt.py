@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from pipeline.networks.backbones.backbone import Backbone
 from pipeline.networks.invpt.blocks import HEADS, DecoderBlock, HalvedQuery, JointAttention, Upsample
 from pipeline.networks.invpt.network import InvPT, Preliminary, Stage
-from tests.support.networks import Fixed, assert_compiles, assert_independent_of_the_batch, parameters, predictions
+from tests.support.networks import Fixed, parameters
 
 pytestmark = pytest.mark.slow
 
@@ -35,24 +35,6 @@ def build(tasks, auxiliary, width=64):
 # ---- whole networks ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS)
-def test_odd_sizes_and_gradients(tasks, auxiliary):
-    net = build(tasks, auxiliary)
-    outputs = net(torch.randn(2, 3, 75, 91))
-    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 91) for t, n in tasks.items()}
-    expected = [{t: (2, n, 3, 3) for t, n in {**tasks, **auxiliary}.items()}]
-    assert [{t: tuple(x.shape) for t, x in scale.items()} for scale in outputs.auxiliary] == expected
-    sum(x.square().mean() for x in predictions(outputs)).backward()
-    assert not [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
-    assert all(p.grad.isfinite().all() for p in net.parameters())
-
-
-@pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS[1:])
-def test_evaluation_does_not_depend_on_the_batch(tasks, auxiliary):
-    net = build(tasks, auxiliary)
-    assert_independent_of_the_batch(net)
-
-
 def test_decoder_stays_close_in_bfloat16():
     net = build({"semseg": 5, "depth": 1}, {})
     image = torch.randn(2, 3, 64, 96)
@@ -66,13 +48,6 @@ def test_decoder_stays_close_in_bfloat16():
         assert (rough[task].float() - x).abs().mean() < 0.02 * x.abs().mean()
 
 
-def test_compiles_without_a_graph_break():
-    net = build({"semseg": 5, "depth": 1}, {"edge": 1}).eval()
-    image = torch.randn(1, 3, 75, 91)
-    net.backbone = Fixed(net.backbone.channels, net.backbone(image))  # timm's part is not what is tried
-    assert_compiles(net, image)
-
-
 @pytest.mark.parametrize(
     ("backbone", "size"), [("tf_efficientnet_lite0", 64), ("swin_tiny_patch4_window7_224", 224), ("convnext_atto", 75)]
 )
@@ -81,19 +56,14 @@ def test_takes_other_backbones_and_a_batch_of_one(backbone, size):
     assert net(torch.randn(1, 3, size, size)).final["depth"].shape == (1, 1, size, size)
 
 
-@pytest.mark.parametrize(("tasks", "auxiliary"), [({"depth": 1}, {}), ({}, {"edge": 1})])
-def test_one_task_is_refused(tasks, auxiliary):
-    with pytest.raises(ValueError, match="at least 2"):
-        build(tasks, auxiliary)
-
-
 # ---- size --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [64, 128])
 @pytest.mark.parametrize(("tasks", "auxiliary"), TASK_SETS)
 def test_parameters_of_each_part(tasks, auxiliary, width):
-    net = build(tasks, auxiliary, width)
+    with torch.device("meta"):  # shapes are enough
+        net = build(tasks, auxiliary, width)
     everything = {**tasks, **auxiliary}
     full, count, main = width * 9 // 8, len(everything), len(tasks)
     c1, c2, c3, c4 = 16, 32, 64, 128

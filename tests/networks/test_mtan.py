@@ -13,22 +13,15 @@ from torch.testing import assert_close
 from pipeline.networks.mtan import MTAN, AttentionMask, SharedFeatures
 from pipeline.networks.registry import Backbone
 from tests.support.networks import (
-    assert_compiles,
-    assert_independent_of_the_batch,
+    assert_gradient_everywhere,
     normal_statistics,
     parameters,
-    predictions,
 )
 
 pytestmark = pytest.mark.slow
 
 TASKS = {"semseg": 5, "depth": 1}
-SETS = [
-    ("hrnet_w18_small", TASKS, {}),
-    ("hrnet_w18_small", {"semseg": 5, "depth": 1, "normals": 3}, {"edge": 1}),
-    ("resnet18", {"semseg": 5}, {"edge": 1}),
-    ("tf_efficientnet_lite0", {"depth": 1}, {}),
-]
+OTHERS = [("resnet18", {"semseg": 5}, {"edge": 1}), ("tf_efficientnet_lite0", {"depth": 1}, {})]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +38,8 @@ def build(name="hrnet_w18_small", tasks=TASKS, auxiliary=None):
 
 def test_parameters_on_resnet50_are_the_authors():
     """The authors' ResNet-50: masks C_k/4 wide inside, which from the second stage on read 2 C_k channels."""
-    net = build("resnet50", TASKS, {"edge": 1})
+    with torch.device("meta"):  # shapes are enough
+        net = build("resnet50", TASKS, {"edge": 1})
     widths, count, outputs = [256, 512, 1024, 2048], 3, 7
 
     def mask(a, b):
@@ -63,7 +57,8 @@ def test_parameters_on_resnet50_are_the_authors():
 
 
 def test_parameters_on_hrnet():
-    net = build()
+    with torch.device("meta"):
+        net = build()
     # (read, written) by each mask, (from, to) of each f; the first stage has 64 channels before its last block.
     masks = [(64, 128), *((2 * c, c) for stage in ([16, 32], [16, 32, 64], [16, 32, 64, 128]) for c in stage)]
     carries = [(128, 16), (128, 32), (16, 16), (32, 32), (32, 64), (16, 16), (32, 32), (64, 64), (64, 128)]
@@ -166,20 +161,16 @@ def test_hrnet_written_out():
 # ---- the network as a whole --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "tasks", "auxiliary"), SETS)
-def test_odd_sizes_and_gradients(name, tasks, auxiliary):
+@pytest.mark.parametrize(("name", "tasks", "auxiliary"), OTHERS)
+def test_odd_sizes_and_gradients_on_other_backbones(name, tasks, auxiliary):
     net = build(name, tasks, auxiliary)
     normal_statistics(net.backbone)  # timm's ResNets start with residual branches of zero
-    outputs = net(torch.randn(2, 3, 75, 91))
-    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 91) for t, n in tasks.items()}
-    # 75x91 is enlarged to 96x96, the next multiples of 32; the finest map has stride 4.
-    expected = [{t: (2, n, 24, 24) for t, n in auxiliary.items()}] if auxiliary else []
+    outputs = net(torch.randn(2, 3, 45, 70))
+    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 45, 70) for t, n in tasks.items()}
+    # 45x70 is enlarged to 64x96, the next multiples of 32; the finest map has stride 4.
+    expected = [{t: (2, n, 16, 24) for t, n in auxiliary.items()}] if auxiliary else []
     assert [{t: tuple(x.shape) for t, x in scale.items()} for scale in outputs.auxiliary] == expected
-    sum(x.square().mean() for x in predictions(outputs)).backward()
-    assert not [name for name, p in net.named_parameters() if p.grad is None]
-    zero = [name for name, p in net.named_parameters() if not p.grad.any()]
-    assert not [name for name in zero if not name.endswith("mix.bias")]  # before batch norm, it cannot matter
-    assert all(p.grad.isfinite().all() for p in net.parameters())
+    assert_gradient_everywhere(net, outputs)
 
 
 def test_a_task_reaches_only_its_own_masks():
@@ -187,42 +178,6 @@ def test_a_task_reaches_only_its_own_masks():
     net(torch.randn(2, 3, 64, 64)).final["depth"].square().mean().backward()
     for name, p in net.named_parameters():
         assert (p.grad is None) == ("semseg" in name)
-
-
-def test_evaluation_does_not_depend_on_the_batch():
-    net = build(auxiliary={"edge": 1})
-    assert_independent_of_the_batch(net)
-
-
-def test_memory_format_does_not_change_the_function():
-    net = build().double().eval()
-    image = torch.randn(2, 3, 64, 96, dtype=torch.double)
-    with torch.no_grad():
-        plain = predictions(net(image))
-        net.to(memory_format=torch.channels_last)
-        last = predictions(net(image.to(memory_format=torch.channels_last)))
-    assert_close(last, plain, rtol=0, atol=1e-9)
-
-
-def test_batch_of_one_trains():
-    outputs = build()(torch.randn(1, 3, 64, 64))
-    assert all(x.shape[0] == 1 and x.isfinite().all() for x in predictions(outputs))
-
-
-def test_bfloat16_autocast_stays_close():
-    net = build(auxiliary={"edge": 1})
-    image = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        exact = predictions(net(image))
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = predictions(net(image))
-    for a, b in zip(exact, rough, strict=True):  # measured 0.07 to 0.09 at initialisation
-        assert (b.float() - a).abs().mean() < 0.25 * a.abs().mean()
-
-
-def test_compiles_without_a_graph_break():
-    net = build(tasks={"semseg": 5}, auxiliary={"edge": 1}).eval()
-    assert_compiles(net, torch.randn(1, 3, 75, 91))
 
 
 def test_a_copy_is_independent():

@@ -11,14 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.networks.mti_net import ConvolutionalPropagation, MTINet
 from pipeline.networks.registry import Backbone
-from tests.support.networks import assert_compiles, assert_independent_of_the_batch, parameters, predictions
+from tests.support.narrow_hrnet import NARROW
+from tests.support.networks import parameters
 
 pytestmark = pytest.mark.slow
 
-SMALL = "hrnet_w18_small"
 TASKS = {"semseg": 5, "depth": 1}
 AUXILIARY = {"edge": 1, "normals": 3}
-SETS = [(TASKS, {}), (TASKS, AUXILIARY), ({"semseg": 5, "depth": 1, "normals": 3}, {}), ({"semseg": 5}, {"edge": 1})]
 PUBLISHED = [({}, 8.58, 17.1), (AUXILIARY, 14.84, None)]
 
 
@@ -27,7 +26,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-def build(tasks=TASKS, auxiliary=None, backbone=SMALL, **options):
+def build(tasks=TASKS, auxiliary=None, backbone=NARROW, **options):
     return MTINet(Backbone(backbone), tasks, auxiliary or {}, **options)
 
 
@@ -36,12 +35,13 @@ def build(tasks=TASKS, auxiliary=None, backbone=SMALL, **options):
 
 @pytest.mark.parametrize(("auxiliary", "millions", "giga"), PUBLISHED)
 def test_size_is_the_published_one(auxiliary, millions, giga):
-    net = build({"semseg": 40, "depth": 1}, auxiliary, "hrnet_w18_small_v2")
+    with torch.device("meta"):  # shapes are enough
+        net = build({"semseg": 40, "depth": 1}, auxiliary, "hrnet_w18_small_v2")
     assert round(parameters(net) / 1e6, 2) == millions
     if giga is None:
         return
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net.to("meta").eval()(torch.empty(1, 3, 480, 640, device="meta"))
+        net.eval()(torch.empty(1, 3, 480, 640, device="meta"))
     counted = counter.get_total_flops() / 2
     # Published is the plain head, 270 to 270 channels at stride 4; ours meets each scale at its own size.
     pixels = [120 * 160 // 4**k for k in range(4)]
@@ -54,7 +54,8 @@ def test_size_is_the_published_one(auxiliary, millions, giga):
 @pytest.mark.parametrize("auxiliary", [{}, AUXILIARY])
 def test_parameters_of_each_block(auxiliary):
     tasks = {"semseg": 40, "depth": 1}
-    net = build(tasks, auxiliary, "hrnet_w18_small_v2")
+    with torch.device("meta"):  # shapes are enough
+        net = build(tasks, auxiliary, "hrnet_w18_small_v2")
     counted = {name: parameters(part) for name, part in net.named_children() if name != "backbone"}
     widths, coarser = [18, 36, 72, 144], [36, 72, 144, 0]
     count, outputs = len(tasks) + len(auxiliary), sum([*tasks.values(), *auxiliary.values()])
@@ -80,24 +81,6 @@ def test_parameters_of_each_block(auxiliary):
 # ---- the whole network -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tasks", "auxiliary"), SETS)
-@pytest.mark.parametrize("mask", MTINet.OPTIONS["mask"])
-def test_odd_sizes_and_gradients(tasks, auxiliary, mask):
-    net = build(tasks, auxiliary, mask=mask)
-    outputs = net(torch.randn(2, 3, 75, 91))
-    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 91) for t, n in tasks.items()}
-    # 75x91 is enlarged to 96x96, the next multiples of 32.
-    assert [{t: tuple(x.shape[1:]) for t, x in scale.items()} for scale in outputs.auxiliary] == [
-        {t: (n, side, side) for t, n in {**tasks, **auxiliary}.items()} for side in (24, 12, 6, 3)
-    ]
-    sum(x.square().mean() for x in predictions(outputs)).backward()
-    assert not [name for name, p in net.named_parameters() if p.grad is None]
-    zero = [name for name, p in net.named_parameters() if not p.grad.any()]
-    # A bias before batch norm cannot matter in training; a gate's hidden units may all be off.
-    assert not [name for name in zero if not name.endswith("mix.bias") and ".excite." not in name]
-    assert all(p.grad.isfinite().all() for p in net.parameters())
-
-
 def test_mask_changes_the_function():
     first, second = build(mask="channels").eval(), build(mask="tasks").eval()
     second.load_state_dict(first.state_dict())
@@ -114,40 +97,6 @@ def test_propagation_comes_before_distillation():
     sum(x.square().mean() for scale in outputs.auxiliary for x in scale.values()).backward()
     assert all(p.grad is None for part in (net.distil, net.heads) for p in part.parameters())
     assert all(p.grad is not None for part in (net.features, net.propagate) for p in part.parameters())
-
-
-def test_evaluation_does_not_depend_on_the_batch():
-    net = build(TASKS, AUXILIARY)
-    assert_independent_of_the_batch(net)
-
-
-def test_batch_of_one_trains():
-    outputs = build()(torch.randn(1, 3, 64, 64))
-    assert all(x.shape[0] == 1 and x.isfinite().all() for x in predictions(outputs))
-
-
-def test_bfloat16_autocast_stays_close():
-    net = build(TASKS, AUXILIARY)
-    with torch.no_grad():
-        net(torch.randn(2, 3, 64, 64))  # moves the running statistics off their start
-        net.eval()
-        image = torch.randn(2, 3, 64, 64)
-        exact = predictions(net(image))
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = predictions(net(image))
-    # Measured 0.02 to 0.08 at initialisation, over three seeds.
-    for a, b in zip(exact, rough, strict=True):
-        assert (b.float() - a).abs().mean() < 0.15 * a.abs().mean()
-
-
-def test_compiles_without_a_graph_break():
-    net = build(backbone="resnet10t").eval()  # HRNet is traced without a break too, in twice the time
-    assert_compiles(net, torch.randn(1, 3, 64, 64))
-
-
-def test_one_task_is_refused():
-    with pytest.raises(ValueError, match="at least 2"):
-        build({"depth": 1})
 
 
 # ---- propagation written out -------------------------------------------------------------------------------

@@ -10,19 +10,13 @@ from torch.testing import assert_close
 from pipeline.compute.resize import resize
 from pipeline.networks.pad_net import DISTILLATIONS, Aggregation, Bottleneck, Distillation, PADNet
 from pipeline.networks.registry import Backbone
-from tests.support.networks import assert_compiles, assert_independent_of_the_batch, parameters, predictions
+from tests.support.narrow_hrnet import NARROW
+from tests.support.networks import parameters
 
 pytestmark = pytest.mark.slow
 
-SMALL = "hrnet_w18_small"
 TASKS = {"semseg": 5, "depth": 1}
 AUXILIARY = {"edge": 1, "normals": 3}
-NETWORKS = [
-    (TASKS, {}, "C"),
-    ({"semseg": 5, "depth": 1, "normals": 3}, {}, "C"),
-    *((TASKS, AUXILIARY, kind) for kind in DISTILLATIONS),
-    ({"semseg": 5}, {"edge": 1}, "C"),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +24,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-def build(tasks=TASKS, auxiliary=None, backbone=SMALL, **options):
+def build(tasks=TASKS, auxiliary=None, backbone=NARROW, **options):
     return PADNet(Backbone(backbone), tasks, auxiliary or {}, **options)
 
 
@@ -41,7 +35,8 @@ def build(tasks=TASKS, auxiliary=None, backbone=SMALL, **options):
 @pytest.mark.parametrize("kind", DISTILLATIONS)
 def test_parameters_of_each_block(auxiliary, kind):
     tasks = {"semseg": 40, "depth": 1}
-    net = build(tasks, auxiliary, "hrnet_w18_small_v2", distillation=kind)
+    with torch.device("meta"):  # shapes are enough
+        net = build(tasks, auxiliary, "hrnet_w18_small_v2", distillation=kind)
     counted = {name: parameters(part) for name, part in net.named_children() if name != "backbone"}
     count, outputs = len(tasks) + len(auxiliary), sum([*tasks.values(), *auxiliary.values()])
     pairs = len(tasks) * (count - 1)
@@ -63,56 +58,12 @@ def test_parameters_of_each_block(auxiliary, kind):
 # ---- the whole network -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tasks", "auxiliary", "kind"), NETWORKS)
-def test_odd_sizes_and_gradients(tasks, auxiliary, kind):
-    net = build(tasks, auxiliary, distillation=kind)
-    outputs = net(torch.randn(2, 3, 75, 91))
-    assert {t: tuple(x.shape) for t, x in outputs.final.items()} == {t: (2, n, 75, 91) for t, n in tasks.items()}
-    (initial,) = outputs.auxiliary
-    everything = {**tasks, **auxiliary}
-    assert {t: tuple(x.shape) for t, x in initial.items()} == {t: (2, n, 24, 24) for t, n in everything.items()}
-    sum(x.square().mean() for x in predictions(outputs)).backward()
-    assert not [name for name, p in net.named_parameters() if p.grad is None]
-    zero = [name for name, p in net.named_parameters() if not p.grad.any()]
-    assert not [name for name in zero if not name.endswith("mix.bias")]  # a bias before batch norm cannot matter
-    assert all(p.grad.isfinite().all() for p in net.parameters())
-
-
 def test_auxiliary_tasks_inform_the_final_predictions():
     net = build(TASKS, AUXILIARY)
     net(torch.randn(2, 3, 64, 64)).final["depth"].square().mean().backward()
     for task in {**TASKS, **AUXILIARY}:
         assert net.initial[task].blocks[0].blocks[0][0].weight.grad.any()
         assert net.initial[task].predict.weight.grad is None  # features are distilled, not predictions
-
-
-def test_evaluation_does_not_depend_on_the_batch():
-    net = build(TASKS, AUXILIARY)
-    assert_independent_of_the_batch(net)
-
-
-def test_batch_of_one_trains():
-    outputs = build()(torch.randn(1, 3, 64, 64))
-    assert all(x.shape[0] == 1 and x.isfinite().all() for x in predictions(outputs))
-
-
-def test_bfloat16_autocast_stays_close():
-    net = build(TASKS, {"edge": 1})
-    with torch.no_grad():
-        net(torch.randn(2, 3, 64, 64))  # moves the running statistics off their start
-        net.eval()
-        image = torch.randn(1, 3, 32, 64)
-        exact = predictions(net(image))
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = predictions(net(image))
-    # Measured 0.02 to 0.08 at initialisation, over three seeds.
-    for a, b in zip(exact, rough, strict=True):
-        assert (b.float() - a).abs().mean() < 0.15 * a.abs().mean()
-
-
-def test_compiles_without_a_graph_break():
-    net = build(backbone="resnet10t").eval()  # HRNet is traced without a break too, in twice the time
-    assert_compiles(net, torch.randn(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize("kind", DISTILLATIONS)
@@ -125,11 +76,6 @@ def test_every_distillation_compiles_without_a_graph_break(kind):
 def test_other_backbones():
     with torch.no_grad():
         assert build(backbone="resnet18")(torch.randn(2, 3, 64, 64)).final["depth"].shape == (2, 1, 64, 64)
-
-
-def test_one_task_is_refused():
-    with pytest.raises(ValueError, match="at least 2"):
-        build({"depth": 1})
 
 
 # ---- blocks written out ------------------------------------------------------------------------------------

@@ -31,10 +31,26 @@ def assert_independent_of_the_batch(net: nn.Module) -> None:
 
 
 def assert_compiles(net: nn.Module, image: Tensor) -> None:
-    """torch.compile makes one graph of the network in evaluation, and it computes the same."""
-    compiled = torch.compile(net, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        assert_close(predictions(compiled(image)), predictions(net(image)))
+    """torch.compile makes one graph of a network in double precision, and it computes the same."""
+    compiled = torch.compile(net, fullgraph=True, backend="eager")  # fullgraph: a graph break is an error
+    results = []
+    with torch.set_grad_enabled(net.training):
+        for form in (compiled, net):
+            torch.manual_seed(2)  # stochastic depth
+            results.append(predictions(form(image)))
+    assert_close(*results, rtol=0, atol=1e-9)
+
+
+def assert_gradient_everywhere(net: nn.Module, outputs: Outputs) -> None:
+    """Every parameter has a finite gradient of all predictions, which is not zero."""
+    sum(x.square().mean() for x in predictions(outputs)).backward()
+    unreached = [name for name, p in net.named_parameters() if p.grad is None]
+    assert not unreached, unreached
+    # A bias before batch norm cannot matter in training; a gate's few hidden units may all be off.
+    zero = [name for name, p in net.named_parameters() if not p.grad.any()]
+    zero = [name for name in zero if not name.endswith("mix.bias") and ".excite." not in name]
+    assert not zero, zero
+    assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
 def never_drop(net: nn.Module) -> None:
