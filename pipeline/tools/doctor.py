@@ -22,7 +22,7 @@ from pipeline.params.schema import Params
 from pipeline.results.run_metrics import RunMetrics
 from pipeline.results.run_record import RunRecord
 from pipeline.tools import dvc_orphans
-from pipeline.tools.verification import verify
+from pipeline.tools.verification import damaged_object, verify
 from pipeline.tracking import queries
 from pipeline.tracking.address import database
 from pipeline.tracking.database_faults import users
@@ -94,9 +94,12 @@ def half_written() -> Iterator[Finding]:
 
 
 def stops_dvc() -> Iterator[Finding]:
-    """What a kill of DVC left, over which every later one fails."""
+    """What a kill of DVC left, over which every later one fails, and what it left empty."""
     for each in dvc_orphans.leftovers():
         yield Finding(f"{each.path} is {each.what}, and `dvc repro` fails over it", "remove it", each.remove)
+    for path in dvc_orphans.empty_objects():
+        damage = damaged_object(path, "is empty, and DVC takes it for whole")
+        yield Finding(f"{path} {damage.what}", damage.remedy, damage.remove)
 
 
 def ended_runs() -> Iterator[Finding]:

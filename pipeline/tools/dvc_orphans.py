@@ -105,7 +105,7 @@ def check() -> None:
     if empty := ", ".join(map(str, empty_objects())):
         raise DataError(
             f"{empty}: empty, as where DVC could not write its cache, and taken for whole by DVC; run "
-            "`python -m stages.doctor --verify --fix`, which puts the file of this project there that has these bytes"
+            "`python -m stages.doctor --fix`, which puts the file of this project there that has these bytes"
         )
 
 

@@ -156,10 +156,15 @@ def _cached() -> Iterator[Damage]:
         except OSError as error:
             yield _unreadable(path, error)
             continue
-        if found != (name := path.parent.name + path.stem):
-            whole = _whole_copy(name)
-            remedy = f"replace it by {whole}, which is whole" if whole else _FETCH
-            yield Damage(path, "is damaged: its MD5 is not its name", remedy, tuple(_links(path)), whole=whole)
+        if found != path.parent.name + path.stem:
+            yield damaged_object(path, "is damaged: its MD5 is not its name")
+
+
+def damaged_object(path: Path, what: str) -> Damage:
+    """A file of DVC's cache that is not what its name says, with the file of this project that is, if there is one."""
+    whole = _whole_copy(path.parent.name + path.stem)
+    remedy = f"replace it by {whole}, which is whole" if whole else _FETCH
+    return Damage(path, what, remedy, tuple(_links(path)), whole=whole)
 
 
 def _md5(path: Path) -> str:

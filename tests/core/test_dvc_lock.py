@@ -14,7 +14,7 @@ import yaml
 from pipeline.core import dvc_lock
 from pipeline.core.errors import DataError, StageError
 from pipeline.evaluation import evaluate_run
-from pipeline.tools import dvc_orphans, parallel, verification
+from pipeline.tools import dvc_orphans, parallel
 from pipeline.tools.doctor import half_written, stops_dvc, uncached
 from pipeline.train import resume
 from tests.support.project import ROOT
@@ -289,10 +289,11 @@ def test_an_object_that_stayed_empty_is_named_and_replaced(project):
     path.touch(0o444)
     dvc("repro")
     assert path.stat().st_size == 0, "DVC finds it by itself now"
-    with pytest.raises(DataError, match=rf"^{path}: empty, .*`python -m stages.doctor --verify --fix`"):
+    with pytest.raises(DataError, match=rf"^{path}: empty, .*`python -m stages.doctor --fix`"):
         dvc_orphans.check()
-    (damage,) = (each for each in verification.verify() if Path.cwd() / path == each.path)
-    damage.remove()
+    (finding,) = stops_dvc()
+    assert finding.remedy == "replace it by models/pair-0/weights, which is whole"
+    finding.fix()
     dvc_orphans.check()
     assert path.read_bytes() == content
 
