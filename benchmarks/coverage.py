@@ -25,7 +25,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from benchmarks.machine import describe
-from pipeline.metrics.intervals import interval
+from pipeline.comparison.estimate import interval
 from pipeline.metrics.resampling import (
     FORMULAS,
     draw,

@@ -171,7 +171,7 @@ def compare(results: Sequence[RunMetrics], allow_different: Sequence[str] = ()) 
         for each in results
     }
     return Comparison(
-        delta_m={run: _gain(rows, run) for run in runs if _of(rows, run, DELTA_M)},
+        delta_m={run: _gain(rows, run) for run in runs if _has_gain(rows, run, results, caveats)},
         scores={run: _scores(rows, run) for run in runs},
         runs=runs,
         per_seed=rows,
@@ -237,6 +237,15 @@ def _pair_caveats(result: RunMetrics, task: str, baseline: RunMetrics) -> Iterat
 
 def _of(rows: Sequence[Row], run: str, task: str) -> list[Row]:
     return [row for row in rows if row.run == run and row.task == task]
+
+
+def _has_gain(rows: Sequence[Row], run: str, results: Sequence[RunMetrics], caveats: dict[str, None]) -> bool:
+    """Whether there is a Δm of every seed: a mean over those that have one would be of a chosen few."""
+    have = [row.seed for row in _of(rows, run, DELTA_M)]
+    lack = [each.seed for each in results if each.run == run and each.seed not in have]
+    if have and lack:
+        caveats[f"{run}: no multi-task performance of seed {', '.join(map(str, lack))}, so none of the run"] = None
+    return bool(have) and not lack
 
 
 def _gain(rows: Sequence[Row], run: str) -> Gain:

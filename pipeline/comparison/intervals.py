@@ -1,6 +1,6 @@
 """Intervals of scores and of Δm, and what they allow one to say, out of what each image adds to the scores.
 
-The method: `pipeline/metrics/intervals.py`. Images are drawn alike for a run, its baselines and all seeds, so what
+The method: `pipeline/comparison/estimate.py`. Images are drawn alike for a run, its baselines and all seeds, so what
 makes an image easy for all of them moves no gain.
 """
 
@@ -13,16 +13,19 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.comparison.baselines import DELTA_M
+from pipeline.comparison.estimate import Estimate, interval
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError
 from pipeline.evaluation.statistics import SplitStatistics, read_statistics
-from pipeline.metrics.intervals import Estimate, interval
 from pipeline.metrics.resampling import draw, resampled_performance, resampled_scores, scores_without_each
 from pipeline.results.comparison import Comparison, Gain, Interval, Row, Score
 from pipeline.results.run_metrics import RunMetrics
 
 Resampled = dict[tuple[str, int, str], np.ndarray]
 """By run, seed and task: the score of each resample, and after these the score without each image, (R + N,)."""
+
+Counted = dict[str, np.ndarray]
+"""By task: which images count in its scores, (N,) bool: those with a label, and of human parts those with people."""
 
 
 def add_intervals(delta: Comparison, results: Sequence[RunMetrics]) -> Comparison:
@@ -31,9 +34,9 @@ def add_intervals(delta: Comparison, results: Sequence[RunMetrics]) -> Compariso
     results: what it was made from. Raises DataError where the statistics of one are missing or not those of its
     scores, ComparisonError where two were scored on other images.
     """
-    resampled, images = _resample(results)
+    resampled, counted = _resample(results)
     gains = {
-        run: _estimate([_performance(delta.per_seed, resampled, run, row.seed) for row in rows], rows, images)
+        run: _estimate([_performance(delta.per_seed, resampled, run, row.seed) for row in rows], rows, delta, counted)
         for run in delta.delta_m
         if (rows := _of(delta.per_seed, run, DELTA_M))
     }
@@ -41,19 +44,20 @@ def add_intervals(delta: Comparison, results: Sequence[RunMetrics]) -> Compariso
         delta,
         delta_m={run: _gain(gain, gains[run]) for run, gain in delta.delta_m.items()},
         scores={
-            run: {task: _score(score, run, task, delta.per_seed, resampled, images) for task, score in of.items()}
+            run: {task: _score(score, run, task, delta, resampled, counted) for task, score in of.items()}
             for run, of in delta.scores.items()
         },
-        per_seed=[_row(row, delta.per_seed, resampled, images) for row in delta.per_seed],
+        per_seed=[_row(row, delta, resampled, counted) for row in delta.per_seed],
         conclusions=[conclusion(run, gains[run]) for run in delta.delta_m],
     )
 
 
-def _resample(results: Sequence[RunMetrics]) -> tuple[Resampled, int]:
-    """Scores of all results in the same resamples of their images, and how many images there are."""
+def _resample(results: Sequence[RunMetrics]) -> tuple[Resampled, Counted]:
+    """Scores of all results in the same resamples of their images, and which of these count."""
     ids: list[str] = []
     weights = np.zeros((0, 0))
     found: Resampled = {}
+    counted: Counted = {}
     for result in results:
         kept = read_statistics(result)
         if not ids:
@@ -67,7 +71,9 @@ def _resample(results: Sequence[RunMetrics]) -> tuple[Resampled, int]:
             formula = kept.formulas[task]
             drawn, without = resampled_scores(weights, statistics, formula), scores_without_each(statistics, formula)
             found[result.run, result.seed, task] = np.concatenate([drawn, without])
-    return found, len(ids)
+            if task not in counted:
+                counted[task] = np.any([values.reshape(len(ids), -1).any(1) for values in statistics.values()], axis=0)
+    return found, counted
 
 
 def _difference(kept: SplitStatistics, ids: list[str]) -> str:
@@ -88,29 +94,35 @@ def _performance(rows: Sequence[Row], resampled: Resampled, run: str, seed: int)
     return resampled_performance(scores, baselines, {row.task: bool(row.higher_is_better) for row in own})
 
 
-def _estimate(resampled: Sequence[np.ndarray], rows: Sequence[Row], images: int) -> Estimate | None:
+def _estimate(
+    resampled: Sequence[np.ndarray], rows: Sequence[Row], delta: Comparison, counted: Counted
+) -> Estimate | None:
     """Of the rows of one run and task, one a seed, with their values by resample."""
     values = [row.delta if row.task == DELTA_M else row.score for row in rows]
     if any(value is None for value in values):
         return None
+    tasks = [rows[0].task] if rows[0].task != DELTA_M else list(delta.scores[rows[0].run])
+    images = len(counted[tasks[0]])
     every = np.stack(resampled)
-    return interval([value for value in values if value is not None], every[:, :-images], every[:, -images:])
+    without_each = every[:, -images:][:, np.any([counted[task] for task in tasks], axis=0)]
+    fewest = min(int(counted[task].sum()) for task in tasks)
+    return interval([value for value in values if value is not None], every[:, :-images], without_each, fewest)
 
 
-def _row(row: Row, rows: Sequence[Row], resampled: Resampled, images: int) -> Row:
+def _row(row: Row, delta: Comparison, resampled: Resampled, counted: Counted) -> Row:
     """With the interval over images, of this seed."""
     values = (
-        _performance(rows, resampled, row.run, row.seed)
+        _performance(delta.per_seed, resampled, row.run, row.seed)
         if row.task == DELTA_M
         else resampled[row.run, row.seed, row.task]
     )
-    found = _estimate([values], [row], images)
+    found = _estimate([values], [row], delta, counted)
     return replace(row, low=found.low, high=found.high) if found else row
 
 
-def _score(score: Score, run: str, task: str, rows: Sequence[Row], resampled: Resampled, images: int) -> Score:
-    own = _of(rows, run, task)
-    found = _estimate([resampled[run, row.seed, task] for row in own], own, images)
+def _score(score: Score, run: str, task: str, delta: Comparison, resampled: Resampled, counted: Counted) -> Score:
+    own = _of(delta.per_seed, run, task)
+    found = _estimate([resampled[run, row.seed, task] for row in own], own, delta, counted)
     return replace(score, interval=_interval(found)) if found else score
 
 
@@ -143,8 +155,8 @@ def _interval(found: Estimate) -> Interval:
 def conclusion(run: str, found: Estimate | None) -> str:
     """What Δm and its interval say of a run, in a sentence."""
     if found is None:
-        return f"{run}: no interval, since too few resamples of the images have a score and a baseline"
-    digits = _digits(found.high - found.low)
+        return f"{run}: no interval, since too few images have a score and a baseline"
+    digits = _digits(found.low, found.high)
     low, high = _signed(found.low, digits), _signed(found.high, digits)
     size = f"{_count(found.seeds, 'seed')}, {_count(found.images, 'image')}"
     alone = "" if found.seeds > 1 else "; of one seed, so over images alone: another seed may give another sign"
@@ -167,6 +179,8 @@ def _needed(found: Estimate) -> str:
         return f"at this size it would take {images}" + ("; no number of seeds would do" if found.seeds > 1 else "")
     if seeds:
         return f"at this size it would take {seeds}; no number of images would do"
+    if found.seeds == 1:
+        return "at this size no number of images would do"
     return "at this size neither more images nor more seeds alone would do"
 
 
@@ -174,11 +188,14 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def _digits(width: float) -> int:
-    """Digits after the point, so that an interval of this width has two that count."""
-    return min(max(1 - math.floor(math.log10(width / 2)), 0), 4) if width > 0 else 2
+def _digits(low: float, high: float) -> int:
+    """Digits after the point: two that count in half the interval, and no bound reads as 0 that is none; 4 at most."""
+    half = (high - low) / 2
+    least = min(max(1 - math.floor(math.log10(half)), 0), 4) if half > 0 else 2
+    bounds = [bound for bound in (low, high) if bound]
+    return next((digits for digits in range(least, 4) if all(round(bound, digits) for bound in bounds)), 4)
 
 
 def _signed(value: float, digits: int) -> str:
     """With a minus sign for a hyphen."""
-    return f"{value:.{digits}f}".replace("-", "−")
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no minus before a zero

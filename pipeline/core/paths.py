@@ -54,7 +54,7 @@ def weights_file(run: str, seed: int) -> Path:
 
 
 def run_file(run: str, seed: int) -> Path:
-    """Who trained it: MLflow run id, input fingerprint, git commit, duration, hardware."""
+    """What it was trained from and on: inputs by content, device, processes, digests of what was written."""
     return model_dir(run, seed) / RUN_RECORD
 
 

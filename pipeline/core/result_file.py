@@ -30,6 +30,9 @@ def beside(other: str) -> Any:
     return field(default=None, metadata={_BESIDE: other})
 
 
+_ONE_A_RUN = ("train", "evaluate")  # runs of `runs_from_single_task` have stages of other names
+
+
 @dataclass(frozen=True)
 class ResultFile:
     """What a file says: a subclass has its keys as fields, which may hold dataclasses too.
@@ -50,7 +53,8 @@ class ResultFile:
         Raises OtherVersionError for a file of another version, or of none, and DataError as `paths.read_json` does and
         for keys or values that no stage of this version writes: one line with the file and the remedy.
         """
-        remedy = f"run `dvc repro {stage or cls.stage}`"
+        one_a_run = stage is None and cls.stage in _ONE_A_RUN
+        remedy = "run `dvc repro`" if one_a_run else f"run `dvc repro {stage or cls.stage}`"
         content = paths.read_json(path, missing=f"{remedy} first")
         version = content.pop(VERSION, None)
         if type(version) is not int or version != cls.version:

@@ -70,9 +70,10 @@ def draw(images: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarra
     The same numbers for every caller, so that runs, baselines and seeds are weighed alike: the comparison is paired.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
-    drawn = generator.integers(images, size=(resamples, images))
-    cells = drawn + images * np.arange(resamples)[:, None]
-    return np.bincount(cells.ravel(), minlength=resamples * images).reshape(resamples, images).astype(np.float64)
+    drawn = np.empty((resamples, images))
+    for row in drawn:
+        row[:] = np.bincount(generator.integers(images, size=images), minlength=images)
+    return drawn
 
 
 def resampled_scores(weights: np.ndarray, statistics: Statistics, formula: str) -> np.ndarray:

@@ -145,8 +145,9 @@ def _column(task: str) -> str:
 
 
 def _gain_section(tasks: tuple[str, ...], delta: Comparison) -> str:
+    caveats = "".join(f"\n- {caveat}" for caveat in delta.caveats)
     if not delta.delta_m:
-        return ""
+        return f"## Gain over the single-task baselines\n\nNo run has a Δm.\n{caveats}" if caveats else ""
     rows = []
     for run, gain in delta.delta_m.items():
         scores = delta.scores[run]
@@ -157,8 +158,7 @@ def _gain_section(tasks: tuple[str, ...], delta: Comparison) -> str:
     text += "Δm = 100/M · Σ s (m − b)/b over the M tasks of a run, positive is better, against baselines of the same "
     text += "backbone, data, schedule and seed.\n\n"
     text += table(["run", *(f"{get_task(task).title} %" for task in tasks), "Δm %"], rows)
-    text += "".join(f"\n- {caveat}" for caveat in delta.caveats)
-    return f"{text}\n\n![Gain by task](figures/gains.png)"
+    return f"{text}{caveats}\n\n![Gain by task](figures/gains.png)"
 
 
 def _published_section(params: Params, tasks: tuple[str, ...], delta: Comparison, info: DatasetInfo) -> str:
@@ -235,12 +235,12 @@ def _all_metrics(tasks: tuple[str, ...], trivial: dict[str, dict[str, float]], r
     protocol = {task: text for seeds in results.values() for task, text in seeds[0].protocol.items()}
     parts = []
     for task in tasks:
-        names = list(trivial[task])
-        plain = [name for name in names if "/" not in name]
-        classes = [name for name in names if "/" in name]
         columns: dict[str, Sequence[Mapping[str, float | None]]] = {TRIVIAL: [trivial[task]]}
         scored = {run: seeds for run, seeds in results.items() if task in seeds[0].tasks}
         columns |= {f"`{run}`": [each.tasks[task] for each in seeds] for run, seeds in scored.items()}
+        names = dict.fromkeys(name for seeds in columns.values() for each in seeds for name in each)
+        plain = [name for name in names if "/" not in name]
+        classes = [name for name in names if "/" in name]  # one that is in no label may be predicted, and counts
         parts.append(f"### {get_task(task).title}\n\n{protocol[task]}\n\n{_metric_table(columns, plain)}")
         if classes:
             parts.append(f"<details><summary>by class</summary>\n\n{_metric_table(columns, classes)}\n\n</details>")

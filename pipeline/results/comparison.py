@@ -10,7 +10,7 @@ from pipeline.core.result_file import ResultFile, beside
 
 @dataclass(frozen=True)
 class Interval:
-    """95 % interval, low to high, of a mean over seeds (pipeline/metrics/intervals.py).
+    """95 % interval, low to high, of a mean over seeds (pipeline/comparison/estimate.py).
 
     standard_error: of the mean. image_share, seed_share: of its square, 0 to 1, what is owed to the choice of images
     and to that of seeds; one seed tells nothing of the latter, which is None then. resamples: of the images.

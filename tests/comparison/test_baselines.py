@@ -214,9 +214,11 @@ def test_without_a_baseline_there_are_scores_and_a_caveat(results):
 def test_an_undefined_baseline_gives_no_gain_and_no_crash(results, value):
     pick(results, "semseg").tasks["semseg"]["mIoU"] = value
     delta = compare(results)
-    assert known(delta.delta_m["both"]) == {"mean": pytest.approx(-5.0), "n": 1}
+    assert "both" not in delta.delta_m, "a mean over the seeds that have one would be of a chosen few"
+    assert "both: no multi-task performance of seed 0, so none of the run" in delta.caveats
+    assert [row.delta for row in delta.per_seed if row.task == "delta_m"] == [pytest.approx(-5.0)]
     assert delta.scores["both"]["semseg"].delta is None
-    assert len(delta.caveats) == 1
+    assert len(delta.caveats) == 2
     assert "undefined" in format_table(delta) or value == 0.0
 
 

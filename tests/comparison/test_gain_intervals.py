@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from pipeline.comparison.baselines import compare
+from pipeline.comparison.estimate import Estimate
 from pipeline.comparison.intervals import add_intervals, conclusion
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
 from pipeline.core.integrity import file_sha256
 from pipeline.evaluation.statistics import SplitStatistics, read_statistics
-from pipeline.metrics.intervals import Estimate
 from pipeline.metrics.resampling import draw
 from pipeline.results.comparison import Comparison
 from tests.comparison.test_baselines import ROOT, params, raw_params, results  # noqa: F401  # fixtures
@@ -103,6 +103,14 @@ def test_a_run_without_a_defined_score_has_no_interval(kept):
     assert delta.delta_m == {} and delta.conclusions == []
     assert delta.scores["semseg"]["semseg"].interval is None
     assert delta.scores["depth"]["depth"].interval is not None
+
+
+def test_a_task_that_few_images_have_a_label_of_counts_those(results, in_tmp):  # noqa: F811
+    kept = [with_statistics(one, labelled={"semseg": 6}) for one in results]
+    delta = add_intervals(compare(kept), kept)
+    assert delta.scores["semseg"]["semseg"].interval.images == delta.delta_m["both"].interval.images == 6
+    assert delta.scores["depth"]["depth"].interval.images == 40
+    assert "2 seeds, 6 images" in delta.conclusions[0]
 
 
 # -- files -------------------------------------------------------------------------------------------------
@@ -190,12 +198,27 @@ def test_sentences():
 
 
 @pytest.mark.parametrize(
+    ("found", "bounds"),
+    [
+        (estimate(4.0, 0.03, 7.97), "better than its baselines by 4.00 % (95 % interval 0.03 to 7.97,"),
+        (estimate(3.9, -0.04, 7.84), "Δm 3.90 (−0.04 to 7.84,"),
+        (estimate(40.0, 0.2, 79.8), "better than its baselines by 40.0 % (95 % interval 0.2 to 79.8,"),
+        (estimate(-3.0, -6.0, 0.0), "Δm −3.0 (−6.0 to 0.0,"),
+    ],
+)
+def test_no_bound_reads_as_0_that_is_none(found, bounds):
+    assert bounds in conclusion("run", found)
+
+
+@pytest.mark.parametrize(
     ("found", "end"),
     [
         (estimate(1.0, -1.0, 3.0), "it would take about 95 images; of one seed, so over images alone: another seed "
          "may give another sign"),
         (estimate(1.0, -1.0, 3.0, 1.0, 0.01, 4), "images; no number of seeds would do"),
         (estimate(1.0, -9.0, 11.0, 0.01, 3.0, 2), "it would take 27 seeds; no number of images would do"),
+        (estimate(0.001, -4.0, 4.0), "at this size no number of images would do; of one seed, so over images alone: "
+         "another seed may give another sign"),
         (estimate(0.0, -1.0, 1.0, 1.0, 1.0, 2), "at this size neither more images nor more seeds alone would do"),
     ],
 )  # fmt: skip

@@ -46,7 +46,7 @@ def run(tmp_path, monkeypatch):
         reader=read, published=None, original=True, splits=lambda raw, params: {s: ids(s) for s in COUNTS}, **data
     ):
         classes = {"semseg": ("a", "b", "c")}
-        fake = Dataset("nyud", classes, ("semseg",), 0.011, None, splits, reader, published)
+        fake = Dataset("nyud", classes, ("semseg",), 0.011, splits, reader, published)
         monkeypatch.setitem(DATASETS, "nyud", fake)
         paths.write_json(tmp_path / "raw" / "source.json", {"generated": True, "published": original})
         params = Data(dataset="nyud", tasks=("semseg",), **data)

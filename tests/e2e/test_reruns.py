@@ -223,7 +223,7 @@ FILES: Edits = {
     "the scoring": (code("pipeline/evaluation/scoring.py"), {"selection", "report"} | EVALUATE),
     "the cost": (code("pipeline/evaluation/cost.py"), EVALUATE | {"report"}),
     "the comparison": (code("pipeline/comparison/baselines.py"), {"compare"}),
-    "intervals": (code("pipeline/metrics/intervals.py"), {"selection", "compare", "report"} | EVALUATE),
+    "intervals": (code("pipeline/comparison/estimate.py"), {"selection", "compare", "report"} | EVALUATE),
     "what images add": (code("pipeline/evaluation/statistics.py"), {"compare", "report"} | EVALUATE),
     "what run.json holds": (code("pipeline/results/run_record.py"), TRAIN | EVALUATE | {"report"}),
     "what metrics files hold": (code("pipeline/results/run_metrics.py"), EVALUATE | {"compare", "report"}),

@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from benchmarks import coverage
-from pipeline.metrics.intervals import degrees_of_freedom, half_width, interval
-from pipeline.metrics.resampling import draw
+from pipeline.comparison.estimate import degrees_of_freedom, half_width, interval
+from pipeline.metrics.resampling import draw, resampled_scores, score, scores_without_each
 
 
 def normal(rng, *shape):
@@ -72,6 +72,20 @@ def test_degrees_of_freedom_are_those_of_the_sample_variance():
     assert degrees_of_freedom(np.array([0.0] * 99 + [1.0])) == pytest.approx(200 / 97, rel=0.02)
     assert degrees_of_freedom(np.zeros(10)) == 9
     assert degrees_of_freedom(np.array([1.0, -1.0, 1.0, -1.0])) == 3
+
+
+@pytest.mark.parametrize("labelled", [2, 3, 5])
+def test_images_without_a_label_count_for_nothing(labelled):
+    """Of 96 images a few have a label: as many know the variance, however many there are."""
+    rng, weights, held = np.random.default_rng(0), draw(96, 1000), 0
+    for _ in range(200):
+        where = np.isin(np.arange(96), rng.choice(96, labelled, replace=False))
+        values = {"total": np.where(where, rng.normal(5, 1, 96), 0.0), "pixels": where.astype(np.int64)}
+        resampled, without = resampled_scores(weights, values, "mean"), scores_without_each(values, "mean")
+        got = interval([score(values, "mean")], resampled[None], without[None][:, where], labelled)
+        held += got.low < 5 < got.high
+        assert got.images == labelled and got.degrees <= labelled - 1
+    assert held >= 0.9 * 200
 
 
 def test_verdicts_follow_the_interval():

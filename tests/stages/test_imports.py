@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "pipeline.compute": ("core.errors", "core.names"),
     "pipeline.metrics": ("core.errors", "core.workers"),
     "pipeline.metrics.delta": (),
-    "pipeline.metrics.intervals": (),
+    "pipeline.comparison.estimate": (),
     "pipeline.metrics.resampling": (),
     "pipeline.tasks": ("core.errors", "core.names", "compute", "metrics"),
     "pipeline.networks": ("core.errors", "core.names", "compute"),
@@ -51,7 +51,7 @@ THIRD_PARTY = {
     "pipeline.comparison": (),
     "pipeline.comparison.intervals": ("numpy",),
     "pipeline.evaluation.statistics": ("numpy", "pyarrow"),
-    "pipeline.metrics.intervals": ("numpy", "scipy"),
+    "pipeline.comparison.estimate": ("numpy", "scipy"),
     "pipeline.metrics.resampling": ("numpy",),
 }
 

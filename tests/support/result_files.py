@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -96,26 +97,37 @@ def comparison() -> Comparison:
 
 
 def with_statistics(
-    result: RunMetrics, images: int = 40, noise: float = 0.1, ids: list[str] | None = None
+    result: RunMetrics,
+    images: int = 40,
+    noise: float = 0.1,
+    ids: list[str] | None = None,
+    labelled: Mapping[str, int] | None = None,
 ) -> RunMetrics:
     """Write statistics of so many images that give the result's mIoU and RMSE, and return it with their SHA-256.
 
-    Images differ by `noise`, in pairs that make up for each other.
+    Images differ by `noise`, in pairs that make up for each other. labelled: of a task, how many have a label; all.
     """
     rng = np.random.default_rng([result.seed, *result.run.encode()])
-    half = rng.uniform(-noise, noise, images // 2)
-    factors, pixels = 1 + np.concatenate([half, -half]), 10_000_000
+    halves, pixels = rng.uniform(-noise, noise, images // 2), 10_000_000
     tasks, formulas = {}, {}
     for task, metrics in result.tasks.items():
+        images = (labelled or {}).get(task, 2 * len(halves))
+        half = halves[: images // 2]
+        factors = 1 + np.concatenate([half, -half])
         score = metrics[result.primary_metric[task].metric]
         if task == "semseg":  # of one class
             exact = np.rint(score / 100 * pixels * factors).astype(np.int64)
             exact[0] += round(score / 100 * pixels * images) - exact.sum()
-            labelled = np.full((images, 1), pixels)
-            tasks[task] = {"hit": exact[:, None], "labelled": labelled, "predicted": exact[:, None]}
+            all_pixels = np.full((images, 1), pixels)
+            tasks[task] = {"hit": exact[:, None], "labelled": all_pixels, "predicted": exact[:, None]}
         else:
             tasks[task] = {"squared": score**2 * pixels * factors, "pixels": np.full(images, pixels)}
+        lacking = 2 * len(halves) - images
+        tasks[task] = {
+            name: np.concatenate([values, np.zeros((lacking, *values.shape[1:]), values.dtype)])
+            for name, values in tasks[task].items()
+        }
         formulas[task] = "mean_iou" if task == "semseg" else "root_mean_square"
     path = paths.statistics_file(result.run, result.seed)
-    SplitStatistics(ids or [str(i) for i in range(images)], tasks, formulas).write(path)
+    SplitStatistics(ids or [str(i) for i in range(2 * len(halves))], tasks, formulas).write(path)
     return replace(result, statistics_sha256=file_sha256(path))

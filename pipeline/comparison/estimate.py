@@ -108,14 +108,17 @@ def half_width(image_variance: float, seed_variance: float, degrees: float, seed
     return weighted / math.sqrt(variance)
 
 
-def interval(values: Sequence[float], resampled: np.ndarray, without_each: np.ndarray) -> Estimate | None:
+def interval(
+    values: Sequence[float], resampled: np.ndarray, without_each: np.ndarray, images: int | None = None
+) -> Estimate | None:
     """The interval of the mean of `values`, one a seed; None where there is no telling.
 
     resampled: (S, R), the value of each seed in each resample, for which all seeds have the same images; without_each:
-    (S, N), the values without one image. Resamples in which one is not defined are left out; with fewer than half of
-    them, or where a single image decides whether there is a value, there is no interval.
+    (S, N), the values without one image. images: how many of a split's images count in every value; None: all N.
+    Resamples in which one is not defined are left out; with fewer than half of them, or where a single image decides
+    whether there is a value, there is no interval.
     """
-    images = without_each.shape[1]
+    images = without_each.shape[1] if images is None else images
     drawn = resampled.shape[1]
     resampled = resampled[:, np.isfinite(resampled).all(0)]
     seeds, resamples = resampled.shape
@@ -128,7 +131,7 @@ def interval(values: Sequence[float], resampled: np.ndarray, without_each: np.nd
         both = (float(resampled.var(1, ddof=1).mean()) * unbiased - mean_variance) / (seeds - 1)
         seed_variance = float(np.var(values, ddof=1)) / seeds
     image_variance = max(mean_variance - both, 0.0)
-    degrees = degrees_of_freedom(without_each.mean(0))
+    degrees = min(degrees_of_freedom(without_each.mean(0)), images - 1.0)
     mean, half = float(np.mean(values)), half_width(image_variance, seed_variance, degrees, seeds)
     return Estimate(
         mean, mean - half, mean + half, image_variance, seed_variance, both, degrees, images, seeds, resamples
