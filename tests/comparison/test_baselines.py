@@ -317,6 +317,7 @@ def test_the_table_lines_up(results):
     assert lines[2][:column].endswith("0.2121") and lines[3][:column].endswith("0.0000")
 
 
+@pytest.mark.slow
 def test_the_stage_from_files_to_table(results, in_tmp):
     (in_tmp / "params.yaml").write_text(yaml.safe_dump(raw_params(), sort_keys=False))
     command = [sys.executable, "-m", "stages.compare"]

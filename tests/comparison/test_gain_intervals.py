@@ -153,6 +153,7 @@ def test_other_images_are_refused(kept):
         add_intervals(compare(kept), kept)
 
 
+@pytest.mark.slow
 def test_processes_with_other_threads_write_the_same(kept):
     """delta.json, to the bit, whatever the number of threads that multiply matrices."""
     for one in kept:

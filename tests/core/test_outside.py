@@ -63,6 +63,7 @@ def test_what_is_removed_lies_below_the_folder_that_is_meant(precious):
     assert (precious / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_itself_a_link_is_worked_in(precious):
     (precious / "scratch").mkdir()
     Path("runs").symlink_to(precious / "scratch")  # as of people whose other disk is larger
@@ -72,6 +73,7 @@ def test_a_folder_that_is_itself_a_link_is_worked_in(precious):
 
 
 @pytest.mark.parametrize("name", ["", "..", "."])
+@pytest.mark.slow
 def test_the_folder_itself_stays(in_tmp, name):
     (in_tmp / "kept" / "old").mkdir(parents=True)
     with pytest.raises(DataError, match="is not below"):
@@ -92,6 +94,7 @@ GOOD = {
 }
 
 
+@pytest.mark.slow
 def test_what_stages_write_passes():
     assert forms.check_record(Path("run.json"), GOOD | {"other": "../x"}) == GOOD | {"other": "../x"}
 
@@ -101,11 +104,13 @@ WRONG = [(key, value) for key in GOOD for value in LEADING_OUT if (key, value) n
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG)
+@pytest.mark.slow
 def test_what_no_stage_writes_is_refused_with_file_and_remedy(key, value):
     with pytest.raises(DataError, match=f"models/x/run.json: {key} is .*expected .*get it again from where it came"):
         forms.check_record(Path("models/x/run.json"), {key: value})
 
 
+@pytest.mark.slow
 def test_a_long_value_is_not_printed_whole():
     with pytest.raises(DataError) as caught:
         forms.check_record("run.json", {"sha256": "x" * 10_000})
@@ -113,6 +118,7 @@ def test_a_long_value_is_not_printed_whole():
 
 
 @pytest.mark.parametrize("record", [[], "text", 5, None])
+@pytest.mark.slow
 def test_a_record_is_a_mapping(record):
     with pytest.raises(DataError, match="holds no mapping"):
         forms.check_record("run.json", record)
@@ -154,6 +160,7 @@ def test_evaluate_follows_no_key_of_a_run_json(project, tmp_path):
 
 
 @pytest.mark.parametrize(("key", "value"), [("run", "../../precious"), ("seed", "0/../../x"), ("weights_sha256", "/")])
+@pytest.mark.slow
 def test_trace_and_predict_refuse_such_a_model(project, key, value):
     paths.write_json(paths.run_file("pair", 0), project | {key: value})
     for read in (lambda folder: trace(load_params(), str(folder)), read_saved_model):
@@ -161,6 +168,7 @@ def test_trace_and_predict_refuse_such_a_model(project, key, value):
             read(paths.model_dir("pair", 0))
 
 
+@pytest.mark.slow
 def test_trace_refuses_such_tags_of_an_mlflow_run(project):
     experiment = mlflow_run.connect("traced")
     client = mlflow.MlflowClient()
@@ -170,6 +178,7 @@ def test_trace_refuses_such_tags_of_an_mlflow_run(project):
             trace(load_params(), run)
 
 
+@pytest.mark.slow
 def test_trace_refuses_such_a_run_json_of_mlflow(project, tmp_path):
     experiment = mlflow_run.connect("traced")
     client = mlflow.MlflowClient()
@@ -190,6 +199,7 @@ def test_trace_refuses_such_a_run_json_of_mlflow(project, tmp_path):
         {"depth": "depth"},
     ],
 )
+@pytest.mark.slow
 def test_a_run_starts_from_no_file_elsewhere(in_tmp, start):
     paths.write_json(paths.start_file("stitched", 0), start)
     run = type("Run", (), {"name": "stitched", "from_single_task": True})
@@ -197,6 +207,7 @@ def test_a_run_starts_from_no_file_elsewhere(in_tmp, start):
         start_of(run, 0)
 
 
+@pytest.mark.slow
 def test_a_digest_file_names_no_other_run(in_tmp, monkeypatch):
     monkeypatch.setattr(single_task_weights, "single_task_sources", lambda params, name: {"depth": "depth"})
     params = type("Params", (), {"runs_from_single_task": ["stitched"]})
@@ -207,6 +218,7 @@ def test_a_digest_file_names_no_other_run(in_tmp, monkeypatch):
 
 
 @pytest.mark.parametrize("sample_id", ["../../precious", "/precious", "..", ""])
+@pytest.mark.slow
 def test_the_index_of_the_store_names_plain_files(in_tmp, sample_id):
     make_store(in_tmp / "data", 3)
     index = next((in_tmp / "data").rglob("index.json"))
@@ -216,6 +228,7 @@ def test_the_index_of_the_store_names_plain_files(in_tmp, sample_id):
 
 
 @pytest.mark.parametrize(("key", "value"), [("root", "../.."), ("root", "/etc"), ("file_name", "../precious.tar")])
+@pytest.mark.slow
 def test_the_record_of_an_archive_leads_nowhere_else(in_tmp, key, value):
     record = {"file_name": "a.tar", "size": 1, "sha256": "0" * 64, "root": "a", "unpacked_size": 1, key: value}
     paths.write_json(in_tmp / "raw" / "source.json", record)
@@ -223,6 +236,7 @@ def test_the_record_of_an_archive_leads_nowhere_else(in_tmp, key, value):
         pass
 
 
+@pytest.mark.slow
 def test_predictions_stay_below_their_folder(in_tmp):
     for name in ("a", "b"):
         (in_tmp / name).mkdir()

@@ -148,6 +148,7 @@ def test_a_second_signal_does_not_wait_for_the_step(start):
     assert process.wait(timeout=30) == 130
 
 
+@pytest.mark.slow
 def test_a_call_that_python_can_not_interrupt_is_left_after_a_while(start):
     process = start(*stage("one long call"))
     process.send_signal(signal.SIGTERM)
@@ -155,21 +156,25 @@ def test_a_call_that_python_can_not_interrupt_is_left_after_a_while(start):
     assert "took too long" in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_forked_child_is_not_one_to_the_stage(start):
     assert start(*stage("fork")).wait() == 0 and said() == ["begun not told"]
 
 
+@pytest.mark.slow
 def test_a_worker_lives_on_with_a_stage_that_ignores_the_end_of_its_terminal(start):
     process = start("setsid", "nohup", *stage("worker"))
     assert process.wait() == 0 and said() == ["begun worker lives"]
 
 
+@pytest.mark.slow
 def test_what_waits_in_a_pool_is_not_worked_off_first(start):
     process = start(*stage("pool"))
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 130
 
 
+@pytest.mark.slow
 def test_what_is_ignored_stays_ignored(start):
     process = start("nohup", *stage("work"))
     process.send_signal(signal.SIGHUP)
@@ -180,6 +185,7 @@ def test_what_is_ignored_stays_ignored(start):
 
 
 @pytest.mark.parametrize("killed", ["DVC", "the shell"])
+@pytest.mark.slow
 def test_a_stage_ends_when_dvc_or_what_is_in_between_is_gone(start, killed):
     dvc = start(sys.executable, "starter.py")
     shell, python = dvc.children(recursive=True)

@@ -95,6 +95,7 @@ def test_the_dataset_is_right_before_it_is_broken(stage, in_tmp):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_one_clear_message(stage, in_tmp, kind):
     change, message = KINDS[kind]
     codes, printed = stage(change(nyud_files()))

@@ -189,6 +189,7 @@ def stage(in_tmp, root, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.slow
 def test_one_clear_message(stage, in_tmp: Path, kind: str) -> None:
     dataset, change, message = BROKEN[kind]
     codes, printed = stage(dataset, change(numbered_files(dataset)))

@@ -87,6 +87,7 @@ def test_predictions_come_in_order_at_the_labels_size(store):
     assert seen == store.ids
 
 
+@pytest.mark.slow
 def test_score_does_not_depend_on_batch_size(store):
     device = choose_device("float32", True)
     scores = [score(Pointwise(), store, ALL, INFO, RECIPE, size, device) for size in (1, 2, 5)]

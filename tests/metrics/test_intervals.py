@@ -33,6 +33,7 @@ def alike(resampled, images=50):
     return np.tile([0.1, -0.1], images // 2) + np.zeros((len(resampled), 1))
 
 
+@pytest.mark.slow
 def test_variances_are_those_of_the_crossed_effects():
     """The parts of many experiments against what they were made with."""
     rng = np.random.default_rng(0)

@@ -43,6 +43,7 @@ def test_parameters_are_the_published_ones(architecture, tasks, millions):
     assert parameters(net) == pytest.approx(millions * 1e6, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_parameters_of_each_block():
     with torch.device("meta"):
         net = build("sequential_attention", backbone="hrnet_w18_small_v2", tasks={"semseg": 40, "depth": 1})

@@ -207,6 +207,7 @@ def test_a_backbone_that_timm_does_not_know(raw: dict, capsys) -> None:
         ({"batch_size": 1, "input_size": [32, 32]}, "batch norm can't be trained on one image of 32x32 pixels"),
     ],
 )
+@pytest.mark.slow
 def test_a_network_that_can_not_be_built_or_trained(raw: dict, capsys, changes: dict, says: str) -> None:
     del raw["runs"]["both"]
     put(raw, "runs.depth.training", changes)

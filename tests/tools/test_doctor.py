@@ -151,6 +151,7 @@ def record_outs(outs: list[Path]):
 
 
 @pytest.mark.parametrize("name", ["old-0", "pair-1", "a-b-12"])
+@pytest.mark.slow
 def test_results_of_removed_runs_and_seeds(project, capsys, name):
     kept = set(Path().rglob("*"))
     record_outs(results(name))
@@ -163,6 +164,7 @@ def test_results_of_removed_runs_and_seeds(project, capsys, name):
     assert kept <= set(Path().rglob("*")) and left == {Path("dvc.lock")}
 
 
+@pytest.mark.slow
 def test_what_a_person_made_and_what_dvc_may_not_have_stays(project, capsys):
     named = results("old-0")
     unrecorded = results("new-0")
@@ -213,6 +215,7 @@ def test_checkpoints_that_no_training_takes_up(project, capsys):
     assert not any("pair-0" in what for what in found()), "until it is scored, DVC may not have recorded it"
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_several_processes_is_taken_up_by_as_many(project, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "world_size", lambda: 4)
@@ -221,12 +224,14 @@ def test_a_checkpoint_of_several_processes_is_taken_up_by_as_many(project, monke
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.slow
 def test_a_checkpoint_of_another_machines_device_is_kept(project, dtype):
     begin(key_of("depth", device=Device(torch.device("cuda"), dtype, True)))
     assert found() == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.slow
 def test_with_null_a_checkpoint_of_any_number_of_threads_is_kept(project, monkeypatch, threads):
     raw = yaml.safe_load(paths.PARAMS.read_text())
     raw["training"]["cpu_threads"] = None
@@ -237,6 +242,7 @@ def test_with_null_a_checkpoint_of_any_number_of_threads_is_kept(project, monkey
     assert found() == []
 
 
+@pytest.mark.slow
 def test_without_data_nobody_knows_what_is_needed(project, capsys):
     begin("orphan")
     (paths.PREPARED / "dataset.json").unlink()
@@ -256,6 +262,7 @@ def moved(project, tmp_path):
     return old
 
 
+@pytest.mark.slow
 def test_a_moved_database_is_mended_after_a_copy(project, moved, capsys):
     before = Path("mlflow.db").read_bytes()
     code, told = doctor(capsys)
@@ -272,6 +279,7 @@ def test_a_moved_database_is_mended_after_a_copy(project, moved, capsys):
     assert doctor(capsys) == (0, "nothing left to fix\n")
 
 
+@pytest.mark.slow
 def test_a_database_in_use_stays_as_it_is(project, moved, capsys):
     hold = "import sys; opened = open('mlflow.db'); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
@@ -282,6 +290,7 @@ def test_a_database_in_use_stays_as_it_is(project, moved, capsys):
     assert doctor(capsys, "--fix")[0] == 0
 
 
+@pytest.mark.slow
 def test_artifacts_that_are_at_the_old_place_alone(project, moved, capsys):
     make_result("depth")  # goes to the old place
     code, told = doctor(capsys, "--fix")
@@ -290,6 +299,7 @@ def test_artifacts_that_are_at_the_old_place_alone(project, moved, capsys):
     assert doctor(capsys, "--fix")[0] == 0
 
 
+@pytest.mark.slow
 def test_artifacts_kept_elsewhere_on_purpose_are_no_finding(project, moved):
     shutil.rmtree("mlruns")
     assert found() == []

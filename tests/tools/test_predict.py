@@ -122,6 +122,7 @@ def test_mistakes_are_told(network, capsys, arguments, told):
     assert code == 2 and told in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_the_models_folder_alone_is_enough(network, in_tmp, tmp_path_factory, monkeypatch, capsys):
     """Without params.yaml and data, under another name: the same predictions."""
     Image.fromarray(PHOTO).save("photo.png")
@@ -137,6 +138,7 @@ def test_the_models_folder_alone_is_enough(network, in_tmp, tmp_path_factory, mo
             assert (elsewhere / name).read_bytes() == (in_tmp / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_what_has_become_of_params_and_data_does_not_matter(network, in_tmp, capsys):
     Image.fromarray(PHOTO).save("photo.png")
     (in_tmp / "params.yaml").write_text(yaml.safe_dump(PARAMS).replace("hrnet_w18_small", "resnet18"))
@@ -151,7 +153,7 @@ def test_what_has_become_of_params_and_data_does_not_matter(network, in_tmp, cap
         (lambda: paths.run_file("all", 0).unlink(), "run.json is missing: it describes the network"),
         (
             lambda: write_run_file(version=0),
-            "run.json is of version 0, this code reads version 1; run `dvc repro train`",
+            "run.json is of version 0, this code reads version 1; run `dvc repro`",
         ),
         (
             lambda: write_run_file(dataset=None),
@@ -162,6 +164,7 @@ def test_what_has_become_of_params_and_data_does_not_matter(network, in_tmp, cap
         (lambda: paths.run_file("all", 0).write_text("{"), "run.json is damaged"),
     ],
 )
+@pytest.mark.slow
 def test_a_folder_that_is_not_enough(network, capsys, harm, told):
     Image.fromarray(PHOTO).save("photo.png")
     harm()
@@ -169,6 +172,7 @@ def test_a_folder_that_is_not_enough(network, capsys, harm, told):
     assert (code, out) == (2, "") and told in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_told_in_a_line(network):
     other = build_network(load_params().run("all").model_copy(update={"tasks": ("semseg", "depth")}), read_info())
     with pytest.raises(DataError) as caught:
@@ -178,6 +182,7 @@ def test_weights_of_another_network_are_told_in_a_line(network):
     assert told.startswith("models/all-0/weights.safetensors holds the weights of another network: it has ")
 
 
+@pytest.mark.slow
 def test_photographs_of_one_name_do_not_write_over_each_other(network, in_tmp, capsys):
     for i, folder in enumerate(("a", "b", "b/a")):
         (in_tmp / folder).mkdir()
@@ -195,6 +200,7 @@ def test_photographs_of_one_name_do_not_write_over_each_other(network, in_tmp, c
     assert not any(np.array_equal(found[i], found[j]) for i, j in ((0, 1), (0, 3), (1, 3)))
 
 
+@pytest.mark.slow
 def test_one_that_is_damaged_does_not_stop_the_others(network, in_tmp, capsys):
     for name in ("1.png", "3.png"):
         Image.fromarray(PHOTO).save(name)
@@ -204,6 +210,7 @@ def test_one_that_is_damaged_does_not_stop_the_others(network, in_tmp, capsys):
     assert "2.png" in err and "1 of 3 photographs could not be read and were left out" in err
 
 
+@pytest.mark.slow
 def test_nothing_is_done_when_one_is_missing(network, in_tmp, capsys):
     Image.fromarray(PHOTO).save("1.png")
     code, out, err = run(capsys, "all-0", "1.png", "nowhere.png")

@@ -125,6 +125,7 @@ def score_others():
         (pack_other_data, "data/prepared was packed with other params"),
     ],
 )
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_told(record, change, told):
     change()
     for start in (MODEL, METRICS):
@@ -136,6 +137,7 @@ def edit_params_seeds(seeds):
     paths.PARAMS.write_text(yaml.safe_dump(yaml.safe_load(paths.PARAMS.read_text()) | {"seeds": seeds}))
 
 
+@pytest.mark.slow
 def test_without_the_model_mlflow_knows_what_it_was_made_from(record):
     shutil.rmtree(MODEL)
     edit_params(training={"lr": 0.5})
@@ -145,6 +147,7 @@ def test_without_the_model_mlflow_knows_what_it_was_made_from(record):
         assert found.recorded["git.commit"] == record["git.commit"]
 
 
+@pytest.mark.slow
 def test_a_result_restored_on_another_machine_leads_to_the_run_that_scored_it_there(record):
     torch.manual_seed(1)
     save_weights(nn.Linear(2, 2), paths.weights_file("pair", 0))
@@ -162,6 +165,7 @@ def test_a_result_restored_on_another_machine_leads_to_the_run_that_scored_it_th
         assert found.reproducible and not found.notes
 
 
+@pytest.mark.slow
 def test_a_training_that_did_not_end_is_told(record):
     experiment = mlflow_run.connect("traced")
     with pytest.raises(KeyboardInterrupt), mlflow_run.training_run(experiment, "pair-0", "x", {}) as log:
@@ -172,20 +176,20 @@ def test_a_training_that_did_not_end_is_told(record):
 
 
 @pytest.mark.parametrize("what", ["nonsense", "models/none-0", "f" * 32, "params.yaml"])
+@pytest.mark.slow
 def test_what_cannot_be_traced_is_told_with_what_can(record, what):
     with pytest.raises(DataError, match=r"allowed: a metrics file .*model's folder .*MLflow run"):
         traced(what)
 
 
+@pytest.mark.slow
 def test_a_run_of_other_programs_and_a_file_of_before(record):
     client = mlflow.MlflowClient()
     foreign = client.create_run(mlflow_run.connect("traced"), run_name="their-own")
     with pytest.raises(DataError, match=r"their-own. is none of this pipeline"):
         traced(foreign.info.run_id)
     paths.write_json(paths.metrics_file("pair", 0), {"run": "pair", "seed": 0})
-    with pytest.raises(
-        DataError, match=r"pair-0.json is of no version, this code reads version 2; run `dvc repro evalu"
-    ):
+    with pytest.raises(DataError, match=r"pair-0.json is of no version, this code reads version 2; run `dvc repro`"):
         traced(METRICS)
     shutil.rmtree(MODEL)
     tags = {"run": "pair", "seed": "0"}
@@ -199,6 +203,7 @@ def test_a_run_of_other_programs_and_a_file_of_before(record):
         traced(log.id)
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_answer_is_told(record, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -207,6 +212,7 @@ def test_a_server_that_does_not_answer_is_told(record, monkeypatch):
         traced(MODEL)
 
 
+@pytest.mark.slow
 def test_looking_makes_no_store(record, monkeypatch, tmp_path):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert traced(MODEL).mlflow is None
@@ -214,6 +220,7 @@ def test_looking_makes_no_store(record, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("lr", "code"), [(1e-3, 0), (0.5, 1)])
+@pytest.mark.slow
 def test_the_command_says_it_in_words_in_json_and_by_its_exit_code(record, capsys, lr, code):
     edit_params(training={"lr": lr})
 

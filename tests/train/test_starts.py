@@ -90,6 +90,7 @@ def momenta(module):
     return {round(m.momentum, 6) for m in module.modules() if isinstance(m, nn.BatchNorm2d)}
 
 
+@pytest.mark.slow
 def test_momentum_is_that_of_the_released_networks():
     net = build("sequential_attention", backbone=SMALL, tasks=TASKS)
     assert momenta(net.backbone) == momenta(net.ctam[0].reduce) == momenta(net.ctam[3].reduce) == {0.01}
@@ -100,10 +101,12 @@ def test_momentum_is_that_of_the_released_networks():
     assert momenta(nddr.fuse) == {0.05} and momenta(nddr.backbones) == momenta(nddr.heads) == {0.1}
 
 
+@pytest.mark.slow
 def test_one_momentum_for_all():
     assert momenta(build("multi_task", backbone=SMALL, tasks=TASKS, batch_norm_momentum=0.2)) == {0.2}
 
 
+@pytest.mark.slow
 def test_nearest_is_timms_hrnet_and_bilinear_is_another_network_with_the_same_weights():
     image = torch.rand(2, 3, 64, 96)
     nets = {upsampling: Backbone(SMALL, hrnet_upsampling=upsampling).eval() for upsampling in ("bilinear", "nearest")}
@@ -117,6 +120,7 @@ def test_nearest_is_timms_hrnet_and_bilinear_is_another_network_with_the_same_we
     assert min(apart) > 1e-3 and apart[0] > 0.02
 
 
+@pytest.mark.slow
 def test_the_exchange_is_the_sum_of_branches_upsampled_bilinearly():
     net = Backbone(SMALL).double().eval()
     unit = net.net.stage3[-1]
@@ -131,6 +135,7 @@ def test_the_exchange_is_the_sum_of_branches_upsampled_bilinearly():
 
 
 @pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
+@pytest.mark.slow
 def test_weights_load_whichever_way_the_exchange_upsamples(upsampling, tmp_path):
     file = tmp_path / "hrnet.pth"
     torch.save(timm.create_model(SMALL).state_dict(), file)  # the classification model, as ImageNet weights come
@@ -146,6 +151,7 @@ def test_weights_load_whichever_way_the_exchange_upsamples(upsampling, tmp_path)
         ({"initialization": "xavier"}, "Unknown initialization: 'xavier'. Allowed: released, he"),
     ],
 )
+@pytest.mark.slow
 def test_other_values_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         build("multi_task", backbone=SMALL, tasks=TASKS, **arguments)
