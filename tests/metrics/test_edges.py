@@ -132,6 +132,7 @@ def test_counts_are_pooled_before_the_best_threshold_is_chosen():
     assert (result["precision"], result["recall"]) == pytest.approx((100 * precision[best], 100 * recall[best]))
 
 
+@pytest.mark.slow
 def test_worker_processes_do_not_change_the_score(monkeypatch):
     images = [(*scene((32, 40), seed), np.ones((32, 40), bool)) for seed in range(4)]
     monkeypatch.setattr(edges, "_WORKERS", 1)

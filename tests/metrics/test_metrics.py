@@ -289,6 +289,7 @@ def per_image(prediction, target, valid):
     return np.array(rows).reshape(-1, 15, 3).transpose(2, 0, 1)
 
 
+@pytest.mark.slow
 def test_saliency_equals_scikit_learn():
     data = split(TASKS["sal"])
     data[1][2] = 0  # an image with nothing salient

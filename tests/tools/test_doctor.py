@@ -119,6 +119,7 @@ def test_runs_are_ended_whose_process_is_gone_and_no_others(project, capsys):
     assert doctor(capsys) == (0, "nothing left to fix\n")
 
 
+@pytest.mark.slow
 def test_whoever_takes_a_run_up_again_signs_it(project):
     experiment = mlflow_run.connect("traced")
     old = {"host": platform.node()} | ended_process()

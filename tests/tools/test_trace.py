@@ -79,6 +79,7 @@ def test_several_processes_are_no_difference_but_a_note(record, monkeypatch):
     assert found.reproducible and "4 processes trained it: PIPELINE_LAUNCHER is to start as many" in found.notes
 
 
+@pytest.mark.slow
 def test_every_changed_input_is_listed_with_both_values(record):
     edit_params(training={"lr": 0.5, "augmentation": {"flip": 0.25}})
     with open("pipeline/tasks/losses.py", "a") as file:

@@ -56,6 +56,7 @@ def box(store, **options):
 
 @pytest.mark.parametrize("after_taking", [False, True])
 @pytest.mark.parametrize("background", [False, True])
+@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_comes_twice(after_taking, background, capsys):
     store, recovered = Store(away=3, after_taking=after_taking), []
     sender = box(store, background=background, recovered=lambda: recovered.append(True))

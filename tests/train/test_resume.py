@@ -312,6 +312,7 @@ def test_what_was_begun_is_kept_whatever_its_age_and_the_clock(in_tmp, monkeypat
     assert f"keeps {many} nothing has touched for 14 days ({size} MB)" in told and "stages.doctor" in told
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_used_for_the_same_inputs_alone(root, tmp_path, monkeypatch):
     """The key changes with every param, seed, datum, device, precision, file of weights and line of code."""
     for name in ("pipeline", "dvc.yaml", "params.yaml"):
