@@ -34,7 +34,7 @@ repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-par
 test: $(STAMP)  ## all tests, on two cores
 	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: $(STAMP)  ## the quick tier, about a minute: all but whole networks, stages, DVC and servers
+test-fast: $(STAMP)  ## the quick tier, a minute and a half: all but whole networks, stages, DVC and servers
 	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not e2e"
 
 test-soak: $(STAMP)  ## kill a training at 20 random moments and compare it with one that was left alone

@@ -44,7 +44,6 @@ def test_every_pin_lies_in_its_range():
 OPTIONAL = {"pyEdgeEval"}
 
 
-@pytest.mark.slow
 def test_every_import_is_a_direct_dependency():
     used = set()
     for folder in ("pipeline", "stages", "tests"):
