@@ -118,11 +118,9 @@ def test_a_file_of_before_is_one_clear_line(clone):
     paths.write_json(clone.root / METRICS, old)
     code, text = traced(clone)
     assert code == 2 and text.startswith(
-        f"{METRICS} lacks inputs: no stage of this version wrote that; run `dvc repro ev"
+        f"{METRICS} lacks inputs: no stage of this version wrote that; run `dvc repro`"
     )
     paths.write_json(clone.root / METRICS, {key: value for key, value in old.items() if key != "version"})
     code, text = traced(clone)
-    assert code == 2 and text.startswith(
-        f"{METRICS} is of no version, this code reads version 2; run `dvc repro evaluate`"
-    )
+    assert code == 2 and text.startswith(f"{METRICS} is of no version, this code reads version 2; run `dvc repro`")
     assert len(text.splitlines()) == 1
