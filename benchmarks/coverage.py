@@ -230,7 +230,7 @@ def main() -> None:
     print("| " + " | ".join(head) + " |\n|---:|---|" + "---:|" * (len(head) - 2))
     chosen = [each for each in SCENARIOS if each.name in args.scenarios]
     for images, scenario in product(args.images, chosen):
-        counts = (1,) if scenario.seed == scenario.both == 0 else SEEDS  # one seed tells of images alone
+        counts = (1,) if scenario.seed == scenario.both == 0 else SEEDS  # with one seed only images vary
         found = coverage(scenario, images, args.repetitions, args.resamples, args.workers, counts)
         for seeds in counts:
             cells = [f"{found[what, seeds][0]:.1f}" for what in ("Δm", *TASKS)]

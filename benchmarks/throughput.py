@@ -187,7 +187,7 @@ def now(device: Device) -> float:
     return time.perf_counter()
 
 
-def told(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0f}"
 
 
@@ -218,8 +218,8 @@ def main() -> None:
         samples = TRAINING_SAMPLES.get(dataset.name)
         hours = f"{samples // size * run.training.epochs * ours / 3600:.2f}" if samples else "-"
         print(
-            f"| {name} | {size} | {size / ours:.1f} | {size / usual:.1f} | {usual / ours:.2f} | {told(busy)} | "
-            f"{told(usual_busy)} | {hours} |",
+            f"| {name} | {size} | {size / ours:.1f} | {size / usual:.1f} | {usual / ours:.2f} | {percent(busy)} | "
+            f"{percent(usual_busy)} | {hours} |",
             flush=True,
         )
     recipe = params.run(arguments.runs[0]).training

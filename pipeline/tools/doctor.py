@@ -51,8 +51,7 @@ def examine(params: Params, verified: bool = False) -> Iterator[Finding]:
 
     Raises DataError for a damaged file that is needed to look; TrackingError, last, where MLflow's store can't be used.
     """
-    if verified:
-        yield from damaged()
+    yield from damaged() if verified else emptied()
     yield from uncached()
     yield from half_written()
     yield from stops_dvc()
@@ -94,9 +93,13 @@ def half_written() -> Iterator[Finding]:
 
 
 def stops_dvc() -> Iterator[Finding]:
-    """What a kill of DVC left, over which every later one fails, and what it left empty."""
+    """What a kill of DVC left, over which every later one fails."""
     for each in dvc_orphans.leftovers():
         yield Finding(f"{each.path} is {each.what}, and `dvc repro` fails over it", "remove it", each.remove)
+
+
+def emptied() -> Iterator[Finding]:
+    """Files of DVC's cache that hold nothing, which `damaged` finds too."""
     for path in dvc_orphans.empty_objects():
         damage = damaged_object(path, "is empty, and DVC takes it for whole")
         yield Finding(f"{path} {damage.what}", damage.remedy, damage.remove)

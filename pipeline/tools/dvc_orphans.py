@@ -28,7 +28,7 @@ _CONFIG = {  # where DVC's settings are, and how to get them back: its own messa
     Path(".dvc/config.local"): "remove it, and set what it held again with `dvc config --local`",
 }
 _TEMPORARY = re.compile(r"\.[\w-]{22}\.tmp")
-_OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")  # the name of a file in the cache, after two digits that its folder has
+OBJECT = re.compile(r"[0-9a-f]{30}(\.dir)?")  # the name of a file in the cache, after two digits that its folder has
 _OF_NOTHING = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 _QUIET_SECONDS = 2.0  # a file that DVC copies grows all the time
 _TRIES, _PAUSE_SECONDS = 20, 0.05  # while a DVC runs
@@ -57,7 +57,7 @@ def empty_objects() -> Iterator[Path]:
     """Files of DVC's cache that hold nothing, though their names say that they do."""
     for cache in likely_caches():
         for path in sorted(cache.glob("files/md5/??/*")):
-            named = _OBJECT.fullmatch(path.name) and path.parent.name + path.name != _OF_NOTHING
+            named = OBJECT.fullmatch(path.name) and path.parent.name + path.name != _OF_NOTHING
             if named and _stays(partial(_is_empty_file, path)):
                 yield path
 

@@ -8,7 +8,6 @@ else looks again; and where the file is a link into the cache, its only copy on 
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from pipeline.evaluation.evaluate_run import predictions_file
 from pipeline.results.comparison import Comparison
 from pipeline.results.run_metrics import RunMetrics
 from pipeline.results.run_record import RunRecord
+from pipeline.tools.dvc_orphans import OBJECT
 
 _JSON = (
     "reports/packed_from.json", "data/prepared/dataset.json", "data/prepared/*/index.json", "data/raw/source.json",
@@ -38,7 +38,6 @@ _KINDS: dict[str, type[ResultFile]] = {
     "models/*/run.json": RunRecord, "reports/metrics/*.json": RunMetrics, "reports/delta.json": Comparison,
 }  # fmt: skip
 _RESULTS = (paths.RAW.parent, paths.MODELS, paths.REPORTS)  # where outs lie
-_NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")  # of a file in the cache, after two digits that its folder has
 _SEE_TO_IT = "it may be sound: see to its rights, or to the disk or network that holds it"
 _FETCH = "remove it; `dvc pull`, where a remote has it, or else `dvc repro` brings it"
 
@@ -149,7 +148,7 @@ def _cached() -> Iterator[Damage]:
     folder = _cache_folder()
     if folder is None:
         return
-    files = [path for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")) if _NAME.fullmatch(path.name)]
+    files = [path for path in sorted(folder.glob("[0-9a-f][0-9a-f]/*")) if OBJECT.fullmatch(path.name)]
     for path in tqdm(files, desc="verify DVC's cache", unit="file", disable=None):
         try:
             found = _md5(path)

@@ -43,7 +43,7 @@ def metric_names(names: Iterable[str]) -> dict[str, str]:
     """{name: what MLflow calls it}: letters, digits and `_-. :/` in parts that could be folders, 250 at most.
 
     Names of classes may hold anything. Another character becomes `_`; where that makes two names one, or a name too
-    long, a digest of the true name tells them apart. Files and reports keep the true names.
+    long, a digest of the true name is added. Files and reports keep the true names.
     """
     safe = {name: "/".join(_metric_part(part) for part in name.split("/")) for name in names}
     counts = Counter(safe.values())

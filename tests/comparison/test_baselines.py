@@ -124,13 +124,13 @@ def test_one_seed_has_no_deviation(results):
     assert known(delta.delta_m["both"]) == {"mean": pytest.approx(25.0), "n": 1}
 
 
-@pytest.mark.parametrize(("ours", "theirs", "told"), [(2, 1, True), (1, 1, False), (None, 1, False)])
-def test_other_numbers_of_cpu_threads_are_fair_and_said(results, ours, theirs, told):
+@pytest.mark.parametrize(("ours", "theirs", "is_caveat"), [(2, 1, True), (1, 1, False), (None, 1, False)])
+def test_other_numbers_of_cpu_threads_are_fair_and_said(results, ours, theirs, is_caveat):
     """None: a GPU, where they are no matter."""
     change(results, "both", cpu_threads=ours)
     change(results, "depth", cpu_threads=theirs)
     caveat = f"both against depth: cpu_threads differ, {ours} against {theirs}: sums round otherwise, as by seed"
-    assert (caveat in compare(results).caveats) == told
+    assert (caveat in compare(results).caveats) == is_caveat
 
 
 # -- fairness ----------------------------------------------------------------------------------------------
@@ -146,10 +146,10 @@ def test_another_experiment_is_refused(results, field):
     change(results, "depth", **{field: "other"})
     with pytest.raises(ComparisonError) as caught:
         compare(results)
-    told = str(caught.value)
-    assert f"{field}: {getattr(pick(results, 'both'), field)} in both-0, other in depth-0" in told
-    assert "depth baseline" in told
-    assert "allow_different" not in told, "no remedy but the same experiment"
+    message = str(caught.value)
+    assert f"{field}: {getattr(pick(results, 'both'), field)} in both-0, other in depth-0" in message
+    assert "depth baseline" in message
+    assert "allow_different" not in message, "no remedy but the same experiment"
 
 
 @pytest.mark.parametrize("field", SAME_RECIPE)

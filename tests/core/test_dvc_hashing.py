@@ -181,8 +181,8 @@ def test_an_archive_that_changed_behind_its_name_is_named(in_tmp, monkeypatch):
     write_tgz(
         {name: content for name, content in nyud_files().items() if "1001" not in name}, Path("archives/small.tgz")
     )
-    (told,) = changed_archive(params)
-    assert told.startswith("data.archive: ") and told.endswith("run `dvc repro -s -f download`")
+    (message,) = changed_archive(params)
+    assert message.startswith("data.archive: ") and message.endswith("run `dvc repro -s -f download`")
     with pytest.raises(DataError, match=r"archives/small.tgz has changed since it was read"):
         refuse_unseen(params)
     monkeypatch.setenv("PIPELINE_ARCHIVES", "archives")  # by its name alone it is another source
@@ -210,9 +210,9 @@ def test_weights_that_changed_behind_their_name_are_named(in_tmp):
         run_record(run=name, seed=seed, inputs=inputs.values).write(paths.run_file(name, seed))
     assert not list(changed_weights(params))
     weights.write_text("other")
-    (told,) = changed_weights(params)
-    assert told.startswith("runs.both: pretrained weights.pth has changed since both-0 was trained from it")
-    assert told.endswith("run `dvc repro -s -f train@both-0`")
+    (message,) = changed_weights(params)
+    assert message.startswith("runs.both: pretrained weights.pth has changed since both-0 was trained from it")
+    assert message.endswith("run `dvc repro -s -f train@both-0`")
     whole = paths.read_json(paths.run_file("both", 0))
     paths.write_json(paths.run_file("both", 0), whole | {"version": 0})
     assert not list(changed_weights(params)), "a file of another version stops nothing: DVC trains again"

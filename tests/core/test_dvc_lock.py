@@ -15,7 +15,7 @@ from pipeline.core import dvc_lock
 from pipeline.core.errors import DataError, StageError
 from pipeline.evaluation import evaluate_run
 from pipeline.tools import dvc_orphans, parallel
-from pipeline.tools.doctor import half_written, stops_dvc, uncached
+from pipeline.tools.doctor import emptied, half_written, stops_dvc, uncached
 from pipeline.train import resume
 from tests.support.project import ROOT
 
@@ -291,7 +291,7 @@ def test_an_object_that_stayed_empty_is_named_and_replaced(project):
     assert path.stat().st_size == 0, "DVC finds it by itself now"
     with pytest.raises(DataError, match=rf"^{path}: empty, .*`python -m stages.doctor --fix`"):
         dvc_orphans.check()
-    (finding,) = stops_dvc()
+    (finding,) = emptied()
     assert finding.remedy == "replace it by models/pair-0/weights, which is whole"
     finding.fix()
     dvc_orphans.check()

@@ -35,9 +35,9 @@ def refusal(kind: type[ResultFile], content: dict) -> str:
     paths.write_json(FILE, content)
     with pytest.raises(DataError) as caught:
         kind.read(FILE)
-    told = str(caught.value)
-    assert told.startswith(str(FILE)) and "`dvc repro" in told and "\n" not in told and len(told) < 500
-    return told
+    says = str(caught.value)
+    assert says.startswith(str(FILE)) and "`dvc repro" in says and "\n" not in says and len(says) < 500
+    return says
 
 
 # ---- round trip ----------------------------------------------------------------------------------------------
@@ -77,10 +77,10 @@ def test_what_is_not_there_is_left_out_and_what_is_not_defined_is_null(in_tmp):
 
 @EVERY
 @pytest.mark.parametrize(
-    ("version", "told"),
+    ("version", "says"),
     [(None, "no version"), (0, "version 0"), (99, "version 99"), ("1", "version '1'"), (True, "version True")],
 )
-def test_another_version_is_refused_in_a_line(in_tmp, kind, version, told):
+def test_another_version_is_refused_in_a_line(in_tmp, kind, version, says):
     content = {key: value for key, value in content_of(kind).items() if key != "version"}
     content |= {} if version is None else {"version": version}
     paths.write_json(FILE, content)
@@ -88,7 +88,7 @@ def test_another_version_is_refused_in_a_line(in_tmp, kind, version, told):
         kind.read(FILE)
     remedy = "dvc repro compare" if kind is Comparison else "dvc repro"  # a run of either family may be meant
     assert str(caught.value) == (
-        f"{FILE} is of {told}, this code reads version {kind.version}; run `{remedy}` to write it anew, "
+        f"{FILE} is of {says}, this code reads version {kind.version}; run `{remedy}` to write it anew, "
         "or read a file from elsewhere with the code that wrote it"
     )
 
@@ -113,9 +113,9 @@ def test_the_table_of_an_older_version_is_refused_in_a_line(in_tmp, capsys):
     older(paths.DELTA_JSON, comparison())
     with pytest.raises(SystemExit) as ended:
         run_stage(lambda params: stages.compare.main(params, show=True), argv=[])
-    told = capsys.readouterr()
-    assert ended.value.code == 2 and told.out == "" and len(told.err.splitlines()) == 1
-    assert told.err.startswith(
+    says = capsys.readouterr()
+    assert ended.value.code == 2 and says.out == "" and len(says.err.splitlines()) == 1
+    assert says.err.startswith(
         "reports/delta.json is of no version, this code reads version 2; run `dvc repro compare`"
     )
 
@@ -135,8 +135,8 @@ def test_scores_of_an_older_version_name_the_stage_of_their_run(in_tmp):
 def test_each_key_is_needed(in_tmp, kind):
     content = content_of(kind)
     for key in content.keys() - {"version"}:
-        told = refusal(kind, {name: value for name, value in content.items() if name != key})
-        assert f"{FILE} lacks {key}: no stage of this version wrote that" in told
+        says = refusal(kind, {name: value for name, value in content.items() if name != key})
+        assert f"{FILE} lacks {key}: no stage of this version wrote that" in says
 
 
 @EVERY
@@ -160,7 +160,7 @@ def test_each_value_has_its_type(in_tmp, kind, wrong):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "says"),
     [
         ({"samples": "4"}, "says samples = '4' (input should be a valid integer)"),
         ({"samples": 4.0}, "says samples = 4.0 (input should be a valid integer)"),
@@ -177,11 +177,11 @@ def test_each_value_has_its_type(in_tmp, kind, wrong):
         ({"seed": -1}, "seed is -1, expected a seed"),
     ],
 )
-def test_what_is_wrong_is_named(in_tmp, change, told):
+def test_what_is_wrong_is_named(in_tmp, change, says):
     paths.write_json(FILE, content_of(RunMetrics) | change)
     with pytest.raises(DataError) as caught:
         RunMetrics.read(FILE)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
+    assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_what_is_wrong_deep_in_a_comparison_is_named(in_tmp):

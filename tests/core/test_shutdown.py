@@ -1,4 +1,4 @@
-"""Real stages in processes of their own, told to end by signals and by the loss of the DVC that started them."""
+"""Real stages in processes of their own, asked to end by signals and by the loss of the DVC that started them."""
 
 import shutil
 import signal
@@ -46,7 +46,7 @@ def main(params):
         os.kill(child, signal.SIGTERM)  # at once: it may not have run a line of Python yet
         os.waitpid(child, 0)
         time.sleep(0.5)
-        print("begun", "told" if shutdown.requested() else "not told", file=out)
+        print("begun", "asked" if shutdown.requested() else "not asked", file=out)
     elif scenario == "worker":
         child = os.fork()
         if child == 0:
@@ -158,7 +158,7 @@ def test_a_call_that_python_can_not_interrupt_is_left_after_a_while(start):
 
 @pytest.mark.slow
 def test_a_signal_to_a_forked_child_is_not_one_to_the_stage(start):
-    assert start(*stage("fork")).wait() == 0 and said() == ["begun not told"]
+    assert start(*stage("fork")).wait() == 0 and said() == ["begun not asked"]
 
 
 @pytest.mark.slow

@@ -114,8 +114,8 @@ def test_ids_are_in_the_order_of_the_numbers(tmp_path: Path) -> None:
     ids = get_dataset("nyuv2_288").splits(tmp_path, params("nyuv2_288"))
     assert ids == {"train": [f"train_{i}" for i in range(12)], "val": ["val_0", "val_1"]}
     (tmp_path / "train/image/7.npy").rename(tmp_path / "train/image/7 (1).npy")
-    told = r"train/image holds 12 npy files, which must be 0.npy to 11.npy: 7.npy is missing, 7 \(1\).npy is too many"
-    with pytest.raises(DataError, match=told):
+    says = r"train/image holds 12 npy files, which must be 0.npy to 11.npy: 7.npy is missing, 7 \(1\).npy is too many"
+    with pytest.raises(DataError, match=says):
         get_dataset("nyuv2_288").splits(tmp_path, params("nyuv2_288"))
 
 

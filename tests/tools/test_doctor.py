@@ -110,8 +110,8 @@ def test_runs_are_ended_whose_process_is_gone_and_no_others(project, capsys):
     }
     client = mlflow.MlflowClient()
     runs = {name: client.create_run(experiment, run_name=name, tags=own).info.run_id for name, own in tags.items()}
-    code, told = doctor(capsys)
-    assert code == 1 and told.count("its process is gone: mark it KILLED") == 3
+    code, printed = doctor(capsys)
+    assert code == 1 and printed.count("its process is gone: mark it KILLED") == 3
     doctor(capsys, "--fix")
     statuses = {name: client.get_run(run).info.status for name, run in runs.items()}
     assert [name for name, status in statuses.items() if status == "KILLED"] == list(tags)[:3]
@@ -156,11 +156,11 @@ def record_outs(outs: list[Path]):
 def test_results_of_removed_runs_and_seeds(project, capsys, name):
     kept = set(Path().rglob("*"))
     record_outs(results(name))
-    code, told = doctor(capsys)
-    assert code == 1 and told.count("no longer in params.yaml: remove it (") == 7
-    assert told.count("DVC's cache has it") == 6 and told.count("git has it, if committed") == 1
-    code, told = doctor(capsys, "--fix")
-    assert code == 0 and told.count("fixed: ") == 7
+    code, printed = doctor(capsys)
+    assert code == 1 and printed.count("no longer in params.yaml: remove it (") == 7
+    assert printed.count("DVC's cache has it") == 6 and printed.count("git has it, if committed") == 1
+    code, printed = doctor(capsys, "--fix")
+    assert code == 0 and printed.count("fixed: ") == 7
     left = {path for path in set(Path().rglob("*")) - kept if path.is_file()}
     assert kept <= set(Path().rglob("*")) and left == {Path("dvc.lock")}
 
@@ -174,10 +174,10 @@ def test_what_a_person_made_and_what_dvc_may_not_have_stays(project, capsys):
     mine += [Path("models/old-0/notes.txt"), Path("reports/history/.hidden-0.csv")]
     for path in mine:
         paths.write_json(path, {})
-    code, told = doctor(capsys, "--fix")
-    assert code == 1 and told.count("fixed") == 6
-    assert "models/old-0 is of a run or seed" in told and "keep what no stage wrote (notes.txt) elsewhere" in told
-    assert told.count("dvc.lock does not name it") == 7 and "8 findings left" in told
+    code, printed = doctor(capsys, "--fix")
+    assert code == 1 and printed.count("fixed") == 6
+    assert "models/old-0 is of a run or seed" in printed and "keep what no stage wrote (notes.txt) elsewhere" in printed
+    assert printed.count("dvc.lock does not name it") == 7 and "8 findings left" in printed
     assert all(path.exists() for path in (*mine, *unrecorded, paths.weights_file("old", 0)))
 
 
@@ -204,10 +204,10 @@ def test_checkpoints_that_no_training_takes_up(project, capsys):
     made = {"model": "pair-0", "weights_sha256": paths.read_json(paths.run_file("pair", 0))["weights_sha256"]}
     paths.write_json(scored / "result.json", made)
     with resume.attempt("at work"):
-        code, told = doctor(capsys)
-        assert code == 1 and told.count("found: ") == 2
-        assert f"{orphan} is of a training that the current params, code and data do not ask for" in told
-        assert f"{scored} is of pair-0, which is trained and scored" in told
+        code, printed = doctor(capsys)
+        assert code == 1 and printed.count("found: ") == 2
+        assert f"{orphan} is of a training that the current params, code and data do not ask for" in printed
+        assert f"{scored} is of pair-0, which is trained and scored" in printed
         assert doctor(capsys, "--fix")[0] == 0
         assert wanted.exists() and paths.training_folder("at work").exists()
         assert not orphan.exists() and not scored.exists()
@@ -247,8 +247,8 @@ def test_with_null_a_checkpoint_of_any_number_of_threads_is_kept(project, monkey
 def test_without_data_nobody_knows_what_is_needed(project, capsys):
     begin("orphan")
     (paths.PREPARED / "dataset.json").unlink()
-    code, told = doctor(capsys, "--fix")
-    assert code == 1 and "is unknown: data/prepared/dataset.json is missing" in told
+    code, printed = doctor(capsys, "--fix")
+    assert code == 1 and "is unknown: data/prepared/dataset.json is missing" in printed
     assert paths.training_folder("orphan").exists()
 
 
@@ -266,8 +266,8 @@ def moved(project, tmp_path):
 @pytest.mark.slow
 def test_a_moved_database_is_mended_after_a_copy(project, moved, capsys):
     before = Path("mlflow.db").read_bytes()
-    code, told = doctor(capsys)
-    assert code == 1 and f"looks for the artifacts of 1 runs in {moved / 'mlruns'}" in told
+    code, printed = doctor(capsys)
+    assert code == 1 and f"looks for the artifacts of 1 runs in {moved / 'mlruns'}" in printed
     assert Path("mlflow.db").read_bytes() == before and not list(Path().glob("*.bak*"))
     Path("mlflow.db.bak").write_text("a person's own")
     assert doctor(capsys, "--fix")[0] == 0
@@ -285,17 +285,19 @@ def test_a_database_in_use_stays_as_it_is(project, moved, capsys):
     hold = "import sys; opened = open('mlflow.db'); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
         user.stdout.readline()
-        code, told = doctor(capsys, "--fix")
+        code, printed = doctor(capsys, "--fix")
         user.stdin.close()
-    assert code == 1 and f"(process {user.pid})" in told and not any(str(project) in each for each in locations()[1:])
+    assert (
+        code == 1 and f"(process {user.pid})" in printed and not any(str(project) in each for each in locations()[1:])
+    )
     assert doctor(capsys, "--fix")[0] == 0
 
 
 @pytest.mark.slow
 def test_artifacts_that_are_at_the_old_place_alone(project, moved, capsys):
     make_result("depth")  # goes to the old place
-    code, told = doctor(capsys, "--fix")
-    assert code == 1 and f"copy those of 1 runs, which are there alone, to {project / 'mlruns'}" in told
+    code, printed = doctor(capsys, "--fix")
+    assert code == 1 and f"copy those of 1 runs, which are there alone, to {project / 'mlruns'}" in printed
     shutil.copytree(moved / "mlruns", "mlruns", dirs_exist_ok=True)
     assert doctor(capsys, "--fix")[0] == 0
 
