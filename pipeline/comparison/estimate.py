@@ -41,8 +41,8 @@ Verdict = Literal["better", "worse", "not distinguishable"]
 class Estimate:
     """A mean over seeds with its 95 % interval, low to high.
 
-    image_variance, seed_variance: A and B above, whose sum is the variance of the mean; one seed tells nothing of B,
-    which is 0 then. interaction: the part I of B that more images would lessen as well. degrees: of freedom of A, f
+    image_variance, seed_variance: A and B above, whose sum is the variance of the mean; with one seed B is unknown,
+    and 0 here. interaction: the part I of B that more images would lessen as well. degrees: of freedom of A, f
     above. resamples: how many were used.
     """
 

@@ -30,19 +30,17 @@ def beside(other: str) -> Any:
     return field(default=None, metadata={_BESIDE: other})
 
 
-_ONE_A_RUN = ("train", "evaluate")  # runs of `runs_from_single_task` have stages of other names
-
-
 @dataclass(frozen=True)
 class ResultFile:
     """What a file says: a subclass has its keys as fields, which may hold dataclasses too.
 
     version: of the keys and what they mean; it grows by one with every change of these. stage: the DVC stage that
-    writes the file. A field whose default is None is left out of the file where it is None.
+    writes the file; None where there is one a run, whose name depends on where the run is declared. A field whose
+    default is None is left out of the file where it is None.
     """
 
     version: ClassVar[int]
-    stage: ClassVar[str]
+    stage: ClassVar[str | None] = None
     # Holds for the dataclasses inside too.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -53,8 +51,7 @@ class ResultFile:
         Raises OtherVersionError for a file of another version, or of none, and DataError as `paths.read_json` does and
         for keys or values that no stage of this version writes: one line with the file and the remedy.
         """
-        one_a_run = stage is None and cls.stage in _ONE_A_RUN
-        remedy = "run `dvc repro`" if one_a_run else f"run `dvc repro {stage or cls.stage}`"
+        remedy = f"run `{' '.join(filter(None, ('dvc repro', stage or cls.stage)))}`"
         content = paths.read_json(path, missing=f"{remedy} first")
         version = content.pop(VERSION, None)
         if type(version) is not int or version != cls.version:

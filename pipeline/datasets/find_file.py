@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.core.errors import DataError
 
-_SETTLED = 2_000_000_000  # nanoseconds after which a folder's time of change tells one state from the next
+_SETTLED = 2_000_000_000  # nanoseconds; a folder that changed within this may change again with the same time stamp
 
 
 def find_or_refuse(folder: Path, sample_id: str, suffixes: tuple[str, ...]) -> Path:

@@ -30,7 +30,7 @@ from pipeline.params.schema import Data
 
 _CHUNK = 8
 _SHOWN = 5  # broken samples that a message names
-_ENOUGH = 100  # broken samples after which reading on tells nothing new
+_ENOUGH = 100  # broken samples after which reading further adds nothing
 
 
 @dataclass(frozen=True)

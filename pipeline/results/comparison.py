@@ -13,7 +13,7 @@ class Interval:
     """95 % interval, low to high, of a mean over seeds (pipeline/comparison/estimate.py).
 
     standard_error: of the mean. image_share, seed_share: of its square, 0 to 1, what is owed to the choice of images
-    and to that of seeds; one seed tells nothing of the latter, which is None then. resamples: of the images.
+    and to that of seeds; with one seed the latter is unknown, and None. resamples: of the images.
     """
 
     low: float
@@ -103,7 +103,7 @@ class Comparison(ResultFile):
     """
 
     version: ClassVar[int] = 2
-    stage: ClassVar[str] = "compare"
+    stage: ClassVar[str | None] = "compare"
 
     delta_m: dict[str, Gain]
     scores: dict[str, dict[str, Score]]

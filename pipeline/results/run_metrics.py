@@ -32,7 +32,6 @@ class RunMetrics(ResultFile):
     """
 
     version: ClassVar[int] = 2
-    stage: ClassVar[str] = "evaluate"
 
     run: str
     seed: int

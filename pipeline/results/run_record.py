@@ -40,7 +40,6 @@ class RunRecord(ResultFile):
     """
 
     version: ClassVar[int] = 1
-    stage: ClassVar[str] = "train"
 
     run: str
     seed: int
