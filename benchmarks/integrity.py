@@ -32,7 +32,7 @@ from pipeline.networks.from_params import build_network
 from pipeline.params.load import load_params
 from pipeline.params.schema import ResolvedRun
 from pipeline.train.resume import without_crc32
-from pipeline.train.step import Step, make_optimizer
+from pipeline.train.step import make_step
 from tests.support.project import ROOT
 
 
@@ -124,13 +124,12 @@ def a_step(
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     network = device.network(build_network(run, info)).train()
-    optimizer = make_optimizer(network, recipe, device)
-    step = Step(network, optimizer, run, device)
+    step = make_step(network, run, device, 0)
     batches = TrainingBatches(store, recipe.input_size, batch_size, 0, on_gpu=False)
     batch = next(batches.epoch(0)).map(lambda x: x.to(device.torch_device))
     batch.image = batch.image.float()
     step(batch)
-    return lambda: step(batch), {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    return lambda: step(batch), {"network": network.state_dict(), "optimizer": step.optimizer.state_dict()}
 
 
 def report(case: Case, seconds: dict[str, float]) -> None:

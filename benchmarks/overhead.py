@@ -100,6 +100,7 @@ def block(project: Project, steps: int) -> float:
 
 
 def bare_seconds(steps: int) -> float:
+    from pipeline.balancing.fixed import FixedWeights
     from pipeline.compute.device import NORMALIZATIONS, choose_device
     from pipeline.core import paths
     from pipeline.data.store import Store, read_info
@@ -107,14 +108,13 @@ def bare_seconds(steps: int) -> float:
     from pipeline.networks.from_params import build_network
     from pipeline.params.load import load_params
     from pipeline.train.step import by_task, make_optimizer, task_losses
-    from pipeline.train.weighting import FixedWeights
 
     run = load_params().run(RUN)
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last)
     torch.manual_seed(0)
     network = device.network(build_network(run, read_info())).train()
-    optimizer, balance = make_optimizer(network, recipe, device), FixedWeights(run.loss_weights)
+    optimizer, balance = make_optimizer(network, recipe, device), FixedWeights(run.all_tasks, run.loss_weights)
     store = Store(paths.PREPARED / "train", run.all_tasks).labelled()
     batches = list(training_batches(store, recipe.input_size, recipe.batch_size, 0, device.torch_device).epoch(0))
     images = [device.image(batch.image, NORMALIZATIONS[recipe.normalization]) for batch in batches]
@@ -123,7 +123,7 @@ def bare_seconds(steps: int) -> float:
         with device.autocast():
             outputs = network(images[i % len(images)])
             losses = task_losses(outputs, batches[i % len(batches)], run.all_tasks, recipe.deep_supervision)
-            total = balance(by_task(losses))
+            total = balance.total(by_task(losses))
         optimizer.zero_grad(set_to_none=True)
         total.backward()
         optimizer.step()

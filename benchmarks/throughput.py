@@ -43,7 +43,7 @@ from pipeline.params.load import load_params
 from pipeline.params.schema import ResolvedRun
 from pipeline.tasks import get_task
 from pipeline.train.loop import TrainingLoop
-from pipeline.train.step import Step, make_optimizer
+from pipeline.train.step import make_step
 from pipeline.train.train_run import make_augmenter
 
 BATCHES = 20  # at most so many of noise are made
@@ -96,7 +96,7 @@ def trained_as_usual(run: ResolvedRun, store: Store, info: DatasetInfo, steps: i
     device = choose_device("float32", channels_last=False)
     torch.manual_seed(0)
     network = device.network(build_network(run, info)).train()
-    step = Step(network, make_optimizer(network, recipe, device), run, device)
+    step = make_step(network, run, device, 0)
     on_gpu = device.torch_device.type == "cuda"
     loader = DataLoader(
         Augmented(store, run), recipe.batch_size, shuffle=True, drop_last=True, collate_fn=_collate,

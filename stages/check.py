@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.comparison.baselines import recipe_differences
+from pipeline.balancing.make import lacking_packages
 from pipeline.core import dvc_lock, names, paths
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.params.messages import Problem, tell
@@ -44,7 +45,7 @@ def main(params: Params, file: str, record: bool = False) -> None:
         raise DataError(f"data.folder: {params.data.folder} is not there; put your data there (docs/datasets.md)")
     if described := own_description(params):
         read_own_dataset(params)
-    problems = list(backbone_problems(params))
+    problems = [*backbone_problems(params), *balancing_problems(params)]
     if not problems and described is not False:
         problems = list(network_problems(params))
     if problems:
@@ -112,6 +113,14 @@ def network_problems(params: Params) -> Iterator[Problem]:
             check_network(run, info)
         except ParamsError as error:
             yield Problem(run.key, str(error).removeprefix(f"run {run.name}: "))
+
+
+def balancing_problems(params: Params) -> Iterator[Problem]:
+    """Balancing methods whose packages are not installed."""
+    for run in map(params.run, params.all_runs):
+        if lacking := lacking_packages(run.balancing.method):
+            text = f"{run.balancing.method} needs {' and '.join(lacking)}: pip install -r requirements.txt brings them"
+            yield Problem(f"{run.key}.balancing.method", text)
 
 
 def is_usual(run: ResolvedRun) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 TASKS = ("semseg", "human_parts", "sal", "depth", "disparity", "normals", "edge")
 _LAYOUT_TASKS = tuple(task for task in TASKS if task != "disparity")
@@ -58,6 +59,56 @@ ARCHITECTURES = tuple(ARCHITECTURE_OPTIONS)
 
 # Architecture -> (fewest, most) tasks it can hold, auxiliary ones included; None: no limit.
 TASK_COUNT: dict[str, tuple[int, int | None]] = dict.fromkeys(ARCHITECTURES, (2, None)) | {SINGLE_TASK: (1, 1)}
+
+
+class Range(NamedTuple):
+    """The finite numbers that an option takes: from `low` (itself too, unless `above`) to `high`."""
+
+    low: float
+    high: float = float("inf")
+    above: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is one of them."""
+        return (value > self.low if self.above else value >= self.low) and value <= self.high and value < float("inf")
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'of at least'} {self.low:g}"
+        return f"a number {low}" if self.high == float("inf") else f"a number {low} and at most {self.high:g}"
+
+
+FIXED = "fixed"  # by task_weights alone
+
+# Method by which a run balances its tasks -> {option: what it takes}. Defaults: pipeline/balancing.
+BALANCING: dict[str, dict[str, Range]] = {
+    FIXED: {},
+    # By the losses' values:
+    "uw": {},
+    "dwa": {"temperature": Range(0, above=True)},
+    "rlw": {},
+    "gls": {},
+    "imtl_l": {},
+    "famo": {"lr": Range(0), "weight_decay": Range(0)},
+    "stch": {"mu": Range(0, above=True)},
+    # By the tasks' gradients:
+    "gradnorm": {"alpha": Range(0), "lr": Range(0, above=True)},
+    "mgda": {},
+    "pcgrad": {},
+    "gradvac": {"beta": Range(0, 1)},
+    "graddrop": {"leak": Range(0, 1)},
+    "cagrad": {"c": Range(0)},
+    "imtl_g": {},
+    "nash_mtl": {"max_norm": Range(0)},
+    "aligned_mtl": {},
+    "fairgrad": {"alpha": Range(0, above=True)},
+    "sdmgrad": {"preference": Range(0)},
+    "modo": {"gamma": Range(0, above=True), "rho": Range(0)},
+    "upgrad": {},
+}
+BY_LOSSES = ("uw", "dwa", "rlw", "gls", "imtl_l", "famo", "stch")
+BY_GRADIENTS = tuple(method for method in BALANCING if method not in (FIXED, *BY_LOSSES))
+TWO_BATCHES = ("sdmgrad", "modo")  # they compare gradients of two halves of the batch, for `accumulate` to make
+NO_CUDA_GRAPH = ("gls",)
 
 # The mappings in params.yaml that declare runs: those that start afresh, and those that start from trained networks.
 RUN_FAMILIES = ("runs", "runs_from_single_task")

@@ -62,7 +62,20 @@ def _run_problems(run: Run, packed: tuple[str, ...]) -> list[tuple[str, str]]:
         elif not any(_is_choice(value, choice) for choice in known[option]):
             allowed = ", ".join(str(choice).lower() for choice in known[option])
             problems.append((f"options.{option}", f"got {value!r}; must be one of {allowed}"))
+    problems += _balancing_problems(run, count)
     return problems
+
+
+def _balancing_problems(run: Run, count: int) -> Iterator[tuple[str, str]]:
+    method, options = run.balancing.method, run.balancing.options
+    if count == 1 and method != names.FIXED:
+        yield "balancing", f"{run.tasks[0]} alone has nothing to balance; remove it"
+    known = names.BALANCING[method]
+    for option, value in options.items():
+        if option not in known:
+            yield "balancing", names.unknown(f"option of {method}", option, known)
+        elif not known[option].holds(value):
+            yield f"balancing.{option}", f"got {value:g}; must be {known[option]}"
 
 
 def _is_choice(value: object, choice: object) -> bool:
@@ -71,14 +84,35 @@ def _is_choice(value: object, choice: object) -> bool:
 
 
 def recipe_problems(params: Params) -> Iterator[Problem]:
-    """Batches that can't be split in `accumulate` equal parts, for params that are right otherwise."""
+    """Batches that can't be split in `accumulate` equal parts, and steps that can't be balanced as asked for.
+
+    For params that are right otherwise.
+    """
     for run in map(params.run, params.all_runs):
+        for key, text in _recipe_and_balancing(run):
+            yield Problem(f"{run.key}.{key}", text)
         size, parts = run.training.batch_size, run.training.accumulate
         if size % parts:
             own = {"batch_size", "accumulate"} & params.all_runs[run.name].training.keys()
             place = f"{run.key}.training" if own else "training"
             text = f"{parts} equal parts of batch_size {size} are not possible; give a number that divides it"
             yield Problem(f"{place}.accumulate", text)
+
+
+def _recipe_and_balancing(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    method, recipe = run.balancing.method, run.training
+    if method in names.TWO_BATCHES and recipe.accumulate % 2:
+        text = f"{method} compares the gradients of two halves of a batch; give an even number, such as 2"
+        yield "training.accumulate", f"got {recipe.accumulate}; {text}"
+    if method == "famo" and recipe.accumulate > 1:
+        yield "training.accumulate", f"got {recipe.accumulate}; famo looks at the losses of a whole batch: give 1"
+    if method in names.BY_GRADIENTS and recipe.compile:
+        text = (
+            f"{method} goes back through the network once a task, which torch.compile lets nobody do; set it to false"
+        )
+        yield "training.compile", f"got true; {text}"
+    if method in names.NO_CUDA_GRAPH and recipe.cuda_graph is True:
+        yield "training.cuda_graph", f"got true; {method} makes the host wait, so set it to auto or false"
 
 
 # -- runs that start from trained single-task networks -------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
@@ -24,6 +24,7 @@ from pipeline.params.types import (
     Momentum,
     Name,
     Natural,
+    NoBool,
     NonNegative,
     OutputStride,
     Positive,
@@ -173,6 +174,21 @@ class Evaluation(Section):
     allow_different: Annotated[tuple[RecipeValue, ...], Unique] = _evaluation["allow_different"]
 
 
+class Balancing(Section):
+    """How a run balances its tasks: a method, and its options by name. Defaults: pipeline/balancing."""
+
+    model_config = ConfigDict(extra="allow")
+    if not TYPE_CHECKING:  # which takes it for a field
+        __pydantic_extra__: dict[str, Annotated[float, NoBool]]
+
+    method: Annotated[str, one_of("balancing method", tuple(names.BALANCING))] = names.FIXED
+
+    @property
+    def options(self) -> dict[str, float]:
+        """{option: value} of those that are given."""
+        return dict(self.model_extra or {})
+
+
 class Run(Section):
     """One entry of `runs` or `runs_from_single_task`, as written."""
 
@@ -180,6 +196,7 @@ class Run(Section):
     tasks: Annotated[TaskNames, Field(min_length=1)]
     auxiliary_tasks: TaskNames = ()
     options: dict[str, Any] = {}
+    balancing: Balancing = Balancing()
     training: dict[str, Any] = {}  # checked as a Training, once merged over the common values
 
 
@@ -192,6 +209,7 @@ class ResolvedRun(Section):
     tasks: tuple[str, ...]
     auxiliary_tasks: tuple[str, ...]
     options: dict[str, bool | int | float | str]
+    balancing: Balancing
     training: Training
 
     @property

@@ -20,8 +20,8 @@ from pipeline.params.schema import ResolvedRun, Training
 from pipeline.train.augment import Augmenter
 from pipeline.train.epoch_selection import Selection
 from pipeline.train.resume import Checkpoints
-from pipeline.train.state import EpochRecord, LossWindow, Scores, TrainingState
-from pipeline.train.step import Step, make_optimizer
+from pipeline.train.state import EpochRecord, LossWindow, Scores, TrainingState, is_loss
+from pipeline.train.step import Step, make_step
 
 _WINDOW = 20  # steps between two looks at the losses: each look makes the host wait for the device
 
@@ -67,17 +67,16 @@ class TrainingLoop:
         Asked to end (pipeline/core/shutdown.py), it ends the step, writes a checkpoint and raises KeyboardInterrupt.
         """
         recipe, network, checkpoints = self.run.training, self.network, self.checkpoints
-        optimizer = make_optimizer(network, recipe, self.device)
-        step = Step(network, optimizer, self.run, self.device)
-        window = LossWindow(self.run.name, self.seed)
-        state = TrainingState(network, optimizer, window, self.device.torch_device, self.selection)
+        step = make_step(network, self.run, self.device, self.seed)
+        window, device = LossWindow(self.run.name, self.seed), self.device.torch_device
+        state = TrainingState(network, step.optimizer, step.balancing, window, device, self.selection)
         distributed.separate_random_streams(self.seed)
         if checkpoints:
             checkpoints.restore(state)
         with self._progress(state.step) as progress:
             while state.epoch < recipe.epochs:
                 rate = learning_rate(recipe, state.epoch)
-                for group in optimizer.param_groups:
+                for group in step.optimizer.param_groups:
                     group["lr"] = rate
                 state.begin_epoch(self.seed)
                 with shutdown.deferred():
@@ -132,9 +131,10 @@ class TrainingLoop:
         """Empty the window of losses: into the log, and into the sums of the epoch."""
         length = len(state.window.rows)
         means = state.window.drain(state.step)
-        state.sums.update({name: mean * length for name, mean in means.items()})
+        losses = {name: mean for name, mean in means.items() if is_loss(name)}
+        state.sums.update({name: mean * length for name, mean in losses.items()})
         self.log(means | {"learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
-        progress.set_postfix({"loss": f"{sum(means.values()):.3f}"}, refresh=False)
+        progress.set_postfix({"loss": f"{sum(losses.values()):.3f}"}, refresh=False)
 
     def _score(self, state: TrainingState) -> Scores:
         """Score the network after an epoch, log that, and offer it to the selection."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.balancing.base import Balancing
 from pipeline.compute import distributed
 from pipeline.core.errors import TrainingError
 from pipeline.train.epoch_selection import Selection
@@ -25,9 +26,14 @@ def task_of(loss: str) -> str:
     return loss.partition("/")[2]
 
 
+def is_loss(name: str) -> bool:
+    """Whether it is one of the losses that a step gives, and not what its balancing has to say."""
+    return name.startswith("loss")
+
+
 @dataclass
 class LossWindow:
-    """The losses of the last few steps, those of all processes, kept on the device until the window is full."""
+    """What the last few steps gave, losses and balancing, of all processes, on the device until the window is full."""
 
     run: str
     seed: int
@@ -35,20 +41,21 @@ class LossWindow:
     rows: list[Tensor] = field(default_factory=list)
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """Add a step's losses, scalars by name, summed over all processes."""
+        """Add a step's losses and what its balancing has to say, scalars by name, summed over all processes."""
         self.names = tuple(losses)
         self.rows.append(distributed.all_reduce_sum(torch.stack(list(losses.values()))))
 
     def drain(self, last_step: int) -> dict[str, float]:
-        """Mean of each loss over the window, which is emptied. Raises TrainingError for one that is not finite."""
+        """Mean of each value over the window, which is emptied. Raises TrainingError for one that is not finite."""
         rows = torch.stack(self.rows).cpu()
         self.rows.clear()
         finite = rows.isfinite()
         if not finite.all():
             row, column = (~finite).nonzero()[0].tolist()
-            step = last_step - len(rows) + 1 + row
+            step, name = last_step - len(rows) + 1 + row, self.names[column]
+            what = f"the loss of {task_of(name)}" if is_loss(name) else name
             raise TrainingError(
-                f"the loss of {task_of(self.names[column])} is {rows[row, column].item()} at step {step} of run "
+                f"{what} is {rows[row, column].item()} at step {step} of run "
                 f"{self.run}, seed {self.seed}: training can't continue. "
                 "Lower the run's training.lr in params.yaml or check its labels."
             )
@@ -77,6 +84,7 @@ class TrainingState:
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
+    balancing: Balancing
     window: LossWindow
     device: torch.device
     selection: Selection | None = None
@@ -96,6 +104,7 @@ class TrainingState:
     def end_epoch(self, learning_rate: float, scores: Scores | None) -> None:
         """Record the epoch that ends, with its mean losses, and begin the next one."""
         means = {name: total / self.batch for name, total in self.sums.items()}
+        self.balancing.end_epoch()
         self.epoch += 1
         self.history.append(EpochRecord(self.epoch, learning_rate, means, self.seconds, scores))
         self.batch, self.seconds = 0, 0.0
@@ -110,6 +119,7 @@ class TrainingState:
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "balancing": self.balancing.state_dict(),
             "selection": self.selection.state_dict() if self.selection else None,
             "window": {"names": self.window.names, "rows": self.window.rows},
             "torch_rng": distributed.all_gather({"cpu": torch.get_rng_state(), "cuda": cuda}),
@@ -126,6 +136,7 @@ class TrainingState:
         """Take over what `state_dict` gave in a training of the same inputs."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.balancing.load_state_dict(state["balancing"])
         if self.selection:
             self.selection.load_state_dict(state["selection"])
         self.window.names = tuple(state["window"]["names"])

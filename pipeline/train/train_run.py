@@ -38,6 +38,7 @@ from pipeline.train.outputs import Trained, execution_record, write_outs
 from pipeline.train.renamed import find_former, take_over
 from pipeline.train.resume import Checkpoints
 from pipeline.train.state import EpochRecord
+from pipeline.train.step import uses_cuda_graph
 from pipeline.train.training_inputs import start_of, training_inputs, training_key
 
 HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
@@ -279,7 +280,7 @@ def _describe(
             "processes": str(distributed.world_size()),
             "precision": str(device.dtype).removeprefix("torch."),
             "tf32": str(device.tf32).lower(),
-            "cuda_graph": str(device.uses_cuda_graph(run.training.cuda_graph)).lower(),
+            "cuda_graph": str(uses_cuda_graph(run, device)).lower(),
             "compiled": str(run.training.compile).lower(),
             "fused_optimizer": str(device.has_fused_optimizers).lower(),
             "pretrained": str(_load_report(network) or "none: random initialisation"),

@@ -78,6 +78,9 @@ RECIPES = {
     "plain": {"lr": 1e-3},
     "parts, clipped": {"lr": 1e-3, "accumulate": 2, "clip_norm": 0.5},
     "without deep supervision": {"lr": 1e-3, "deep_supervision": False, "optimizer": "sgd"},
+    # Factors of losses, learnt, drawn and by a second look; weights of gradients, drawn, solved for and of two halves.
+    **{method: {"lr": 1e-3, "balancing": method} for method in ("uw", "rlw", "famo", "gradnorm", "graddrop", "cagrad")},
+    "modo": {"lr": 1e-3, "balancing": "modo", "accumulate": 2},
 }
 
 

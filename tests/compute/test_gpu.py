@@ -18,7 +18,7 @@ from pipeline.loading.in_memory import training_batches
 from pipeline.networks.registry import ARCHITECTURES, build
 from pipeline.params.load import parse_params
 from pipeline.tasks import TASKS
-from pipeline.train.step import Step, make_optimizer
+from pipeline.train.step import make_step
 from pipeline.train.train_run import make_augmenter
 from tests.compute.test_distributed import Normed, learn, together
 from tests.evaluation.test_scoring import ALL, INFO, RECIPE, Pointwise, evaluation_store
@@ -129,10 +129,19 @@ def test_killed_it_goes_on_to_the_same_bits(in_tmp, monkeypatch, memory):
         assert again[3] == 6 - (step - 1) and same(again, whole)
 
 
-@pytest.mark.parametrize("recipe", [{}, {"accumulate": 2, "clip_norm": 0.1}, {"optimizer": "sgd"}], ids=str)
+CAPTURED = [
+    {},
+    {"accumulate": 2, "clip_norm": 0.1},
+    {"optimizer": "sgd"},
+    *({"balancing": method} for method in ("uw", "rlw", "dwa", "stch", "famo", "cagrad", "graddrop", "gradnorm")),
+    {"balancing": "modo", "accumulate": 2},
+]
+
+
+@pytest.mark.parametrize("recipe", CAPTURED, ids=str)
 def test_a_captured_step_is_the_same_to_the_bit(in_tmp, recipe):
     """Its random numbers included. Three steps come before the capture, and validations between."""
-    recipe |= {"samples": 12, "epochs": 3, "deterministic": True}
+    recipe = recipe | {"samples": 12, "epochs": 3, "deterministic": True}
     captured = Training(in_tmp / "captured", cuda_graph=True, **recipe).go("captured")
     plain = Training(in_tmp / "plain", cuda_graph=False, **recipe).go("plain")
     assert captured[3] == 9 and same(captured, plain)
@@ -171,7 +180,7 @@ def test_the_host_never_waits_for_a_step(in_tmp, name, graph):
     device, augmenter = choose_device("auto", True), make_augmenter(run)
     batches = training_batches(Store(in_tmp, list(tasks)), (64, 64), 2, 0, device.torch_device)
     network = device.network(build(name, backbone=run.training.backbone, tasks=tasks)).train()
-    step, rng = Step(network, make_optimizer(network, run.training, device), run, device), np.random.default_rng(0)
+    step, rng = make_step(network, run, device, 0), np.random.default_rng(0)
     try:
         for epoch in range(4):
             for batch in batches.epoch(epoch):

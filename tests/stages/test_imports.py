@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 # From the ground up: a room imports from itself and from rooms above its line, and stages import from all.
 ROOMS = (
-    "core", "results", "compute", "params", "metrics", "tasks", "data", "networks", "loading", "download", "datasets",
-    "visual", "tracking", "evaluation", "train", "comparison", "report", "tools",
+    "core", "results", "compute", "params", "metrics", "tasks", "data", "networks", "balancing", "loading",
+    "download", "datasets", "visual", "tracking", "evaluation", "train", "comparison", "report", "tools",
 )  # fmt: skip
 
 # Narrower than that.
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "pipeline.networks": ("core.errors", "core.names", "compute"),
     "pipeline.networks.from_params": ("core", "data", "networks", "params", "tasks"),
     "pipeline.networks.saved_weights": ("core",),
+    "pipeline.balancing": ("core.errors", "core.names", "compute"),
     "pipeline.data": ("core", "tasks"),
     "pipeline.tracking": ("core", "results"),
     "pipeline.comparison.baselines": ("core", "results", "params", "metrics.delta"),
@@ -48,6 +49,7 @@ THIRD_PARTY = {
     "pipeline.networks": ("torch", "timm"),
     "pipeline.networks.pretrained": ("torch", "timm", "safetensors", "numpy", "huggingface_hub"),  # others' files
     "pipeline.networks.saved_weights": ("torch", "safetensors"),
+    "pipeline.balancing": ("torch", "torchjd", "numpy"),
     "pipeline.comparison": (),
     "pipeline.comparison.intervals": ("numpy",),
     "pipeline.evaluation.statistics": ("numpy", "pyarrow"),

@@ -30,7 +30,7 @@ def pins() -> dict[str, str]:
 
 
 def ranges() -> dict[str, Requirement]:
-    texts = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
+    texts = [*PROJECT["dependencies"], *(text for each in PROJECT["optional-dependencies"].values() for text in each)]
     return {canonicalize_name(Requirement(text).name): Requirement(text) for text in texts}
 
 

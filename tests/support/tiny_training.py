@@ -23,7 +23,8 @@ from pipeline.train.train_run import make_augmenter
 SIZE = (32, 32)
 
 
-def params(epochs: int = 3, **training: object) -> ResolvedRun:
+def params(epochs: int = 3, balancing: str = "fixed", **training: object) -> ResolvedRun:
+    entry = {"architecture": "multi_task", "tasks": ["semseg", "depth"], "balancing": {"method": balancing}}
     return parse_params(
         {
             "experiment": "test",
@@ -32,7 +33,7 @@ def params(epochs: int = 3, **training: object) -> ResolvedRun:
                 "backbone": "none", "input_size": SIZE, "batch_size": 4, "epochs": epochs, "lr": 0.01, **training
             },
             "seeds": [0],
-            "runs": {"pair": {"architecture": "multi_task", "tasks": ["semseg", "depth"]}},
+            "runs": {"pair": entry},
         }
     ).run("pair")  # fmt: skip
 

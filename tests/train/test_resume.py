@@ -61,7 +61,11 @@ class Training:
             return {"depth": {"rmse": float(network.heads["depth"].weight.detach().abs().sum())}}
 
         # In the middle of a step: of one that a CUDA graph plays again, the network itself hears nothing.
-        hook = register_optimizer_step_pre_hook(lambda *_: count("steps", kill_at_step))
+        def step(optimizer, *_):
+            if any(parameter is network.body.weight for parameter in optimizer.param_groups[0]["params"]):
+                count("steps", kill_at_step)  # and not those of an optimiser that a balancing method has for itself
+
+        hook = register_optimizer_step_pre_hook(step)
         with attempt(key) as turn:
             points = turn.points
 

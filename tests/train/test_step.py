@@ -8,7 +8,7 @@ import torch
 from pipeline.compute.device import NORMALIZATIONS, Device, choose_device
 from pipeline.core.errors import ParamsError, TrainingError
 from pipeline.loading.loader import TrainingBatches
-from pipeline.train.step import Step, make_optimizer
+from pipeline.train.step import make_optimizer, make_step
 from tests.support.tiny_training import SIZE, Tiny, make_store, params, run_training
 
 CPU = choose_device("float32", True)
@@ -41,7 +41,7 @@ def test_each_part_is_a_masked_mean_of_its_own(store, monkeypatch):
     error = (predicted.detach() - batch.value["depth"]).abs()
     run = params(accumulate=2, deep_supervision=False, normalization="half")
     monkeypatch.setitem(NORMALIZATIONS, "half", _Unchanged())
-    step = Step(network, make_optimizer(network, run.training, CPU), run, CPU)
+    step = make_step(network, run, CPU, 0)
     assert step(batch)["loss/depth"] == pytest.approx(float(error[0, 0, 3, 5] + error[2:].mean()) / 2, rel=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_the_gradient_is_cut_to_its_norm(store, limit):
         torch.manual_seed(0)
         network, run = Tiny(), params(optimizer="sgd", momentum=0.0, lr=1.0, clip_norm=clip)
         before = weights(network)
-        Step(network, make_optimizer(network, run.training, CPU), run, CPU)(batch)
+        make_step(network, run, CPU, 0)(batch)
         moved[clip] = weights(network) - before
     length = min(limit, float(moved[None].norm()))
     assert float(moved[limit].norm()) == pytest.approx(length, rel=1e-2)

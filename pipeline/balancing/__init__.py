@@ -1,0 +1,1 @@
+"""How the tasks of one network are balanced: from their losses to the gradients of the parameters."""
