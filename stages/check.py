@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.comparison.baselines import recipe_differences
 from pipeline.balancing.make import lacking_packages
+from pipeline.comparison.baselines import recipe_differences
 from pipeline.core import dvc_lock, names, paths
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.params.messages import Problem, tell

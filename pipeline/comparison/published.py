@@ -52,6 +52,8 @@ def not_comparable_because(run: ResolvedRun, evaluation: Evaluation, info: Datas
         released = names.ARCHITECTURE_OPTIONS[run.architecture][option][0]
         if value != released:
             yield f"{option} {text(value)} instead of {text(released)}"
+    if run.balancing.method != names.FIXED:
+        yield f"balanced by {run.balancing}, not by fixed weights"
     if evaluation.select_on:
         yield "a tenth of the training split was kept out to choose the epoch"
 

@@ -188,6 +188,10 @@ class Balancing(Section):
         """{option: value} of those that are given."""
         return dict(self.model_extra or {})
 
+    def __str__(self) -> str:
+        given = ", ".join(f"{option} {value:g}" for option, value in self.options.items())
+        return f"{self.method} ({given})" if given else self.method
+
 
 class Run(Section):
     """One entry of `runs` or `runs_from_single_task`, as written."""
@@ -209,7 +213,7 @@ class ResolvedRun(Section):
     tasks: tuple[str, ...]
     auxiliary_tasks: tuple[str, ...]
     options: dict[str, bool | int | float | str]
-    balancing: Balancing
+    balancing: Balancing = Balancing()
     training: Training
 
     @property

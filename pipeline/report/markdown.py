@@ -15,7 +15,7 @@ from pipeline.compute.device import use_cpu_threads
 from pipeline.core import paths, removal
 from pipeline.core.errors import DataError
 from pipeline.core.integrity import read_recorded
-from pipeline.core.names import SINGLE_TASK
+from pipeline.core.names import FIXED, SINGLE_TASK
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.evaluate_run import load_predictions, painting_contexts, panel_indices
 from pipeline.evaluation.scoring import finite_or_none
@@ -86,8 +86,15 @@ def _introduction(params: Params, info: DatasetInfo) -> str:
         f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
         f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
         f"Scores are of {weights} on the {params.evaluation.split} split at the labels' own resolution; "
-        f"mean ± standard deviation over seeds.{skipped}"
+        f"mean ± standard deviation over seeds.{_balanced(params)}{skipped}"
     )
+
+
+def _balanced(params: Params) -> str:
+    """The runs whose tasks are balanced otherwise than by fixed weights."""
+    runs = {name: run.balancing for name, run in params.all_runs.items() if run.balancing.method != FIXED}
+    by = ", ".join(f"`{name}` by {balancing}" for name, balancing in runs.items())
+    return f" Balanced: {by}; all others by fixed weights." if by else ""
 
 
 def _label_counts(stores: dict[str, Store]) -> str:

@@ -67,6 +67,8 @@ def test_famo_looks_twice_and_leaves_batch_norm_alone(tmp_path):
 
     counted = {}
     for method in ("fixed", "famo"):
-        network, _, _ = run_training(make_store(tmp_path / method), params(epochs=2, balancing=method), network=Normed())
+        network, _, _ = run_training(
+            make_store(tmp_path / method), params(epochs=2, balancing=method), network=Normed()
+        )
         counted[method] = int(network.body[1].num_batches_tracked)
     assert counted["fixed"] == counted["famo"] == 4

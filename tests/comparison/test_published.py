@@ -9,6 +9,7 @@ from pipeline.core.names import ARCHITECTURES, SINGLE_TASK
 from pipeline.data.store import DatasetInfo
 from pipeline.datasets import DATASETS
 from pipeline.params.load import load_params
+from pipeline.params.schema import Balancing
 
 PROFILES = {"nyud": "profiles/nyud.yaml", "pascal_context": "profiles/pascal_context.yaml"}
 JEONG = "Jeong & Yoon, CVPR 2024 (3 seeds)"
@@ -109,7 +110,8 @@ def reasons(params, name, chosen=None, **training):
 
 def test_every_deviation_is_named(root):
     params = load_params(root / PROFILES["nyud"])
-    run = params.run("multi_task").model_copy(update={"options": {"head": "aspp"}})
+    balancing = Balancing.model_validate({"method": "cagrad", "c": 0.4})
+    run = params.run("multi_task").model_copy(update={"options": {"head": "aspp"}, "balancing": balancing})
     turned = run.training.augmentation.model_copy(update={"rotation": 5.0})
     changes = {"backbone": "resnet18", "pretrained": False, "input_size": (96, 128), "epochs": 1}
     changes["augmentation"] = turned
@@ -123,6 +125,7 @@ def test_every_deviation_is_named(root):
         "epochs 1 instead of 100",
         "augmentation.rotation 5 instead of 0",
         "head aspp instead of multi_scale",
+        "balanced by cagrad (c 0.4), not by fixed weights",
         "a tenth of the training split was kept out to choose the epoch",
     ]
 
