@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.comparison.baselines import compare, load_results
+from pipeline.comparison.baselines import DELTA_M, compare, load_results
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.params.schema import Params
@@ -13,20 +13,27 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params, show: bool = False) -> None:
-    """Write delta.json and delta.csv and print the table; `show`: only print what was written last."""
+    """Write delta.json and delta.csv, print the table, log Δm to MLflow; `show`: only print what was written last."""
     if show:
         print(format_table(Comparison.read(paths.DELTA_JSON)))
         return
     results = load_results(params)
     delta = compare(results, params.evaluation.allow_different)
     with imports():
-        from pipeline.comparison.intervals import (
-            add_intervals,
-        )  # imports NumPy, which `--show` and refusals can do without
+        from pipeline.comparison.intervals import add_intervals  # NumPy: `--show` and refusals do without
 
     delta = add_intervals(delta, results)
     write_delta(delta)
     print(format_table(delta))
+    with imports():
+        from pipeline.tracking.conclusions import Compared, log_conclusions
+    sentences = dict(zip(delta.delta_m, delta.conclusions, strict=True))
+    gains = {(row.run, row.seed): row.delta for row in delta.per_seed if row.task == DELTA_M}
+    log_conclusions(
+        Compared(result.run, result.seed, result.weights_sha256, gain, sentences[result.run])
+        for result in results
+        if (gain := gains.get((result.run, result.seed))) is not None and result.run in sentences
+    )
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ EXEMPT = {
     },
     "single_task_weights": {},
     "compare": {
+        **TRACKING,
         **KINDS,
         "comparison.__init__": "a docstring",
         "evaluation.__init__": "a docstring; of the package, the reader of what images add is a dependency",

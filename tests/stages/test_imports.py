@@ -58,7 +58,8 @@ THIRD_PARTY = {
 }
 
 # Packages that only these modules may import, or none.
-ONLY_IN = {"mlflow": tuple(f"pipeline.tracking.{name}" for name in ("opening", "mlflow_run", "run_log")), "dvc": ()}
+_WRITERS = ("conclusions", "mlflow_run", "opening", "run_log")
+ONLY_IN = {"mlflow": tuple(f"pipeline.tracking.{name}" for name in _WRITERS), "dvc": ()}
 
 
 def imported(source: str, module: str, is_package: bool = False) -> list[tuple[int, str]]:
