@@ -2,13 +2,14 @@
 
     python -m benchmarks.balancing                                  # 96x128, batch 8, four tasks
     python -m benchmarks.balancing --device cuda --size nyud
-    python -m benchmarks.balancing --networks multi_task --methods fixed uw cagrad
+    python -m benchmarks.balancing --networks multi_task --methods uw cagrad
 
 Steps are those of training (forward, losses with deep supervision, balancing, Adam; on CUDA as a CUDA graph where the
-method lets them). Images and labels are noise: time does not depend on them. All methods are timed in turn, round by
-round; the ratio is the median over rounds of the method's time by that of fixed weights in the same round. Memory is
-the peak of a process of its own that only takes three steps, over what its imports need. Methods of two batches take
-theirs in two parts, and have smaller maps in memory for that.
+method lets them). Images and labels are noise: time does not depend on them. A step of a method and one of fixed
+weights take turns; the ratio is the median over the rounds, so that it holds beside other work. The first row is that
+of fixed weights against themselves. Memory is the peak of a process of its own that takes three steps: on CUDA what
+torch allocated, on a processor the anonymous memory over that at the start, looked at every millisecond. Methods of two
+batches take theirs in two parts, and have smaller maps in memory for that.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
+import threading
 from statistics import median
+from typing import Self
 
 import psutil
 import torch
@@ -40,12 +42,11 @@ SIZES = {"small": ((96, 128), 8, 8), "nyud": ((480, 640), 2, 8)}  # size, batch 
 
 
 def arguments() -> argparse.Namespace:
-    every = (names.FIXED, *METHODS)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--size", choices=tuple(SIZES), default="small")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--methods", nargs="+", choices=every, default=every)
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
     parser.add_argument("--backbone", default="hrnet_w18_small")
     parser.add_argument("--rounds", type=int, help="by default 5 on a processor, 20 on CUDA")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # network, method: print the peak and end
@@ -81,20 +82,47 @@ class Bench:
 
 def peak_memory(network: str, method: str, args: argparse.Namespace, device: Device) -> float:
     """MB at the peak of three steps in this process, which must not have computed before."""
-    before = psutil.Process().memory_info().rss
-    bench = Bench(network, method, args, device)
-    for _ in range(3):
-        bench()
-    if device.torch_device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before) / 1e6
+    with AnonymousMemory() as memory:
+        bench = Bench(network, method, args, device)
+        for _ in range(3):
+            bench()
+    return (torch.cuda.max_memory_allocated() if device.torch_device.type == "cuda" else memory.grown) / 1e6
+
+
+class AnonymousMemory:
+    """By how many bytes a process grows within the block, files that it maps apart (Linux)."""
+
+    def __enter__(self) -> Self:
+        self._done, self._peak, self._before = threading.Event(), 0, _anonymous()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+        self._watch.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._done.wait(0.001):
+            self._peak = max(self._peak, _anonymous())
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watch.join()
+
+    @property
+    def grown(self) -> int:
+        return self._peak - self._before
+
+
+def _anonymous() -> int:
+    memory = psutil.Process().memory_info()
+    return memory.rss - memory.shared
 
 
 def peak_memory_apart(network: str, method: str) -> float:
     """`peak_memory` in a process of its own, with the arguments of this one."""
     command = [sys.executable, "-m", "benchmarks.balancing", *sys.argv[1:], "--memory-of", network, method]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    # So that freed memory is given back at once, and the process is as large as what it uses.
+    own = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=own)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -109,24 +137,18 @@ def main() -> None:
     rounds = args.rounds or (20 if args.device == "cuda" else 5)
     print(f"{describe('torch', 'torchjd')}; {device.description}")
     for network in args.networks:
-        memory = {method: peak_memory_apart(network, method) for method in args.methods}
-        benches = {method: Bench(network, method, args, device) for method in args.methods}
-        times: dict[str, list[float]] = {method: [] for method in args.methods}
-        for i in range(rounds + 4):  # a CUDA graph is captured at the fourth step
-            for method, bench in benches.items():
-                seconds = bench()
-                if i >= 4 or (args.device == "cpu" and i >= 1):
-                    times[method].append(seconds)
-        size, batch = SIZES[args.size][0], len(benches[args.methods[0]].batch.image)
+        size, fixed = SIZES[args.size][0], Bench(network, names.FIXED, args, device)
+        batch, memory = len(fixed.batch.image), peak_memory_apart(network, names.FIXED)
         print(f"\n{network}, {args.backbone}, {len(TASKS)} tasks, {size[0]}x{size[1]}, batch {batch}\n")
         print("| method | step ms | by fixed | peak MB | by fixed |\n|---|---|---|---|---|")
-        base = args.methods[0]
-        for method in args.methods:
-            ratio = median(own / fixed for own, fixed in zip(times[method], times[base], strict=True))
-            print(
-                f"| {method} | {1e3 * median(times[method]):.0f} | {ratio:.2f} | {memory[method]:.0f} | "
-                f"{memory[method] / memory[base]:.2f} |"
-            )
+        for method in (names.FIXED, *args.methods):
+            bench = Bench(network, method, args, device)
+            warm_up = 4 if args.device == "cuda" else 1  # a CUDA graph is captured at the fourth step
+            pairs = [(bench(), fixed()) for _ in range(warm_up + rounds)][warm_up:]
+            ratio = median(own / other for own, other in pairs)
+            peak = peak_memory_apart(network, method)
+            seconds = median(own for own, _ in pairs)
+            print(f"| {method} | {1e3 * seconds:.0f} | {ratio:.2f} | {peak:.0f} | {peak / memory:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -156,6 +156,10 @@ VALUES: Edits = {  # and `check` each time
         param("runs.sca.options.fpma_mask", "tasks"),
         stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
     ),
+    "a run's balancing": (
+        param("runs.sca.balancing", {"method": "cagrad"}),
+        stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+    ),
     "a run's auxiliary task": (
         param("runs_from_single_task.stitched.auxiliary_tasks", []),
         stages("train", "stitched") | stages("evaluate", "stitched") | SOURCES | TABLES,
@@ -214,6 +218,7 @@ FILES: Edits = {
     "a new network": (new("pipeline/networks/novel.py", "x = 1\n"), TRAIN | EVALUATE),
     "the loss": (code("pipeline/tasks/losses.py"), TRAIN | EVALUATE | {"report"}),
     "the step": (code("pipeline/train/step.py"), TRAIN),
+    "a balancing method": (code("pipeline/balancing/by_losses.py"), TRAIN),
     "how epochs are chosen": (code("pipeline/train/epoch_selection.py"), TRAIN),
     "a task": (code("pipeline/tasks/depth.py"), TRAIN | EVALUATE | {"report"}),
     "painting": (code("pipeline/visual/paint.py"), EVALUATE | {"report"}),
