@@ -6,10 +6,10 @@
 
 Steps are those of training (forward, losses with deep supervision, balancing, Adam; on CUDA as a CUDA graph where the
 method lets them). Images and labels are noise: time does not depend on them. A step of a method and one of fixed
-weights take turns; the ratio is the median over the rounds, so that it holds beside other work. The first row is that
-of fixed weights against themselves. Memory is the peak of a process of its own that takes three steps: on CUDA what
-torch allocated, on a processor the anonymous memory over that at the start, looked at every millisecond. Methods of two
-batches take theirs in two parts, and have smaller maps in memory for that.
+weights take turns; the ratio is the median over the rounds. The first row is that of fixed weights against themselves.
+Times are of the clock on CUDA, and of the processor otherwise (OMP_NUM_THREADS=1). Memory is the peak of a process of
+its own that takes three steps: on CUDA what torch allocated, on a processor the anonymous memory over that at the
+start, looked at every millisecond. Methods of two batches take theirs in two parts, and have smaller maps for that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from statistics import median
 from typing import Self
 
@@ -76,8 +77,12 @@ class Bench:
         self.device, self.step = device, make_step(self.network, run, device, 0)
 
     def __call__(self) -> float:
-        """Seconds of one step."""
-        return timed(lambda: self.step(self.batch), self.device)
+        """Seconds of one step; on a processor those of it, so beside other work too."""
+        if self.device.torch_device.type == "cuda":
+            return timed(lambda: self.step(self.batch), self.device)
+        start = time.process_time()
+        self.step(self.batch)
+        return time.process_time() - start
 
 
 def peak_memory(network: str, method: str, args: argparse.Namespace, device: Device) -> float:

@@ -55,8 +55,9 @@ class GradientBalancing(Balancing):
         gradients.reduce()
         assert self._losses is not None
         losses = distributed.all_reduce_sum(self._losses).double().cpu()
-        gramian = products(gradients.matrices[0], gradients.matrices[-1])
-        own = gramian if len(gradients.matrices) == 1 else products(gradients.rows, gradients.rows)
+        rows, batches = gradients.rows(), gradients.matrices
+        gramian = products(batches[0], batches[-1])
+        own = gramian if len(batches) == 1 else products(rows, rows)
         norms = own.diagonal().sqrt()
         for task, norm in zip(self.tasks, norms.tolist(), strict=True):
             if norm != norm or norm == float("inf"):
@@ -70,7 +71,7 @@ class GradientBalancing(Balancing):
         }
         for i, k in combinations(range(len(self.tasks)), 2):
             self._record[f"balancing/cosine/{self.tasks[i]}_{self.tasks[k]}"] = float(cosines[i, k])
-        gradients.put(self.combine(gradients.rows, gramian, losses))
+        gradients.put(self.combine(rows, gramian, losses))
 
     def combine(self, rows: Tensor, gramian: Tensor, losses: Tensor) -> Tensor:
         """rows J (T, N), products (T, T), losses (T,) of the whole batch, the last two float64 on the CPU -> (N,)."""
@@ -94,7 +95,7 @@ class GradientBalancing(Balancing):
 
 def products(first: Tensor, second: Tensor) -> Tensor:
     """J1 J2^T (T, T) in float64 on the CPU, of two (T, N) in float32; never in TF32."""
-    if first is second or first.data_ptr() == second.data_ptr():
+    if first.data_ptr() == second.data_ptr():
         entries = {}
         for i in range(len(first)):
             for k in range(i + 1):

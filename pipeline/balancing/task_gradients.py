@@ -25,7 +25,6 @@ class TaskGradients:
         self._batches = batches
         self._shared: list[nn.Parameter] | None = None
 
-    @property
     def rows(self) -> Tensor:
         """(T, N): each task's gradient on the shared parameters, the mean over the batches."""
         return self.matrices[0] if self._batches == 1 else self.matrices.mean(0)
