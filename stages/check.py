@@ -70,6 +70,7 @@ def summary(params: Params, file: str) -> Iterator[str]:
     for run in runs:
         extra = f" + {', '.join(run.auxiliary_tasks)}" if run.auxiliary_tasks else ""
         recipe = f"{run.training.backbone}, {run.training.epochs} epochs, lr {run.training.lr:g}"
+        recipe += f", balanced by {run.balancing}" if run.balancing.method != names.FIXED else ""
         start = "; starts from single_task" if run.from_single_task else ""
         yield f"  {run.name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}{start}"
 

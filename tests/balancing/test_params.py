@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.params.load import parse_params
 from pipeline.report.markdown import _balanced
+from stages.check import summary
 from tests.support.params_tree import message, put, some_params
 
 
@@ -21,6 +22,7 @@ def test_a_method_with_its_options():
     flat = params.flat("both")
     assert flat["balancing.method"] == "cagrad" and flat["balancing.c"] == 0.4
     assert params.run("depth").balancing.method == "fixed"
+    assert next(line for line in summary(params, "it") if "  both " in line).endswith(", balanced by cagrad (c 0.4)")
     assert _balanced(params) == " Balanced: `both` by cagrad (c 0.4); all others by fixed weights."
     assert _balanced(parse_params(some_params())) == ""
 
