@@ -23,10 +23,11 @@ ROOT = Path(__file__).parents[1]
 # Files that take a minute or more: begun first, so that no core works alone at the end.
 LONG = (
     "test_pipeline.py",
-    "test_soak.py",
     "test_parallel.py",
+    "test_soak.py",
     "test_fast_sca.py",
     "test_threads.py",
+    "test_machine_faults.py",
     "test_bit_rot.py",
     "test_pascal_profile.py",
     "test_fault_harness.py",
@@ -35,9 +36,11 @@ LONG = (
     "test_plain_networks.py",
     "test_conformance.py",
     "test_kill_prepare.py",
+    "test_balancing_profiles.py",
+    "test_trace.py",
     "test_mlflow_run.py",
     "test_reruns.py",
-    "test_machine_faults.py",
+    "test_learning.py",
     "test_clone.py",
     "test_database_faults.py",
 )

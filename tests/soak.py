@@ -22,6 +22,7 @@ from pathlib import Path
 import mlflow
 import psutil
 
+from tests.support import forked
 from tests.support.project import Project
 
 GONE_SECONDS = 10  # how long a process may live on after it was asked to end
@@ -54,14 +55,22 @@ Kill = Callable[["Repro"], None]
 
 
 class Repro:
-    """A `dvc repro`, or `command`, that is under way, in a process group of its own as a terminal gives it."""
+    """A `dvc repro`, or `command`, that is under way, in a process group of its own as a terminal gives it.
 
-    def __init__(self, project: Project, *command: str):
+    forks: whether it and its stages are forks of a process that has imported everything (tests/support/forked.py).
+    """
+
+    def __init__(self, project: Project, *command: str, forks: bool = False):
         self.folder = project.root
         self.output = self.folder / "repro.log"
+        command = command or ("dvc", "repro", STAGE)
+        self.process: forked.Process | subprocess.Popen
+        if forks:
+            self.process = forked.Process(self.folder, command, project.environment, self.output)
+            return
         with self.output.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *(command or ("dvc", "repro", STAGE))],
+                [sys.executable, "-m", *command],
                 cwd=self.folder, env=project.environment, stdout=log, stderr=log, start_new_session=True,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if we are in the background
             )  # fmt: skip
@@ -69,9 +78,10 @@ class Repro:
     def stages(self) -> list[psutil.Process]:
         """What runs in the folder but DVC and the shells that it uses."""
         found = []
-        for process in psutil.process_iter(["cwd", "cmdline", "status"]):
+        for process in psutil.process_iter(["cwd", "cmdline", "name"]):
             info = process.info
-            if info["cwd"] == str(self.folder) and any("stages." in part for part in info["cmdline"] or ()):
+            words = (info["name"] or "", *(info["cmdline"] or ()))  # a fork has but a name of its own
+            if info["cwd"] == str(self.folder) and any("stages." in word for word in words):
                 found.append(process)
         return found
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.compute.resize import resize_by_matmul
+from pipeline.compute.resize import resize, resize_by_matmul
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
@@ -18,6 +18,16 @@ def test_products_are_bilinear(size, channels, memory_format):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     (slope,), (expected_slope,) = (torch.autograd.grad(each, x, outer) for each in (found, expected))
     torch.testing.assert_close(slope, expected_slope, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [resize, resize_by_matmul])
+def test_corners_are_not_aligned(form):
+    """By hand: four pixels over the extent of two have their centres at -1/4, 1/4, 3/4 and 5/4; beyond is constant."""
+    row = torch.tensor([0.0, 0.25, 0.75, 1.0])
+    x = torch.tensor([[0.0, 1.0], [8.0, 9.0]])[None, None]
+    torch.testing.assert_close(form(x, (2, 4))[0, 0], torch.stack([row, 8 + row]))
+    torch.testing.assert_close(form(x, (4, 2))[0, 0], torch.stack([8 * row, 8 * row + 1], 1))
+    assert resize(x, (2, 2)) is x
 
 
 def test_what_validation_made_serves_training():

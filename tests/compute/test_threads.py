@@ -38,8 +38,11 @@ def weights(project: Project, run: str = "semseg") -> bytes:
 
 
 def train(project: Project, threads: str) -> bytes:
-    """The weights that `train` leaves with OMP_NUM_THREADS, which torch reads when it is imported."""
-    project.forks = False
+    """The weights that `train` leaves with OMP_NUM_THREADS, which torch reads when it is imported.
+
+    A fork has it from a process that imported torch with 1.
+    """
+    project.forks = threads == "1"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", threads)
         project.stage("train", "--run", "semseg", "--seed", "0")
@@ -63,6 +66,7 @@ def test_the_same_weights_whatever_the_environment_says(fresh, expected, threads
 def test_the_same_weights_side_by_side(fresh, expected, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     project = fresh("pair")
+    project.processes = ("stages.train",)
     project.stage("parallel", "--jobs", "2")
     assert weights(project) == expected
     assert project.json("reports/metrics/semseg-0.json")["cpu_threads"] == 1
@@ -72,7 +76,7 @@ def test_the_same_weights_side_by_side(fresh, expected, monkeypatch):
 def test_the_same_weights_after_a_kill_and_with_more_threads_around(fresh, expected, monkeypatch):
     project = fresh("killed")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    training = soak.Repro(project, "stages.train", "--run", "semseg", "--seed", "0")
+    training = soak.Repro(project, "stages.train", "--run", "semseg", "--seed", "0", forks=True)
     training.wait_for_a_checkpoint()
     training.kill_stage(signal.SIGKILL)
     training.end()

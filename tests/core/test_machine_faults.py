@@ -28,6 +28,7 @@ from pipeline.datasets.preparation import prepare
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Data
 from pipeline.visual.paint import write_png
+from tests.support import forked
 from tests.support.traced import PARAMS
 
 OURS = [
@@ -235,26 +236,6 @@ def test_a_mat_file_that_is_cut_short(in_tmp, end):
 
 # ---- stages ------------------------------------------------------------------------------------------------------
 
-# Run a stage in a process of its own, in which a system call fails from its first use on.
-SHIM = """
-import errno, os, sys
-kind, place, stage = sys.argv[1:4]
-sys.argv = [stage, *sys.argv[4:]]
-number = {"full": errno.ENOSPC, "read-only": errno.EROFS, "no files": errno.EMFILE}[kind]
-real_open, real_write, real_mkdir = os.open, os.write, os.mkdir
-def fail(path):
-    raise OSError(number, os.strerror(number), str(path))
-def is_there(path):
-    return isinstance(path, (str, bytes, os.PathLike)) and place in os.path.abspath(os.fsdecode(path))
-def audit(event, arguments):
-    if event == "open" and is_there(arguments[0]) and (kind == "no files" or arguments[2] & (os.O_WRONLY | os.O_RDWR)):
-        fail(arguments[0])
-    if event == "os.mkdir" and is_there(arguments[0]):
-        fail(arguments[0])
-sys.addaudithook(audit)
-import runpy
-runpy.run_module(f"stages.{stage}", run_name="__main__")
-"""
 STAGES = {
     "download": ("data/raw",),
     "prepare": ("data/.prepared",),
@@ -279,17 +260,14 @@ def make_project(folder: Path, root: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(root), "PIPELINE_DEVICE": "cpu", "DVC_ROOT": str(folder)}
 
 
-def stage(folder: Path, environment: dict[str, str], *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *command], cwd=folder, env=environment, text=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def ready(root, tmp_path_factory):
-    """A project in which every stage has run once, by hand."""
+    """A project in which every stage has run once, by hand, as a process that imports what it needs itself."""
     folder = tmp_path_factory.mktemp("ready")
     environment = make_project(folder, root)
     for name, (_, *arguments) in sorted(STAGES.items(), key=lambda each: ORDER.index(each[0])):
-        done = stage(folder, environment, "-m", f"stages.{name}", *arguments)
+        command = [sys.executable, "-m", f"stages.{name}", *arguments]
+        done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
         assert done.returncode == 0, (name, done.stdout + done.stderr)
     return folder, environment
 
@@ -301,13 +279,12 @@ ORDER = ("download", "prepare", "selection", "train", "evaluate", "compare", "re
     ("name", "kind"), [*((name, "full") for name in STAGES), ("report", "read-only"), ("selection", "no files")]
 )
 @pytest.mark.slow
-def test_every_stage_says_it_in_one_line_and_runs_again(ready, tmp_path, name, kind):
+def test_every_stage_says_it_in_one_line_and_runs_again(ready, name, kind):
     folder, environment = ready
     place, *arguments = STAGES[name]
-    (tmp_path / "shim.py").write_text(SHIM)
-    shim = [str(tmp_path / "shim.py"), kind, str(folder / place), name, *arguments]
-    done = stage(folder, environment, *shim)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    told = [line for line in done.stderr.splitlines() if not line.startswith("warning:")]
-    assert len(told) == 1 and place in told[0], done.stderr
+    failing = ("tests.support.failing_calls", kind, str(folder / place), name, *arguments)
+    code, output = forked.run(folder, failing, environment)
+    assert code == 2 and "Traceback" not in output, output
+    told = [line for line in output.splitlines() if not line.startswith("warning:")]
+    assert len(told) == 1 and place in told[0], output
     assert not [path for path in folder.rglob("*.partial")]

@@ -34,7 +34,7 @@ PARAMS = {
         "rooms": {"seed": 0, "train": 12, "val": 5, "size": [32, 64]},
     },
     "training": {
-        "backbone": "hrnet_w18_small", "input_size": [32, 64], "batch_size": 4, "epochs": 2, "lr": 1.0e-3,
+        "backbone": "test_efficientnet", "input_size": [32, 64], "batch_size": 4, "epochs": 2, "lr": 1.0e-3,
         "validate_every": 0,
         "augmentation": {"flip": 0.5, "scale": [1.0, 1.2], "scale_mode": "choice", "rotation": 0.0},
     },
@@ -61,6 +61,7 @@ RUNS = PARAMS["runs"] | PARAMS["runs_from_single_task"]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"), PARAMS)
+    project.processes = ("stages.single_task_weights",)  # the other stages are processes in test_machine_faults.py
     project.stage("parallel", "--jobs", "2")
     return project
 

@@ -120,6 +120,21 @@ def test_class_maps_are_never_mixed_when_resized():
     assert 0 < smooth[0, 0, 3, 4] < 1
 
 
+@pytest.mark.parametrize("size", [(3, 4), (12, 16), (7, 9), (50, 5)])
+def test_a_class_map_is_resized_to_the_pixel_under_each_centre(size):
+    """As labels are: a map that is taken elsewhere is scored as if it were shifted."""
+    decoded = torch.arange(6 * 8, dtype=torch.uint8).view(1, 1, 6, 8)
+    expected = [
+        [decoded[0, 0, _under(i, 6, size[0]), _under(j, 8, size[1])] for j in range(size[1])] for i in range(size[0])
+    ]
+    assert resize_prediction(get_task("semseg"), decoded, size)[0, 0].tolist() == torch.tensor(expected).tolist()
+
+
+def _under(new: int, old_count: int, new_count: int) -> int:
+    """Of `old_count` pixels in a row, the one that the centre of number `new` of `new_count` falls on."""
+    return (2 * new + 1) * old_count // (2 * new_count)
+
+
 def test_trivial_predictor_is_the_best_constant(store):
     scores, constants = score_trivial(store, store, ALL, INFO)
     depth = np.concatenate([label.value[label.valid] for label in store.labels("depth")]).astype(np.float64)

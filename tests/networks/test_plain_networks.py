@@ -45,11 +45,11 @@ CASES = [
 ]
 RESNETS = [
     ("cross_stitch", "resnet18", TWO, TALL_ENLARGED, {}),
-    ("cross_stitch", "resnet10t", FIVE, TALL, {}),
+    ("cross_stitch", "test_resnet", FIVE, TALL, {}),
     ("nddr_cnn", "resnet18", TWO, TALL_ENLARGED, {}),
-    ("nddr_cnn", "resnet10t", FIVE, TALL, {}),
-    ("nddr_cnn", "resnet10t", MIXED, TALL, {"shortcut": True}),
-    ("pad_net", "resnet10t", TWO, TALL_ENLARGED, {}),
+    ("nddr_cnn", "test_resnet", FIVE, TALL, {}),
+    ("nddr_cnn", "test_resnet", MIXED, TALL, {"shortcut": True}),
+    ("pad_net", "test_resnet", TWO, TALL_ENLARGED, {}),
 ]
 DEEPLAB = [
     ("single_task", ({"semseg": 5}, {}), ENLARGED, 8),
@@ -107,7 +107,7 @@ def test_on_resnet_too(architecture, backbone, tasks, size, options):
 
 @pytest.mark.parametrize(("architecture", "tasks", "size", "stride"), DEEPLAB)
 def test_with_the_deeplab_head(architecture, tasks, size, stride):
-    backbone = Backbone("resnet10t", output_stride=stride)
+    backbone = Backbone("test_resnet", output_stride=stride)
     fast = ARCHITECTURES[architecture](copy.deepcopy(backbone), *tasks, head="aspp")
     fast, plain = twins(fast, PLAIN[architecture](backbone, *tasks, head="aspp"))
     # Dropout draws in the order of memory: both in the same one.

@@ -58,12 +58,13 @@ class PlainEncoderFusion(nn.Module, ABC):
         first = backbone.net.layer1[-1]
         first = (first.conv3 if hasattr(first, "conv3") else first.conv2).out_channels
         widths = [[first], c[:2], c[:3], c] if self.is_hrnet else [[each] for each in c]
-        self.fuse_stem = nn.ModuleList([self.unit(64, **options)] if self.nddr and not self.is_hrnet else [])
+        stem = [backbone.net.bn1.num_features] if self.nddr and not self.is_hrnet else []
+        self.fuse_stem = nn.ModuleList(self.unit(each, **options) for each in stem)
         self.fuse = nn.ModuleList(nn.ModuleList(self.unit(each, **options) for each in stage) for stage in widths)
         self.heads = nn.ModuleDict({t: PlainHead(sum(c), n) for t, n in everything.items()})
         self.shortcut = nn.ModuleDict()
         if options.get("shortcut"):
-            levels = [[64], *widths] if self.fuse_stem else widths
+            levels = [stem, *widths] if stem else widths
             for t in everything:
                 self.shortcut[t] = nn.ModuleList(
                     conv_norm(sum(level[min(i, len(level) - 1)] for level in levels), out)

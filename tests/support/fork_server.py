@@ -2,8 +2,8 @@
 
 Importing takes most of the time of a stage that trains for a second; a fork takes none. What runs is `dvc` and
 `python -m stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment,
-closed descriptors and a traceback where one is due. Only DVC's shell is left out. Reads one command a line, as JSON;
-prints what became of it.
+closed descriptors and a traceback where one is due. Only DVC's shell is left out; `stages.parallel` forks its DVCs.
+Reads one order a line, as JSON: a command to run, one to start, or a started one to look at; prints the answer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ from typing import Any, NoReturn
 
 LIBRARY = ctypes.CDLL(None)  # of tests/faults, inject.c is preloaded
 COMMAND_ENDS = 0.02  # seconds between two looks at a command
+PR_SET_NAME = 15
 
 
 def serve() -> None:
@@ -35,13 +37,23 @@ def serve() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         began = time.monotonic()
-        pid = os.fork()
-        if not pid:
-            os.setsid()
-            enter(order)
-            leave(lambda: command(ORDER["command"]))
-        code = wait(pid, began + order["limit"])
-        print(json.dumps({"code": code, "seconds": time.monotonic() - began, "session": pid}), flush=True)
+        if "started" in order:
+            answer = {"code": ended(order["started"])}
+        else:
+            answer = {"session": start(order)}
+            if "limit" in order:
+                answer |= {"code": wait(answer["session"], began + order["limit"]), "seconds": time.monotonic() - began}
+        print(json.dumps(answer), flush=True)
+
+
+def start(order: dict[str, Any]) -> int:
+    """Begin a command, the leader of a session of its own; its process."""
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        enter(order)
+        leave(lambda: command(ORDER["command"]))
+    return pid
 
 
 PRELOADED = (  # with what these import, all but a hundred small modules of what the commands need
@@ -74,6 +86,8 @@ PRELOADED = (  # with what these import, all but a hundred small modules of what
         "pipeline.report.markdown",
     ),
     *(
+        "pipeline.tools.changed_sources",
+        "pipeline.tools.parallel",
         "pipeline.tools.saved_model",
         "pipeline.params.timm_names",
         "pipeline.tools.trace",
@@ -91,7 +105,8 @@ def import_everything() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     assert sys.modules["torch"].get_num_threads() == 1, "threads would not survive the fork"
-    sys.modules["dvc.stage.run"].subprocess = ForkingSubprocess()
+    sys.modules["dvc.stage.run"].subprocess = SubprocessOfDvc()
+    sys.modules["pipeline.tools.parallel"].subprocess = SubprocessOfParallel()
     SET_BY_IMPORTS.update(set(os.environ.items()) - set(before.items()))
     gc.freeze()
 
@@ -104,12 +119,17 @@ def become(folder: str, environment: Mapping[str, str]) -> None:
     os.closerange(3, 4096)
 
 
+def ended(pid: int) -> int | None:
+    """The exit code of a child, negative for a signal; None while it runs."""
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
 def wait(pid: int, deadline: float) -> int | None:
-    """The exit code of a child, negative for a signal; None, and the whole session killed, where it takes too long."""
+    """The exit code of a child; None, and the whole session killed, where it takes too long."""
     while time.monotonic() < deadline:
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            return os.waitstatus_to_exitcode(status)
+        if (code := ended(pid)) is not None:
+            return code
         time.sleep(COMMAND_ENDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
@@ -134,19 +154,30 @@ def enter(order: dict[str, Any]) -> None:
 
 def command(words: list[str]) -> None:
     if words[0] == "dvc":
-        import dvc.cli
-
-        arm_if("dvc")
-        sys.argv = list(words)
-        sys.exit(dvc.cli.main(words[1:]))
+        dvc(words)
     stage(words[0], words[1:])
+
+
+def dvc(words: list[str]) -> NoReturn:
+    import dvc.cli
+
+    be_called("dvc")
+    arm_if("dvc")
+    sys.argv = list(words)
+    sys.exit(dvc.cli.main(words[1:]))
 
 
 def stage(module: str, arguments: Sequence[str]) -> None:
     """`python -m MODULE ARGUMENTS`, in this process."""
+    be_called(module)
     arm_if(os.environ.get("DVC_STAGE") or module)
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def be_called(name: str) -> None:
+    """The command line is that of this server: let the name of the process say what it is, in 15 characters."""
+    LIBRARY.prctl(PR_SET_NAME, name.encode())
 
 
 def arm_if(name: str) -> None:
@@ -181,8 +212,11 @@ def leave(work: Callable[[], None]) -> NoReturn:
         os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-class ForkingSubprocess:
-    """In the place of `subprocess` where DVC starts a stage: forks where the command is a stage of ours."""
+class SubprocessOfDvc:
+    """In the place of `subprocess` where DVC starts a stage: forks where the command is a stage of ours.
+
+    Stages that the order lists as `processes` become processes of their own, which import everything themselves.
+    """
 
     class Popen:
         def __init__(self, arguments: Sequence[str], cwd: str, env: dict[str, str], **_: object):
@@ -193,6 +227,8 @@ class ForkingSubprocess:
             self.pid = os.fork()
             if not self.pid:
                 become(cwd, env)
+                if words[2] in ORDER.get("processes", ()):
+                    os.execvpe(words[0], words, env)
                 leave(lambda: stage(words[2], words[3:]))
             self.stage, self.returncode = env["DVC_STAGE"], 0
 
@@ -202,6 +238,65 @@ class ForkingSubprocess:
                 note = {"stage": self.stage, "code": self.returncode}
                 with Path(notes).open("a") as file:
                     file.write(json.dumps(note) + "\n")
+
+
+class SubprocessOfParallel:
+    """In the place of `subprocess` where `stages.parallel` starts DVC, which it forks."""
+
+    PIPE, STDOUT, CompletedProcess = subprocess.PIPE, subprocess.STDOUT, subprocess.CompletedProcess
+
+    class Popen:
+        """What is used of it. Its output is one pipe or that of this process."""
+
+        def __init__(
+            self,
+            arguments: Sequence[str],
+            env: Mapping[str, str] | None = None,
+            stdout: int | None = None,
+            stderr: int | None = None,
+            text: bool = True,
+        ):
+            assert tuple(arguments[:3]) == (sys.executable, "-m", "dvc") and text, arguments
+            ends = os.pipe() if stdout == subprocess.PIPE else None
+            environment = dict(os.environ if env is None else env)
+            self.pid = os.fork()
+            if not self.pid:
+                for end in (1, 2) if stderr == subprocess.STDOUT else (1,):
+                    if ends:
+                        os.dup2(ends[1], end)
+                atexit._clear()  # what `stages.parallel` does at its end
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_DFL)
+                become(os.getcwd(), environment)
+                leave(lambda: dvc(list(arguments[2:])))
+            self.returncode: int | None = None
+            self.stdout = None
+            if ends:
+                os.close(ends[1])
+                self.stdout = os.fdopen(ends[0])
+
+        def poll(self) -> int | None:
+            if self.returncode is None:
+                self.returncode = ended(self.pid)
+            return self.returncode
+
+        def wait(self) -> int:
+            if self.returncode is None:
+                self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            return self.returncode
+
+        def terminate(self) -> None:
+            if self.poll() is None:
+                os.kill(self.pid, signal.SIGTERM)
+
+    @classmethod
+    def run(cls, arguments: Sequence[str], **_: object) -> subprocess.CompletedProcess[str]:
+        """With its output captured; what it writes to stderr is that of this process."""
+        process = cls.Popen(arguments, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout:
+            output = process.stdout.read()
+        return subprocess.CompletedProcess(list(arguments), process.wait(), output, "")
 
 
 if __name__ == "__main__":

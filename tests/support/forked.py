@@ -4,39 +4,76 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 300.0  # of one command
 
 
-def run(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> tuple[int | None, str]:
+def run(
+    folder: Path, command: Sequence[str], environment: Mapping[str, str], processes: Sequence[str] = ()
+) -> tuple[int | None, str]:
     """Run `dvc ...` or `stages.NAME ...` in `folder`: its exit code, None where it took too long, and its output.
 
-    Its code is that of the project under test, not of a copy in `folder`.
+    Its code is that of the project under test, not of a copy in `folder`. processes: the stages, such as
+    `stages.train`, that DVC is to start as processes of their own.
     """
-    server = _server()
     with tempfile.NamedTemporaryFile("r", errors="replace") as output:
-        order = {"folder": str(folder), "command": list(command), "environment": dict(environment)}
-        order |= {"output": output.name, "limit": LIMIT_SECONDS}
-        server.stdin.write(json.dumps(order) + "\n")
-        server.stdin.flush()
-        answer = server.stdout.readline()
-        assert answer, "the server of forks has ended"
-        return json.loads(answer)["code"], output.read()
+        order = _order(folder, command, environment, Path(output.name)) | {"processes": list(processes)}
+        return _ask(order | {"limit": LIMIT_SECONDS})["code"], output.read()
+
+
+class Process:
+    """A command that is under way, the first process of a session; as far as tests use it, a `subprocess.Popen`."""
+
+    def __init__(self, folder: Path, command: Sequence[str], environment: Mapping[str, str], output: Path):
+        """output: the file that it adds its output to."""
+        self.pid: int = _ask(_order(folder, command, environment, output))["session"]
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = _ask({"started": self.pid})["code"]
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _order(folder: Path, command: Sequence[str], environment: Mapping[str, str], output: Path) -> dict[str, Any]:
+    own = {"command": list(command), "environment": dict(environment)}
+    return own | {"folder": str(folder), "output": str(output)}
+
+
+def _ask(order: dict[str, Any]) -> dict[str, Any]:
+    server = _server()
+    server.stdin.write(json.dumps(order) + "\n")
+    server.stdin.flush()
+    answer = server.stdout.readline()
+    assert answer, "the server of forks has ended"
+    return json.loads(answer)
 
 
 @cache
 def _server() -> subprocess.Popen:
-    """One for this process; it ends when its input is closed, so with this process."""
+    """One for this process; it ends when its input is closed, so with this process.
+
+    Its output has no buffer: a thread of a process that forks may hold the lock of one.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.fork_server"],
+        [sys.executable, "-u", "-m", "tests.support.fork_server"],
         cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert server.stdout.readline() == "ready\n"

@@ -27,6 +27,7 @@ class Project:
     come twice without being asked for. variables: more of the environment of all that it runs. store: the address at
     which a test finds its runs, if not in `mlflow.db`. forks: whether `dvc` and stages are forks of a process that has
     imported everything, which saves most of their time; then an edit of this copy's code is seen by DVC and not run.
+    processes: the stages, such as `stages.train`, that DVC starts as processes of their own nevertheless.
     """
 
     launcher = ""
@@ -34,6 +35,7 @@ class Project:
     store = ""
     variables: Mapping[str, str] = MappingProxyType({})
     forks = True
+    processes: tuple[str, ...] = ()
 
     def __init__(self, root: Path, params: dict[str, Any]):
         self.root = root
@@ -98,7 +100,7 @@ class Project:
     def run_any(self, *command: str) -> tuple[int | None, str]:
         """The exit code, and the output: that on stdout first where it is a process of its own."""
         if self.forks and not self.launcher and command[:2] == (sys.executable, "-m"):
-            return forked.run(self.root, command[2:], self.environment)
+            return forked.run(self.root, command[2:], self.environment, self.processes)
         done = subprocess.run(command, cwd=self.root, env=self.environment, text=True, capture_output=True)
         return done.returncode, done.stdout + done.stderr
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.networks.registry import ARCHITECTURES, build
+from tests.support.narrow_hrnet import NARROW
 
 pytestmark = pytest.mark.slow
 
@@ -35,9 +36,9 @@ def losses(outputs, target):
 def test_losses_fall(architecture):
     torch.manual_seed(0)
     tasks = {"semseg": 3} if architecture == "single_task" else {"semseg": 3, "depth": 1}
-    # mtan knows where resnet18's stages end; some would take long at the width of resnet10t.
-    narrow = {"mti_net": "hrnet_w18_small", "sequential_attention": "hrnet_w18_small"}
-    backbone = ({"mtan": "resnet18"} | narrow).get(architecture, "resnet10t")
+    # mtan knows where resnet18's stages end; these two are made for a backbone of several resolutions.
+    own = {"mtan": "resnet18", "mti_net": NARROW, "sequential_attention": NARROW}
+    backbone = own.get(architecture, "test_resnet")
     net = build(architecture, backbone=backbone, tasks=tasks).train()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     image, target = batch()

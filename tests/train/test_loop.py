@@ -36,9 +36,13 @@ def test_same_seed_same_weights_bit_for_bit(store):
 
 
 def test_an_epoch_shows_each_sample_once_in_an_order_of_its_own(store):
-    batches = TrainingBatches(store, SIZE, 5, seed=3, on_gpu=False)
-    orders = [torch.cat([batch.image for batch in batches.epoch(epoch)]) for epoch in (0, 1, 0)]
+    def order(epoch: int, seed: int = 3) -> torch.Tensor:
+        batches = TrainingBatches(store, SIZE, 5, seed, on_gpu=False)
+        return torch.cat([batch.image for batch in batches.epoch(epoch)])
+
+    orders = [order(0), order(1), order(0), order(0, seed=4)]
     assert torch.equal(orders[0], orders[2]) and not torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[3]), "a seed has orders of its own"
     assert len(torch.unique(orders[0].flatten(1), dim=0)) == 10
 
 
