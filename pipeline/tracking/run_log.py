@@ -18,6 +18,7 @@ from pipeline.tracking.opening import (  # before mlflow: it sets what that read
 # isort: split
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from pipeline.core.console import warn
@@ -36,6 +37,7 @@ EXECUTION = "execution.json"  # the artifact that says when, where and for how l
 _LAST_SECONDS = 10  # of each last try to tell a store how a run ended
 _PARAMS_A_BATCH = 100
 _METRIC_NAME = 250  # characters
+_UNIQUE = re.compile("unique constraint|duplicate (key|entry)", re.IGNORECASE)  # SQLite, PostgreSQL; MySQL
 _SYSTEM_SECONDS = 5
 
 
@@ -119,7 +121,17 @@ class RunLog:
         """
         data = Dataset(name=name, digest=digest[:36], source_type="dvc", source="data/prepared")
         link = DatasetInput(data, [InputTag("mlflow.data.context", context)])
-        self._patiently(lambda: self._client.log_inputs(self.id, [link]))
+
+        def log_inputs() -> None:
+            try:
+                self._client.log_inputs(self.id, [link])
+            except MlflowException as error:
+                if not _UNIQUE.search(str(error)):
+                    raise
+                # MLflow looks for the dataset, then adds it; another run did in between. Now it is found.
+                self._client.log_inputs(self.id, [link])
+
+        self._patiently(log_inputs)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Add a file. A server that keeps it elsewhere may take a while to answer, and is given the time."""

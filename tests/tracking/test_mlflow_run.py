@@ -7,6 +7,8 @@ import time
 
 import mlflow
 import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from pipeline.core.errors import TrackingError
 from pipeline.tracking import metric_queue, mlflow_run
@@ -258,6 +260,25 @@ def test_two_processes_may_make_an_experiment_at_once(project, monkeypatch):
     real, answers = mlflow.get_experiment_by_name, [None]
     monkeypatch.setattr(mlflow, "get_experiment_by_name", lambda name: answers.pop() if answers else real(name))
     assert mlflow_run.connect("rooms") == first
+
+
+def test_two_processes_may_link_a_dataset_at_once(project):
+    """MLflow looks whether it knows the dataset and then adds it; here the other run does so in between."""
+    between = []
+
+    def other_first(session, *_):
+        if not between and any(type(each).__name__ == "SqlDataset" for each in session.new):
+            between.append(True)
+            with trained("b") as other:
+                other.dataset("rooms", "f" * 64, "training")
+
+    with trained("a") as log:
+        event.listen(Session, "before_flush", other_first)
+        try:
+            log.dataset("rooms", "f" * 64, "training")
+        finally:
+            event.remove(Session, "before_flush", other_first)
+    assert between and len(find(log.id).inputs.dataset_inputs) == 1
 
 
 def test_a_kill_while_the_database_is_made_leaves_none(project, monkeypatch):
