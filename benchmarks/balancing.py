@@ -49,6 +49,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
     parser.add_argument("--backbone", default="hrnet_w18_small")
+    parser.add_argument("--batch", type=int, help="images a step")
     parser.add_argument("--rounds", type=int, help="by default 5 on a processor, 20 on CUDA")
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)  # network, method: print the peak and end
     return parser.parse_args()
@@ -56,7 +57,7 @@ def arguments() -> argparse.Namespace:
 
 def resolved(network: str, method: str, args: argparse.Namespace) -> tuple[ResolvedRun, int]:
     size, on_cpu, on_cuda = SIZES[args.size]
-    batch = on_cuda if args.device == "cuda" else on_cpu
+    batch = args.batch or (on_cuda if args.device == "cuda" else on_cpu)
     recipe = {"backbone": args.backbone, "input_size": list(size), "batch_size": batch, "epochs": 1, "lr": 1e-4}
     recipe["accumulate"] = 2 if method in names.TWO_BATCHES else 1
     entry = {"architecture": network, "tasks": list(TASKS), "balancing": {"method": method}}
