@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
+from filelock import Timeout
 from optuna import Trial
+from optuna.trial import TrialState
 
 from pipeline.core import names
 from pipeline.core.console import warn
@@ -112,9 +114,12 @@ def work(params: Params, name: str, study: SharedStudy) -> None:
         study.id,
         {"search_name": study.place.name, "search_run": name, "objective": params.search.objective},
     )
+    _close_trials(study, runs)
     try:
         _work(params, name, study, runs)
     except BaseException:
+        with suppress(SearchError, Timeout, *STORAGE_ERRORS):  # else the next worker finds the trial without one
+            study.put_back()
         _end_parent(study, runs, "KILLED")
         raise
     _end_parent(study, runs, "FINISHED")
@@ -131,7 +136,6 @@ def _work(params: Params, name: str, study: SharedStudy, runs: StudyRuns) -> Non
             continue
         trial, values = handed
         if changed := study.plan.inputs.differences(plan_of(params, name).inputs):
-            study.put_back(trial)
             raise SearchError(
                 f"{study.place}: inputs changed while trials were trained ({', '.join(list(changed)[:5])}): undo the "
                 "edit, or begin anew with --restart"
@@ -141,11 +145,18 @@ def _work(params: Params, name: str, study: SharedStudy, runs: StudyRuns) -> Non
 
 def _next(study: SharedStudy, runs: StudyRuns) -> tuple[Trial, Values] | str | None:
     handed = study.next_trial()
-    while study.recovered:
-        number = study.recovered.pop(0)
+    for number in study.recovered:
         warn(f"trial {number} was not ended by its worker, which is gone: its values are tried again")
-        runs.close_trial(number)
+    if study.recovered:
+        study.recovered.clear()
+        _close_trials(study, runs)
     return handed
+
+
+def _close_trials(study: SharedStudy, runs: StudyRuns) -> None:
+    """End in MLflow what a kill left open there."""
+    ended = [each for each in study.trials() if each.state.is_finished()]
+    runs.close_trials({each.number: "KILLED" if each.state is TrialState.FAIL else "FINISHED" for each in ended})
 
 
 class _Turn:
@@ -176,11 +187,8 @@ class _Turn:
             reason = str(error).splitlines()[0]
             study.prune(self.trial, f"{DIVERGED}: {reason}" if isinstance(error, TrainingError) else reason)
             self._say(f"ended early: {reason}", began)
-        except (KeyboardInterrupt, TrackingError, DataError, SearchError, OSError):
-            study.put_back(self.trial)
-            raise
-        except STORAGE_ERRORS:
-            raise  # the next worker finds the trial without one
+        except (TrackingError, DataError, SearchError, OSError, *STORAGE_ERRORS):
+            raise  # its values are not to blame: `work` puts them back
         except Exception as error:
             study.fail(self.trial, f"{type(error).__name__}: {error}")
             raise

@@ -134,12 +134,13 @@ class SharedStudy:
         """End a trial that met a fault; its values are not tried again by themselves."""
         self._end(trial, reason, TrialState.FAIL)
 
-    def put_back(self, trial: Trial) -> None:
-        """Let a trial be done again with the same values, by whoever comes next; nothing where it has ended."""
+    def put_back(self) -> None:
+        """Let what this worker has begun and not ended be done again with the same values, by whoever comes next."""
         with shutdown.deferred(), self.place.lock:
-            if not self._trial(trial.number).state.is_finished():
-                self._put_back(self.study, self._trial(trial.number))
-                self.study.tell(trial, state=TrialState.FAIL)
+            for trial in self.trials(TrialState.RUNNING):
+                if trial.number in self._own:
+                    self._put_back(self.study, trial)
+                    self.study.tell(trial.number, state=TrialState.FAIL)
 
     def is_alone(self) -> bool:
         """Whether no trial is under way or waits."""

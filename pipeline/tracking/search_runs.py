@@ -51,11 +51,14 @@ class StudyRuns:
         with _only_reported(f"run {self.parent} could not be marked {status}"):
             client.set_terminated(self.parent, status)
 
-    def close_trial(self, number: int) -> None:
-        """Mark the run of a trial, whose worker was killed, as KILLED. Raises TrackingError."""
+    def close_trials(self, ended: Mapping[int, str]) -> None:
+        """End the runs of trials whose workers were killed. ended: {number: status} of trials that are not under way.
+
+        Raises TrackingError.
+        """
         for run in running():
-            if run.tags.get(STUDY) == self.study and run.tags.get(TRIAL) == str(number):
-                end(run)
+            if run.tags.get(STUDY) == self.study and (status := ended.get(int(run.tags.get(TRIAL, -1)))):
+                end(run, status)
 
 
 @contextmanager

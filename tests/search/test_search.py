@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 from mlflow import MlflowClient
@@ -16,69 +14,22 @@ import stages.search
 from pipeline.core import paths
 from pipeline.core.errors import ParamsError
 from pipeline.data import store as data_store
-from pipeline.data.sample import Label, Sample
-from pipeline.data.store import Store, write_split
+from pipeline.data.store import Store
 from pipeline.params.load import load_params
 from pipeline.search import run as search_run
 from pipeline.search.run import opened, runs_to_search
 from pipeline.tracking.address import tracking_uri
 from pipeline.train import train_run
 from stages._entry import run_stage
+from tests.support.searched import PARAMS, make_project
 
 pytestmark = pytest.mark.slow
-
-CODE = Path(__file__).parents[2]
-SIZE = (32, 32)
-SPACE = {"training.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "training.optimizer": ["adam", "adamw"]}
-PARAMS = """\
-# An experiment.
-
-experiment: tiny    # its name
-data: {dataset: rooms, tasks: [semseg, depth], rooms: {train: 30, val: 4, size: [32, 32]}}
-training:           # common
-  backbone: test_resnet
-  input_size: [32, 32]
-  batch_size: 4
-  epochs: 2         # few
-  lr: 1.0e-6        # much too small
-  precision: float32
-
-evaluation: {batch_size: 4}
-search:
-  space: {training.lr: {low: 1.0e-4, high: 1.0e-2, log: true}, training.optimizer: [adam, adamw]}
-  trials: 4
-seeds: [0]
-runs:
-  pair:             # both
-    architecture: multi_task
-    tasks: [semseg, depth]
-  depth: {architecture: single_task, tasks: [depth]}     # one
-"""
-INFO = {
-    "dataset": "rooms", "tasks": ["semseg", "depth"], "classes": {"semseg": ["a", "b", "c"]}, "edge_max_dist": 0.01,
-    "splits": {"train": 30, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
-}  # fmt: skip
-
-
-def samples(count: int) -> Iterator[Sample]:
-    rng = np.random.default_rng(0)
-    valid = np.ones(SIZE, bool)
-    for i in range(count):
-        image = rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-        semseg, depth = (image[..., 0] // 86).astype(np.uint8), image[..., 1].astype(np.float32) / 64 + 0.1
-        yield Sample(str(i), image, {"semseg": Label(semseg, valid), "depth": Label(depth, valid)})
 
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with prepared data, of which there is no val split at all."""
-    folder = tmp_path_factory.mktemp("template")
-    shutil.copytree(CODE / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(CODE / "dvc.yaml", folder)
-    (folder / "params.yaml").write_text(PARAMS)
-    write_split(folder / paths.PREPARED / "train", samples(30), ["semseg", "depth"])
-    paths.write_json(folder / paths.PREPARED / "dataset.json", INFO)
-    return folder
+    return make_project(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture

@@ -160,9 +160,9 @@ def test_a_kill_before_a_worker_wrote_its_name(in_tmp):
 def test_an_interrupted_trial_waits_for_the_next_worker(place):
     first = SharedStudy(place, plan())
     values_of(first, 1)
-    trial, values = first.next_trial()
-    first.put_back(trial)
-    first.put_back(trial)  # once
+    _, values = first.next_trial()
+    first.put_back()
+    first.put_back()  # once
     second = SharedStudy(place, plan())
     assert second.next_trial()[1] == values
     assert second.next_trial()[1] != values
