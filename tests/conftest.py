@@ -35,6 +35,8 @@ LONG = (
     "test_plain_networks.py",
     "test_conformance.py",
     "test_kill_prepare.py",
+    "test_kill_search.py",
+    "test_search.py",
     "test_mlflow_run.py",
     "test_reruns.py",
     "test_machine_faults.py",

@@ -24,7 +24,7 @@ from pipeline.search.plan import Plan
 from pipeline.search.space import Values, current_values, stand_in, trial_params
 from pipeline.search.storage import STORAGE_ERRORS, Place, heartbeat, translate_storage_errors
 from pipeline.search.study import RESULT, SharedStudy
-from pipeline.search.trial import train_trial, trial_inputs
+from pipeline.search.trial import check_packed, train_trial, trial_inputs
 from pipeline.tracking.run_log import RunLog
 from pipeline.tracking.search_runs import STATE, StudyRuns, study_runs
 
@@ -94,6 +94,7 @@ def study_name(params: Params, name: str) -> str:
 @contextmanager
 def opened(params: Params, name: str, restart: bool = False) -> Iterator[SharedStudy]:
     """The study of a run, with this process among its workers. Raises SearchError, ParamsError and DataError."""
+    check_packed(params.data)
     place = Place.of(study_name(params, name), params.search.storage, name)
     with translate_storage_errors(place):
         study = SharedStudy(place, plan_of(params, name), restart)

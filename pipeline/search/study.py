@@ -107,7 +107,10 @@ class SharedStudy:
                 self._own.add(trial.number)
                 trial.set_user_attr(WORKER, self.worker.name)
                 if trial.user_attrs.get(AS_IT_STANDS):
-                    return trial, {}
+                    if not self._has_earlier_start(trial.number):
+                        return trial, {}
+                    self.study.tell(trial, state=TrialState.FAIL)
+                    continue
                 values = suggest(trial, self.plan.entries)
                 if self._is_surplus(trial):
                     self.study.tell(trial, state=TrialState.FAIL)
@@ -178,6 +181,11 @@ class SharedStudy:
 
     def _start(self, *states: TrialState) -> list[FrozenTrial]:
         return [each for each in self.trials(*states) if each.user_attrs.get(AS_IT_STANDS)]
+
+    def _has_earlier_start(self, number: int) -> bool:
+        """Whether, of workers on several machines that began the study at once, another one's comes first."""
+        earlier = [each for each in self._start() if each.number < number]
+        return any(each.state is not TrialState.FAIL or RESULT in each.user_attrs for each in earlier)
 
     def _lost_start(self) -> str:
         reasons = [each.user_attrs[REASON] for each in self._start() if REASON in each.user_attrs]

@@ -9,14 +9,16 @@ import torch
 
 from pipeline.compute import distributed
 from pipeline.compute.device import choose_device
-from pipeline.core.errors import ParamsError
+from pipeline.core import paths
+from pipeline.core.errors import DataError, ParamsError
 from pipeline.core.provenance import Inputs
 from pipeline.data.store import read_info
+from pipeline.datasets.packing_inputs import packing_inputs
 from pipeline.evaluation.dry_run import check_batch_norm
 from pipeline.evaluation.scoring import score
 from pipeline.loading.in_memory import training_batches
 from pipeline.loading.loader import Shard
-from pipeline.params.schema import Params
+from pipeline.params.schema import Data, Params
 from pipeline.search.objective import TrialScores
 from pipeline.train.loop import Log, TrainingLoop
 from pipeline.train.train_run import TrainingJob, make_augmenter
@@ -30,6 +32,19 @@ def trial_inputs(params: Params, name: str) -> Inputs:
     recipe = params.run(name).training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     return training_inputs(params, name, params.seeds[0], read_info(), device)
+
+
+def check_packed(data: Data) -> None:
+    """Raise DataError where data/prepared was packed with other params than those of now: DVC is not asked here."""
+    if not paths.PACKED_FROM.exists() or data.dataset == "folder":  # whose files would all be read
+        return
+    packed = Inputs.parse(paths.read_json(paths.PACKED_FROM, "inputs")["inputs"])
+    changed = [name for name in packed.differences(packing_inputs(data)) if name.startswith("param ")]
+    if changed:
+        raise DataError(
+            f"{paths.PREPARED} was packed with another value of {', '.join(changed).replace('param ', '')}: run "
+            "`dvc repro prepare` first"
+        )
 
 
 def train_trial(params: Params, name: str, scores: TrialScores, log: Log) -> None:

@@ -15,13 +15,14 @@ from pipeline.core import paths
 from pipeline.core.errors import ParamsError
 from pipeline.data import store as data_store
 from pipeline.data.store import Store
+from pipeline.datasets.packing_inputs import packing_inputs
 from pipeline.params.load import load_params
 from pipeline.search import run as search_run
 from pipeline.search.run import opened, runs_to_search
 from pipeline.tracking.address import tracking_uri
 from pipeline.train import train_run
 from stages._entry import run_stage
-from tests.support.searched import PARAMS, make_project
+from tests.support.searched import INFO, PARAMS, make_project
 
 pytestmark = pytest.mark.slow
 
@@ -248,6 +249,24 @@ def test_runs_that_a_search_is_not_about_are_left_out(project, capsys):
     edit(objective="semseg")
     assert runs_to_search(load_params(), []) == ["pair"]
     assert capsys.readouterr().out == "run depth is left out: search.objective is semseg, and its tasks are depth\n"
+
+
+def test_data_that_were_packed_with_other_params_are_refused(project, capsys):
+    def packed() -> None:
+        lines = packing_inputs(load_params().data).lines
+        paths.write_json(paths.PACKED_FROM, {"data": [INFO["digest"]], "inputs": lines})
+
+    edit(trials=1, objective="depth")
+    packed()
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    raw["data"]["limit"] = 5
+    Path("params.yaml").write_text(yaml.safe_dump(raw))
+    assert search("depth") == 2
+    assert capsys.readouterr().err == (
+        "data/prepared was packed with another value of data.limit: run `dvc repro prepare` first\n"
+    )
+    packed()
+    assert search("depth") == 0
 
 
 def test_without_prepared_data_one_line_says_so(project, capsys):

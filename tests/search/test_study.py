@@ -23,7 +23,7 @@ def plan(entries=LR, trials=8, seed=0, maximize=True, start=None, waits=False, *
     return Plan(entries, trials, seed, maximize, waits, Inputs({"data": "d", **inputs}), start)
 
 
-@pytest.fixture(params=[None, "sqlite"])
+@pytest.fixture(params=[None, pytest.param("sqlite", marks=pytest.mark.slow)])
 def place(in_tmp: Path, request: pytest.FixtureRequest) -> Place:
     """In a journal, and in a database."""
     address = f"sqlite:///{in_tmp}/search.db" if request.param else None
@@ -73,6 +73,16 @@ def test_the_run_as_it_stands_comes_first(place):
     assert values == {} and trial.number == 0
     study.finish(trial, 0.0, {"scores": {}, "epoch": 1})
     assert study.as_it_stands().params == {"training.lr": 1e-3} and study.done() == 1
+
+
+def test_of_two_that_began_a_study_at_once_one_trains_the_run_as_it_stands(place):
+    study = SharedStudy(place, plan(waits=True))
+    study._add_start()  # as the other did, on a machine whose lock is another
+    trial, values = study.next_trial()
+    assert (trial.number, values) == (0, {})
+    study.finish(trial, 0.0, {"scores": {"depth": 1.0}, "epoch": 1})
+    assert study.next_trial()[1]
+    assert study.trials()[1].state is TrialState.FAIL
 
 
 def test_outside_the_space_it_is_none_of_the_trials(place):
