@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import torch
-from filelock import Timeout
 from optuna import Trial
 from optuna.trial import TrialState
 
@@ -119,7 +118,7 @@ def work(params: Params, name: str, study: SharedStudy) -> None:
     try:
         _work(params, name, study, runs)
     except BaseException:
-        with suppress(SearchError, Timeout, *STORAGE_ERRORS):  # else the next worker finds the trial without one
+        with suppress(SearchError, OSError, *STORAGE_ERRORS):  # else the next worker finds the trial without one
             study.put_back()
         _end_parent(study, runs, "KILLED")
         raise

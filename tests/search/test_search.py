@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from pipeline.data.store import Store
 from pipeline.datasets.packing_inputs import packing_inputs
 from pipeline.params.load import load_params
 from pipeline.search import run as search_run
-from pipeline.search.run import opened, runs_to_search
+from pipeline.search.run import opened, plan_of, runs_to_search
+from pipeline.search.storage import Place
+from pipeline.search.study import SharedStudy
 from pipeline.tracking.address import tracking_uri
 from pipeline.train import train_run
 from stages._entry import run_stage
@@ -146,6 +149,25 @@ def test_the_table_the_diff_and_what_is_applied(project, capsys):
     assert load_params().run("depth").training.lr == best["training.lr"]
     assert search("depth", "--apply") == 0, "values of the space are no other study"
     assert Path("params.yaml").read_text() == after
+
+
+def test_nothing_is_applied_while_other_workers_train(project, capsys):
+    edit(trials=1)
+    before = Path("params.yaml").read_text()
+    assert search("depth") == 0
+    other = SharedStudy(Place.of("tiny/depth", None, "depth"), plan_of(load_params(), "depth"))
+    other.plan = replace(other.plan, trials=2)
+    assert other.next_trial()[1]
+    capsys.readouterr()
+    assert search("depth", "--apply") == 2
+    said = capsys.readouterr()
+    assert "other workers still train some of its trials: nothing was written; give --apply again when" in said.err
+    assert search("depth") == 0
+    assert "other workers still train some of its trials: run it again to see the end" in capsys.readouterr().out
+    assert search("depth", "--restart") == 2
+    assert "1 other worker is at it, so it can't be removed" in capsys.readouterr().err
+    assert Path("params.yaml").read_text() == before
+    other.close()
 
 
 def test_a_trial_with_the_values_of_the_run_scores_as_the_run(project, capsys):
