@@ -38,6 +38,8 @@ LONG = (
     "test_kill_prepare.py",
     "test_balancing_profiles.py",
     "test_trace.py",
+    "test_kill_search.py",
+    "test_search.py",
     "test_mlflow_run.py",
     "test_reruns.py",
     "test_learning.py",

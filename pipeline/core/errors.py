@@ -40,6 +40,10 @@ class TrainingError(PipelineError):
     """Training cannot continue, for example because a loss is no longer finite."""
 
 
+class SearchError(PipelineError):
+    """A study of hyperparameters, or its storage, can't be used as params ask for it."""
+
+
 class StageError(PipelineError):
     """A stage that was started beside others failed; what it said itself stands above."""
 

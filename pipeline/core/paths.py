@@ -98,6 +98,11 @@ def training_folder(key: str) -> Path:
     return project_root() / ".runs" / "train" / key
 
 
+def search_folder(key: str) -> Path:
+    """What the workers of one study of `stages.search` on this machine share."""
+    return project_root() / ".runs" / "search" / key
+
+
 PARTIAL = ".partial"
 """How files end that are being written: with a dot before their name. .dvcignore and .gitignore name that form, so that
 what a kill leaves of one changes no folder's hash and is not committed."""

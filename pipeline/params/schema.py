@@ -10,11 +10,13 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from pipeline.core import names
 from pipeline.core.errors import ParamsError
 from pipeline.params.loss_weights import loss_weights
+from pipeline.params.search import Search
+from pipeline.params.section import Section as Section
 from pipeline.params.types import (
     Angle,
     AutoOrBool,
@@ -48,12 +50,6 @@ _data, _training, _evaluation = (DEFAULTS[section] for section in ("data", "trai
 _rooms, _augmentation = _data["rooms"], _training["augmentation"]
 
 # -- the tree ------------------------------------------------------------------------------------------------
-
-
-class Section(BaseModel):
-    """A part of the file: unknown keys are errors, values never change after reading."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True)
 
 
 class Rooms(Section):
@@ -244,6 +240,7 @@ class Params(Section):
     training: Training
     evaluation: Evaluation = Evaluation()
     checkpoint_minutes: Positive = 10.0  # no stage depends on it: it changes no result
+    search: Search = Search()  # no stage depends on it: it is about trials alone
     seeds: Annotated[tuple[Seed, ...], Unique, Field(min_length=1)]
     runs: Annotated[dict[RunName, Run], Field(min_length=1)]
     runs_from_single_task: dict[RunName, Run] = {}

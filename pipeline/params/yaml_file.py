@@ -131,8 +131,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ParamsError(f"{path}: no such file; {remedy}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: cannot be read as text: {error}") from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: str | Path = "params") -> dict[str, Any]:
+    """The mapping that a text holds, as `read_yaml` reads it from the file `path`. Raises ParamsError, in one line."""
     try:
-        raw = _load(text)
+        raw = _load(text.removeprefix("\ufeff"))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ParamsError(f"{path}: line {line}: not YAML: the control character U+{error.character:04X}") from error

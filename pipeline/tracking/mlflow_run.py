@@ -53,7 +53,7 @@ def training_run(
     @translate_mlflow_errors()
     def find_or_create() -> Run:
         if found := find():
-            _take_up(client, found)
+            take_up(client, found)
             return found
         own = resolve_tags({"training_id": training_id, **this_process(), **tags})
         try:
@@ -70,7 +70,7 @@ def training_run(
         return run.info.start_time + int(1000 * (worked + time.time() - began))
 
     log = RunLog(run, remedy, resumed=True, points=points, ends=ends)
-    with _ended_properly(log):
+    with ended_properly(log):
         log.watch_hardware()
         yield log
         if unanswered:  # it may have been done after all, later than it was looked for
@@ -91,7 +91,7 @@ def _one_of(client: MlflowClient, found: list[Run]) -> Run | None:
     return fullest
 
 
-def _take_up(client: MlflowClient, run: Run) -> None:
+def take_up(client: MlflowClient, run: Run) -> None:
     """Say that a run is being written again, and by which process."""
     client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in this_process().items()])
     client.update_run(run.info.run_id, status="RUNNING")
@@ -122,18 +122,19 @@ def continued_run(experiment_id: str, run: str, seed: int, weights_sha256: str) 
             own = {"run": run, "seed": str(seed), "weights_sha256": weights_sha256, "restored": "true"}
             tags = resolve_tags({**own, **this_process()})
             return client.create_run(experiment_id, run_name=f"{run}-{seed}", tags=tags)
-        _take_up(client, found[0])
+        take_up(client, found[0])
         return found[0]
 
     remedy = "The files that it should copy are written: once the store works, `dvc repro` does it"
     found = retry_while_unavailable(find_or_create, remedy)
     log = RunLog(found, remedy, ends=lambda: found.info.end_time)
-    with _ended_properly(log):
+    with ended_properly(log):
         yield log
 
 
 @contextmanager
-def _ended_properly(log: RunLog) -> Iterator[None]:
+def ended_properly(log: RunLog) -> Iterator[None]:
+    """Within the block the run is written: it then ends FINISHED, FAILED on an error, KILLED when interrupted."""
     try:
         with shutdown.on_forced_exit(lambda: log.mark("KILLED")):
             yield

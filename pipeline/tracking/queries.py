@@ -50,11 +50,11 @@ def running() -> list[TrackedRun]:
     return list(_search("attributes.status = 'RUNNING'"))
 
 
-def end(run: TrackedRun) -> None:
-    """Mark a run as KILLED. Raises TrackingError."""
+def end(run: TrackedRun, status: str = "KILLED") -> None:
+    """Mark a run as KILLED, or what else became of it. Raises TrackingError."""
     with reader() as client:
         assert client is not None, "the run came from a database"
-        client.set_terminated(run.id, "KILLED")
+        client.set_terminated(run.id, status)
 
 
 def close_runs(training_ids: Collection[str]) -> None:

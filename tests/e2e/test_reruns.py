@@ -141,7 +141,12 @@ def comment(graph: Graph) -> None:
 ALL_RUNS = TRAIN | EVALUATE | SOURCES | TABLES
 PREPARE = {"prepare"}
 Edits = dict[str, tuple[Edit, set[str]]]
-UNSEEN: Edits = {"a comment": (comment, set()), "checkpoint_minutes": (param("checkpoint_minutes", 1.0), set())}
+UNSEEN: Edits = {
+    "a comment": (comment, set()),
+    "checkpoint_minutes": (param("checkpoint_minutes", 1.0), set()),
+    "the search": (param("search.space", {"training.lr": {"low": 1e-4, "high": 1e-2}}), set()),
+    "a default of the search": (default("search.trials", 5), set()),
+}
 VALUES: Edits = {  # and `check` each time
     "experiment": (param("experiment", "other"), {"report"}),
     "data.limit": (param("data.limit", 5), PREPARE),

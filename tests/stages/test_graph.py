@@ -13,6 +13,7 @@ from pipeline.datasets import DATASETS
 from pipeline.download import catalog
 from pipeline.params.load import load_params, parse_params
 from pipeline.params.schema import DEFAULTS, Augmentation, Data, Evaluation, Params, Rooms, Training
+from pipeline.params.search import Search
 from tests.stages.test_imports import imported, within
 from tests.support.params_tree import put, some_params
 
@@ -145,11 +146,12 @@ def test_datasets_without_an_archive_are_those_that_the_catalog_has_none_for():
 # -- defaults ------------------------------------------------------------------------------------------------
 
 SECTIONS = {"data": Data, "data.rooms": Rooms, "training": Training, "training.augmentation": Augmentation,
-            "evaluation": Evaluation}  # fmt: skip
+            "evaluation": Evaluation, "search": Search}  # fmt: skip
 NO_RESULT = {
     "checkpoint_minutes": "how often one saves changes nothing",
     "evaluation": "a section, in the file by itself",
     "runs_from_single_task": "none",
+    "search": "values for trials, which are no part of the graph",
 }
 
 
@@ -169,7 +171,7 @@ def test_every_default_stands_in_the_file_that_stages_depend_on(section):
 def test_what_else_has_a_default_changes_no_result():
     optional = {name for name, field in Params.model_fields.items() if not field.is_required()}
     assert optional == {"experiment", *NO_RESULT}
-    assert set(DEFAULTS) == {"experiment", "data", "training", "evaluation"}
+    assert set(DEFAULTS) == {"experiment", "data", "training", "evaluation", "search"}
 
 
 def leaves(tree: dict, prefix: str = "") -> dict[str, object]:
@@ -217,6 +219,15 @@ def test_another_split_to_score_prepares_and_trains_nothing():
     asks = {stage for stage, content in GRAPH.items() if "evaluation.split" in content["params"]}
     assert asks == {"evaluate", "evaluate_from_single_task", "compare", "report"}
     assert not any("evaluation" in content["params"] for stage, content in GRAPH.items() if stage != "check")
+
+
+def test_no_stage_depends_on_the_search():
+    for content in GRAPH.values():
+        own = [each for each in content["params"] if isinstance(each, str)]
+        listed = [
+            key for each in content["params"] if isinstance(each, dict) for keys in each.values() for key in keys or ()
+        ]
+        assert not [key for key in (*own, *listed) if key.partition(".")[0] == "search"]
 
 
 # -- the choice of weights -----------------------------------------------------------------------------------

@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.soak import RUN, Repro, Soak, mlflow_run
-from tests.support.mlflow_server import Authority, Server, basic, fault_server, free_port
+from tests.support.mlflow_server import Authority, Server, basic, fault_server
+from tests.support.postgres import NEEDS_POSTGRES, running_postgres
 
 USER, PASSWORD = "ada", "open sesame"
-
-
-def binaries() -> Path | None:
-    """The folder of initdb and pg_ctl, which packages keep out of PATH."""
-    found = shutil.which("initdb") or shutil.which("postgres")
-    return Path(found).resolve().parent if found else None
 
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1500),  # two trainings and four starts of servers, on a machine that may be busy
-    pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed"),
-    pytest.mark.skipif(not importlib.util.find_spec("psycopg"), reason="psycopg is not installed"),
+    *NEEDS_POSTGRES,
 ]
-
-
-class Postgres:
-    """A PostgreSQL server on loopback, which its own user runs where the tests run as root."""
-
-    def __init__(self, folder: Path):
-        self.port, self.folder = free_port(), folder
-        self._as = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
-        if self._as:
-            shutil.chown(folder, "postgres", "postgres")
-        self._run("initdb", "--username=mlflow", "--auth=trust", "--no-sync", "--pgdata", str(folder / "data"))
-        self.uri = f"postgresql+psycopg://mlflow@127.0.0.1:{self.port}/postgres"
-
-    def start(self) -> None:
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder}"
-        self._run("pg_ctl", "start", "-w", "-D", str(self.folder / "data"), "-o", options, "-l", f"{self.folder}/log")
-
-    def stop(self) -> None:
-        """Without a word to those who are connected, as in a crash."""
-        self._run("pg_ctl", "stop", "-w", "-D", str(self.folder / "data"), "-m", "immediate")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [str(binaries() / program), *arguments]
-        done = subprocess.run(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **self._as)
-        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
 def postgres():
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # pytest's own is closed to other users
-    server = Postgres(folder)
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture
