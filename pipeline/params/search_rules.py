@@ -32,10 +32,13 @@ def search_problems(params: Params) -> Iterator[Problem]:
     for key, entry in search.space.items():
         section, _, rest = key.partition(".")
         place = f"search.space.{key}"
-        if section not in ("training", "options") or not rest:
-            yield Problem(place, "unknown key; it must begin with training. or options., as below runs.<run>")
+        if section not in ("training", "options", "balancing") or not rest:
+            text = "unknown key; it must begin with training., options. or balancing., as below runs.<run>"
+            yield Problem(place, text)
         elif section == "options":
             yield from _option_problems(params, place, rest, entry)
+        elif section == "balancing":
+            yield from _balancing_problems(params, place, rest, entry)
         elif rest in _FIXED:
             yield Problem(place, f"can't be searched: {_FIXED[rest]}; take it out")
         elif rest == "epochs" and search.budget is not None:
@@ -55,6 +58,9 @@ def _applies(params: Params, name: str, key: str) -> bool:
     section, _, rest = key.partition(".")
     if section == "options":
         return rest in names.ARCHITECTURE_OPTIONS[run.architecture]
+    if section == "balancing":
+        several = len(run.tasks) + len(run.auxiliary_tasks) > 1
+        return several and (rest == "method" or rest in names.BALANCING[run.balancing.method])
     if rest.startswith("task_weights."):
         tasks = (*run.tasks, *run.auxiliary_tasks)
         return len(tasks) > 1 and rest.partition(".")[2] in tasks
@@ -76,6 +82,25 @@ def _option_problems(params: Params, place: str, option: str, entry: Entry) -> I
         for value in entry:
             if (type(value), value) not in typed:
                 yield Problem(place, f"got {show(value)}; {architecture} has {allowed}")
+
+
+def _balancing_problems(params: Params, place: str, rest: str, entry: Entry) -> Iterator[Problem]:
+    if rest == "method":
+        odd = (
+            [show(entry)] if isinstance(entry, Range) else [show(each) for each in entry if each not in names.BALANCING]
+        )
+        if odd:
+            yield Problem(place, f"got {odd[0]}; must be a list of {', '.join(names.BALANCING)}")
+        return
+    methods = dict.fromkeys(run.balancing.method for run in params.runs.values())
+    having = {method: names.BALANCING[method][rest] for method in methods if rest in names.BALANCING[method]}
+    if not having:
+        every = dict.fromkeys(option for method in methods for option in names.BALANCING[method])
+        yield Problem(place, names.unknown("option of these runs' balancing", rest, every))
+    for method, allowed in having.items():
+        for value in _probes(entry):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not allowed.holds(value):
+                yield Problem(place, f"got {show(value)}; {rest} of {method} must be {allowed}")
 
 
 def _training_problems(params: Params, key: str, rest: str, entry: Entry) -> Iterator[Problem]:

@@ -68,6 +68,7 @@ def current_values(params: Params, name: str, entries: Mapping[str, Entry]) -> V
     run = params.run(name)
     defaults = {option: choices[0] for option, choices in names.ARCHITECTURE_OPTIONS[run.architecture].items()}
     tree = {"training": run.training.model_dump(), "options": defaults | run.options}
+    tree["balancing"] = run.balancing.model_dump()
     values = {}
     for key, entry in entries.items():
         value: Any = tree

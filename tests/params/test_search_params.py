@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.params.load import parse_params
 from pipeline.params.search_rules import entries_of
+from pipeline.search.space import current_values, trial_params
 from tests.support.params_tree import message, put, some_params
 
 
@@ -46,6 +47,20 @@ def test_a_run_has_the_part_of_the_space_that_it_can_use():
     assert list(entries_of(params, "both")) == ["training.lr", "training.task_weights.depth", "options.att"]
 
 
+def test_balancing_is_searched_in_runs_of_several_tasks():
+    raw = with_search(space={"balancing.method": ["fixed", "uw"], "balancing.c": {"low": 0.1, "high": 0.9}})
+    raw["runs"]["both"]["balancing"] = {"method": "cagrad", "c": 0.4}
+    params = parse_params(raw)
+    assert entries_of(params, "depth") == {} and list(entries_of(params, "both")) == ["balancing.method", "balancing.c"]
+    assert current_values(params, "both", {"balancing.c": entries_of(params, "both")["balancing.c"]}) == {
+        "balancing.c": 0.4
+    }
+    tried = trial_params(params, "both", {"balancing.c": 0.7}).run("both").balancing
+    assert (tried.method, tried.options) == ("cagrad", {"c": 0.7})
+    raw["search"]["space"]["balancing.c"]["low"] = -1
+    assert "search.space.balancing.c: got -1; c of cagrad must be a number of at least 0" in message(raw)
+
+
 LIST = "must be a list of choices, such as [a, b], or {low: a, high: b}, with log: true or step: c if wanted"
 SPACES = {
     "no range": ({"training.lr": 3}, f"training.lr: got 3; {LIST}"),
@@ -66,7 +81,12 @@ SPACES = {
         {"training.lrr": [1, 2]},
         "search.space.training.lrr: unknown key; did you mean search.space.training.l",
     ),
-    "no section": ({"lr": [1, 2]}, "search.space.lr: unknown key; it must begin with training. or options."),
+    "no section": ({"lr": [1, 2]}, "search.space.lr: unknown key; it must begin with training., options. or"),
+    "no method": (
+        {"balancing.method": ["uw", "ux"]},
+        "search.space.balancing.method: got 'ux'; must be a list of fixed, uw",
+    ),
+    "no such option": ({"balancing.d": [1, 2]}, "balancing.d: unknown option of these runs' balancing 'd'"),
     "an option's typo": ({"options.fpma_mas": [1, 2]}, "'fpma_mas'; did you mean 'fpma_mask'? Allowed: head, ctam_red"),
     "an option's range": ({"options.fpma_mask": {"low": 1, "high": 2}}, "sequential_attention has 'channels', 'tasks'"),
     "an option's value": ({"options.fpma_mask": ["channels", "x"]}, "got 'x'; sequential_attention has 'channels', 't"),
