@@ -89,7 +89,7 @@ def recipe_problems(params: Params) -> Iterator[Problem]:
     For params that are right otherwise.
     """
     for run in map(params.run, params.all_runs):
-        for key, text in _recipe_and_balancing(run):
+        for key, text in recipe_and_balancing(run):
             yield Problem(f"{run.key}.{key}", text)
         size, parts = run.training.batch_size, run.training.accumulate
         if size % parts:
@@ -99,7 +99,8 @@ def recipe_problems(params: Params) -> Iterator[Problem]:
             yield Problem(f"{place}.accumulate", text)
 
 
-def _recipe_and_balancing(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+def recipe_and_balancing(run: ResolvedRun) -> Iterator[tuple[str, str]]:
+    """(key below the run, what is wrong with it) where a balancing method can't go with the recipe."""
     method, recipe = run.balancing.method, run.training
     if method in names.TWO_BATCHES and recipe.accumulate % 2:
         text = f"{method} compares the gradients of two halves of a batch; give an even number, such as 2"

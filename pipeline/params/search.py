@@ -100,9 +100,11 @@ def _entry(key: str, entry: object) -> Entry:
         raise ValueError(f"{key}: got {show(entry)}; {_FORM}")
     if odd := [each for each in entry if not isinstance(each, bool | int | float | str | None)]:
         raise ValueError(f"{key}: got {show(odd[0])} among the choices; each must be one value, no list and no mapping")
-    if len(entry) < 2 or len({(type(each), each) for each in entry}) < len(entry):
+    choices = tuple(_plain(each) for each in entry)
+    different = {(isinstance(each, bool), each) for each in choices}  # 1 and 1.0 are the same; true is no number
+    if len(entry) < 2 or len(different) < len(entry):
         raise ValueError(f"{key}: got {show(list(entry))}; must be two or more different choices")
-    return tuple(_plain(each) for each in entry)
+    return choices
 
 
 def _number(key: str, value: object) -> float | int:

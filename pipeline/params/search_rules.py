@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from pipeline.core import names
 from pipeline.params.messages import Problem, problems_of, show
-from pipeline.params.schema import Training, merge
+from pipeline.params.rules import recipe_and_balancing
+from pipeline.params.schema import Balancing, Training, merge
 from pipeline.params.search import RELATIVE_GAIN, Entry, Range
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def _balancing_problems(params: Params, place: str, rest: str, entry: Entry) -> 
         )
         if odd:
             yield Problem(place, f"got {odd[0]}; must be a list of {', '.join(names.BALANCING)}")
+        elif isinstance(entry, tuple):
+            yield from _method_problems(params, place, [str(each) for each in entry])
         return
     methods = dict.fromkeys(run.balancing.method for run in params.runs.values())
     having = {method: names.BALANCING[method][rest] for method in methods if rest in names.BALANCING[method]}
@@ -101,6 +104,23 @@ def _balancing_problems(params: Params, place: str, rest: str, entry: Entry) -> 
         for value in _probes(entry):
             if isinstance(value, bool) or not isinstance(value, int | float) or not allowed.holds(value):
                 yield Problem(place, f"got {show(value)}; {rest} of {method} must be {allowed}")
+
+
+def _method_problems(params: Params, place: str, methods: list[str]) -> Iterator[Problem]:
+    """Methods are tried with their default options, in runs whose recipe takes each of them."""
+    if others := [key for key in params.search.space if key.startswith("balancing.") and key != "balancing.method"]:
+        text = f"{others[0]} is an option of one method alone; search the method first, then its options"
+        yield Problem(place, text)
+    for name in (each for each in params.runs if _applies(params, each, "balancing.method")):
+        run = params.run(name)
+        if run.balancing.options:
+            text = f"run {name} has options of {run.balancing.method}, which other methods don't take"
+            yield Problem(place, f"{text}; take them out of it")
+        for method in methods:
+            tried = run.model_copy(update={"balancing": Balancing(method=method)})
+            for key, text in recipe_and_balancing(tried):
+                if key not in params.search.space:
+                    yield Problem(place, f"run {name} can't be balanced by {method}: {key}: {text}")
 
 
 def _training_problems(params: Params, key: str, rest: str, entry: Entry) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 
 import torch
 from optuna import Trial
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from pipeline.core import names
@@ -20,7 +21,7 @@ from pipeline.params.search import RELATIVE_GAIN, Range
 from pipeline.params.search_rules import entries_of
 from pipeline.search.objective import Primary, TrialScores, maximizes, value_of
 from pipeline.search.plan import Plan
-from pipeline.search.space import Values, current_values, stand_in, trial_params
+from pipeline.search.space import Values, current_values, trial_params
 from pipeline.search.storage import STORAGE_ERRORS, Place, heartbeat, translate_storage_errors
 from pipeline.search.study import RESULT, SharedStudy
 from pipeline.search.trial import check_packed, train_trial, trial_inputs
@@ -67,7 +68,9 @@ def runs_to_search(params: Params, asked: list[str]) -> list[str]:
 def plan_of(params: Params, name: str) -> Plan:
     """What the study of a run is about. Raises DataError where there is no prepared data."""
     search, entries = params.search, entries_of(params, name)
-    inputs = trial_inputs(trial_params(params, name, stand_in(entries)), name).values
+    every = trial_inputs(trial_params(params, name, {}), name).values
+    # Values that are searched differ from trial to trial, and the run's own may: they are no part of the study.
+    inputs = {key: value for key, value in every.items() if not any(_is_of(key, each) for each in entries)}
     inputs |= {f"space {key}": json.dumps(_plain(entry)) for key, entry in entries.items()}
     inputs |= {
         "search.objective": search.objective,
@@ -83,6 +86,11 @@ def plan_of(params: Params, name: str) -> Plan:
         Inputs(inputs),
         current_values(params, name, entries),
     )
+
+
+def _is_of(name: str, key: str) -> bool:
+    """Whether an input is the value of a key of the space, or a part of it."""
+    return f"{name}.".startswith(f"param {key}.")
 
 
 def study_name(params: Params, name: str) -> str:
@@ -108,14 +116,11 @@ def work(params: Params, name: str, study: SharedStudy) -> None:
 
     Raises SearchError, TrackingError and DataError; what was finished before is kept.
     """
-    runs = study_runs(
-        params.experiment,
-        f"search {name}",
-        study.id,
-        {"search_name": study.place.name, "search_run": name, "objective": params.search.objective},
-    )
-    _close_trials(study, runs)
+    tags = {"search_name": study.place.name, "search_run": name, "objective": params.search.objective}
+    with study.place.lock:  # or two workers that begin at once would make two
+        runs = study_runs(params.experiment, f"search {name}", study.id, tags)
     try:
+        _close_trials(study, runs)
         _work(params, name, study, runs)
     except BaseException:
         with suppress(SearchError, OSError, *STORAGE_ERRORS):  # else the next worker finds the trial without one
@@ -187,6 +192,8 @@ class _Turn:
             reason = str(error).splitlines()[0]
             study.prune(self.trial, f"{DIVERGED}: {reason}" if isinstance(error, TrainingError) else reason)
             self._say(f"ended early: {reason}", began)
+        except UpdateFinishedTrialError:
+            self._say("given up: another worker took it over, since this one was not heard of for minutes", began)
         except (TrackingError, DataError, SearchError, OSError, *STORAGE_ERRORS):
             raise  # its values are not to blame: `work` puts them back
         except Exception as error:
@@ -247,7 +254,10 @@ class _Turn:
 
 def _end_parent(study: SharedStudy, runs: StudyRuns, status: str) -> None:
     """End the study's run in MLflow, unless other workers of this machine go on with it."""
-    if not study.worker.others():
+    with study.place.lock:  # two that end at once would each see the other
+        last = not study.worker.others()
+        study.close()
+    if last:
         runs.end(status)
 
 

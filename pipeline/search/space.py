@@ -37,7 +37,18 @@ def distributions(entries: Mapping[str, Entry]) -> dict[str, BaseDistribution]:
 
 def suggest(trial: Trial, entries: Mapping[str, Entry]) -> Values:
     """Values for a trial: those that it was given, where it is a retry, else what the study's sampler proposes."""
-    return {key: _suggest(trial, key, each) for key, each in distributions(entries).items()}
+    return snapped(entries, {key: _suggest(trial, key, each) for key, each in distributions(entries).items()})
+
+
+def snapped(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Values:
+    """Values of a range in steps as one writes them, 0.3 and not 0.30000000000000004: equal ones are equal then."""
+    return {key: _snap(entries[key], value) for key, value in values.items()}
+
+
+def _snap(entry: Entry, value: Any) -> Any:
+    if not isinstance(entry, Range) or entry.step is None or entry.whole:
+        return value
+    return float(min(round(entry.low + round((value - entry.low) / entry.step) * entry.step, 12), entry.high))
 
 
 def trial_params(params: Params, name: str, values: Values) -> Params:
@@ -58,26 +69,36 @@ def trial_params(params: Params, name: str, values: Values) -> Params:
     return parse_params({**raw, "runs": {name: merge(run.model_dump(), own)}}, f"a trial of {name}")
 
 
-def stand_in(entries: Mapping[str, Entry]) -> Values:
-    """One value for each key, the same for all trials: for what they have in common."""
-    return {key: entry.low if isinstance(entry, Range) else entry[0] for key, entry in entries.items()}
+def current_value(params: Params, name: str, key: str) -> Any:
+    """What the run has for a key of a space as it stands; `...` where it leaves an option of its balancing out."""
+    run = params.run(name)
+    defaults = {option: choices[0] for option, choices in names.ARCHITECTURE_OPTIONS[run.architecture].items()}
+    value: Any = {
+        "training": run.training.model_dump(),
+        "options": defaults | run.options,
+        "balancing": run.balancing.model_dump(),
+    }
+    for part in key.split("."):
+        value = value.get(part, ...) if isinstance(value, dict) else ...
+    return value
 
 
 def current_values(params: Params, name: str, entries: Mapping[str, Entry]) -> Values | None:
     """What the run has for each key as it stands; None where one of them lies outside the space."""
-    run = params.run(name)
-    defaults = {option: choices[0] for option, choices in names.ARCHITECTURE_OPTIONS[run.architecture].items()}
-    tree = {"training": run.training.model_dump(), "options": defaults | run.options}
-    tree["balancing"] = run.balancing.model_dump()
     values = {}
     for key, entry in entries.items():
-        value: Any = tree
-        for part in key.split("."):
-            value = value.get(part, ...) if isinstance(value, dict) else ...
+        value = current_value(params, name, key)
         if not _contains(entry, value):
             return None
-        values[key] = value
-    return values
+        values[key] = value if isinstance(entry, Range) else next(each for each in entry if is_same(each, value))
+    return snapped(entries, values)
+
+
+def is_same(one: object, other: object) -> bool:
+    """Whether two values mean the same: numbers by their size, 1 and 1.0; true is no number."""
+    if isinstance(one, int | float) and isinstance(other, int | float) and bool not in (type(one), type(other)):
+        return one == other
+    return type(one) is type(other) and one == other
 
 
 def size(entries: Mapping[str, Entry]) -> int | None:
@@ -116,7 +137,7 @@ def _suggest(trial: Trial, key: str, of: BaseDistribution) -> Scalar:
 
 def _contains(entry: Entry, value: object) -> bool:
     if not isinstance(entry, Range):
-        return any(type(value) is type(choice) and value == choice for choice in entry)
+        return any(is_same(value, choice) for choice in entry)
     if isinstance(value, bool) or not isinstance(value, int | float) or not entry.low <= value <= entry.high:
         return False
     if step := entry.step or entry.whole:
@@ -137,7 +158,7 @@ def _listed(entry: Entry) -> tuple[Scalar, ...]:
         return entry
     count, step = _count(entry), entry.step or 1
     assert count is not None
-    return tuple(entry.low + i * step for i in range(count))
+    return tuple(_snap(entry, entry.low + i * step) for i in range(count))
 
 
 def _draw(entry: Entry, rng: random.Random) -> Scalar:
@@ -148,5 +169,5 @@ def _draw(entry: Entry, rng: random.Random) -> Scalar:
         drawn = min(max(drawn, entry.low), entry.high)
         return round(drawn) if entry.whole else drawn
     if (count := _count(entry)) is not None:
-        return entry.low + rng.randrange(count) * (entry.step or 1)
+        return _snap(entry, entry.low + rng.randrange(count) * (entry.step or 1))
     return rng.uniform(entry.low, entry.high)

@@ -15,6 +15,7 @@ import os
 import platform
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -88,12 +89,20 @@ def open_storage(place: Place, on_stale: Callable[..., None]) -> BaseStorage:
     """
     with translate_storage_errors(place):
         if place.address is not None:
-            return RDBStorage(
-                place.address,
-                heartbeat_interval=_BEAT_SECONDS,
-                grace_period=_STALE_SECONDS,
-                heartbeat_stale_trial_callback=on_stale,
-            )
+            try:
+                return RDBStorage(
+                    place.address,
+                    heartbeat_interval=_BEAT_SECONDS,
+                    grace_period=_STALE_SECONDS,
+                    heartbeat_stale_trial_callback=on_stale,
+                )
+            except ImportError as error:
+                raise SearchError(
+                    f"{place} can't be opened: its driver is not installed ({error.__cause__ or error}); install it "
+                    "(PostgreSQL: pip install psycopg2-binary), or name another with +, such as postgresql+psycopg://..."
+                ) from None
+            except RuntimeError as error:  # tables of another version of Optuna
+                raise SearchError(f"{place} can't be used: {' '.join(str(error).split())[:_SHOWN]}") from None
         place.folder.mkdir(parents=True, exist_ok=True)
         lock = _JournalLock(place.folder / "journal.lock")
         lock.acquire()
@@ -124,11 +133,6 @@ def translate_storage_errors(place: Place) -> Iterator[None]:
     """What a database or a disk says within the block, as a SearchError of one line."""
     try:
         yield
-    except ImportError as error:
-        raise SearchError(
-            f"{place} can't be opened: its driver is not installed ({error.__cause__ or error}); install it "
-            "(PostgreSQL: pip install psycopg2-binary), or name another with +, such as postgresql+psycopg://..."
-        ) from None
     except STORAGE_ERRORS as error:
         reason: object = error
         while isinstance(reason, BaseException) and (inner := getattr(reason, "orig", None) or reason.__cause__):
@@ -151,6 +155,7 @@ class Worker:
         """Raises SearchError where the folder can't hold locks."""
         self._place = place
         place.folder.mkdir(parents=True, exist_ok=True)
+        self._prefix = "" if place.address is None else f"{platform.node()}:{_own_id(place)}:"
         for number in range(_MOST_WORKERS):
             self._lock = FileLock(self._file(number), timeout=0)
             if _taken(self._lock):
@@ -185,12 +190,24 @@ class Worker:
         files = [file for file in self._place.folder.glob("worker-*.lock") if file != self._file(self.number)]
         return sum(not self.is_gone(self._prefix + file.name) for file in files)
 
-    @property
-    def _prefix(self) -> str:
-        return "" if self._place.address is None else f"{platform.node()}:{self._place.folder}:"
-
     def _file(self, number: int) -> Path:
         return self._place.folder / f"worker-{number}.lock"
+
+
+def _own_id(place: Place) -> str:
+    """Tells this folder from that of another machine, which may have the same name and path, as containers do."""
+    file = place.folder / "folder.id"
+    with place.lock:
+        if not file.exists():
+            with paths.atomic(file) as new:
+                new.write(uuid.uuid4().hex)
+        return file.read_text(encoding="utf-8")
+
+
+def beat(storage: BaseStorage, trial_id: int) -> None:
+    """Let a database know that a trial is being trained."""
+    if isinstance(storage, RDBStorage):
+        storage.record_heartbeat(trial_id)
 
 
 @contextmanager
@@ -201,14 +218,14 @@ def heartbeat(storage: BaseStorage, trial_id: int) -> Iterator[None]:
         return
     ended = threading.Event()
 
-    def beat() -> None:
+    def beats() -> None:
         while True:
             with suppress(*STORAGE_ERRORS):  # the trial itself will say so when it has something to record
                 storage.record_heartbeat(trial_id)
             if ended.wait(_BEAT_SECONDS):
                 return
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=beats, daemon=True)
     thread.start()
     try:
         yield

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pipeline.core import shutdown
 from pipeline.core.errors import SearchError
 from pipeline.search.plan import ID, Plan, open_study
-from pipeline.search.space import Values, distributions, size, suggest, untried
-from pipeline.search.storage import Place, Worker, delete, is_old, open_storage
+from pipeline.search.space import Values, distributions, size, snapped, suggest, untried
+from pipeline.search.storage import Place, Worker, beat, delete, is_old, open_storage
 
 # What trials and studies hold beside Optuna's own.
 WORKER, RESULT, RETRY_OF, AS_IT_STANDS, REASON, REPEATS = (
@@ -104,6 +104,7 @@ class SharedStudy:
                 if not self._has_more():
                     return None
                 trial = self.study.ask()
+                beat(self.storage, trial._trial_id)  # from now on another machine notices if this process ends
                 self._own.add(trial.number)
                 trial.set_user_attr(WORKER, self.worker.name)
                 if trial.user_attrs.get(AS_IT_STANDS):
@@ -141,14 +142,17 @@ class SharedStudy:
         """Let what this worker has begun and not ended be done again with the same values, by whoever comes next."""
         with shutdown.deferred(), self.place.lock:
             for trial in self.trials(TrialState.RUNNING):
-                if trial.number in self._own:
+                if trial.number in self._own and RESULT in trial.user_attrs:
+                    self._tell_result(trial.number)
+                elif trial.number in self._own:
                     self._put_back(self.study, trial)
                     self.study.tell(trial.number, state=TrialState.FAIL)
 
     def is_alone(self) -> bool:
         """Whether no trial is under way or waits."""
         with self.place.lock:
-            return not self.trials(TrialState.RUNNING, TrialState.WAITING)
+            waits = self.trials(TrialState.WAITING) and self._has_more()  # else fewer are asked for than before
+            return not self.trials(TrialState.RUNNING) and not waits
 
     def close(self) -> None:
         """Give up this worker's hold."""
@@ -198,7 +202,7 @@ class SharedStudy:
     def _counted(self) -> list[FrozenTrial]:
         """Trials that ended or are under way, without that of a run that lies outside the space."""
         every = self.trials(*_DONE, TrialState.RUNNING)
-        return [each for each in every if self.plan.start or not each.user_attrs.get(AS_IT_STANDS)]
+        return [each for each in every if each.params or not each.user_attrs.get(AS_IT_STANDS)]
 
     def _has_more(self) -> bool:
         if self._start(TrialState.WAITING):
@@ -211,13 +215,18 @@ class SharedStudy:
 
     def _tried(self) -> list[Values]:
         """Different values of the trials that ended, are under way or wait, whatever became of them."""
-        states = (*_DONE, TrialState.RUNNING, TrialState.WAITING)
-        every = [each.system_attrs.get("fixed_params", each.params) for each in self.trials(*states)]
-        return [dict(pairs) for pairs in {tuple(sorted(values.items())): None for values in every if values}]
+        every = [each.system_attrs.get("fixed_params", each.params) for each in self._kept()]
+        found = [snapped(self.plan.entries, values) for values in every if values]
+        return [dict(pairs) for pairs in {tuple(sorted(values.items())): None for values in found}]
+
+    def _kept(self) -> list[FrozenTrial]:
+        """Trials whose values are not to be tried again: not those that are put back, nor repeats."""
+        failed = [each for each in self.trials(TrialState.FAIL) if REASON in each.user_attrs]
+        return [*self.trials(*_DONE, TrialState.RUNNING, TrialState.WAITING), *failed]
 
     def _repeats(self, number: int, values: Values) -> bool:
-        states = (*_DONE, TrialState.RUNNING, TrialState.WAITING)
-        return any(each.params == values and each.number < number for each in self.trials(*states))
+        earlier = (each for each in self._kept() if each.number < number and each.params)
+        return any(snapped(self.plan.entries, each.params) == values for each in earlier)
 
     def _is_surplus(self, trial: Trial) -> bool:
         """Whether, of workers on several machines that each took a last trial, another was first."""
@@ -225,21 +234,21 @@ class SharedStudy:
 
     def _tell_result(self, number: int) -> None:
         trial = self._trial(number)
-        if trial.user_attrs.get(AS_IT_STANDS) and not self.plan.start:  # outside the space, so none of its trials
-            self.study.tell(number, state=TrialState.FAIL)
+        if trial.user_attrs.get(AS_IT_STANDS) and not trial.params:  # outside the space, so none of its trials
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         else:
-            self.study.tell(number, trial.user_attrs[RESULT]["value"])
+            self.study.tell(number, trial.user_attrs[RESULT]["value"], skip_if_finished=True)
 
     def _recover(self) -> None:
         """End the trials whose workers are gone: with what they had found, or to be done again."""
+        for trial in self.trials(TrialState.RUNNING):  # first of all: what is found is not to be stale
+            if RESULT in trial.user_attrs and trial.number not in self._own:
+                self._tell_result(trial.number)
         optuna.storages.fail_stale_trials(self.study)
         for trial in self.trials(TrialState.RUNNING):
             if self._is_lost(trial):
-                if RESULT in trial.user_attrs:
-                    self._tell_result(trial.number)
-                else:
-                    self._put_back(self.study, trial)
-                    self.study.tell(trial.number, state=TrialState.FAIL)
+                self._put_back(self.study, trial)
+                self.study.tell(trial.number, state=TrialState.FAIL)
                 self.recovered.append(trial.number)
 
     def _is_lost(self, trial: FrozenTrial) -> bool:

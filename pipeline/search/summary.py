@@ -8,12 +8,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from pipeline.core import names, paths
+from pipeline.core import paths
 from pipeline.core.errors import SearchError
 from pipeline.params.load import load_params, parse_params
 from pipeline.params.schema import Params
 from pipeline.params.yaml_edit import Path, set_values
 from pipeline.params.yaml_file import parse_yaml
+from pipeline.search.space import current_value, is_same, snapped
 from pipeline.search.study import AS_IT_STANDS, RESULT, SharedStudy
 
 _SHOWN = 5  # trials of the table
@@ -39,7 +40,7 @@ def table(study: SharedStudy, objective: str) -> str:
     keys, tasks = list(study.plan.entries), list(best[0].user_attrs[RESULT]["scores"])
     rows = [["trial", objective, *(key.partition(".")[2] for key in keys), *tasks]]
     for each in best[:_SHOWN]:
-        result, values = each.user_attrs[RESULT], each.params
+        result, values = each.user_attrs[RESULT], snapped(study.plan.entries, each.params)
         own = [_shown(values[key]) if key in values else "as it stands" for key in keys]
         mark = " (as it stands)" if each.user_attrs.get(AS_IT_STANDS) else ""
         scores = [_shown(result["scores"][task]) for task in tasks]
@@ -50,7 +51,7 @@ def table(study: SharedStudy, objective: str) -> str:
 
 
 def edit_of(params: Params, name: str, study: SharedStudy) -> tuple[str, str] | None:
-    """The text of params.yaml as it is, and with the best values; None where the run as it stands is the best.
+    """The text of params.yaml as it is, and with the best values; None where the run has them already.
 
     Raises SearchError where no trial has a value, ParamsError where the file can't be edited in place.
     """
@@ -59,10 +60,9 @@ def edit_of(params: Params, name: str, study: SharedStudy) -> tuple[str, str] | 
         raise SearchError(
             f"{study.place}: no trial has a value, all ended early: widen search.space, or look at the losses in MLflow"
         )
-    if best[0].user_attrs.get(AS_IT_STANDS):
-        return None
+    values = snapped(study.plan.entries, best[0].params)  # none for a run that lies outside the space
     before = paths.PARAMS.read_bytes().decode("utf-8")
-    after = set_values(before, dict(_changes(params, name, best[0].params)), str(paths.PARAMS))
+    after = set_values(before, dict(_changes(params, name, values)), str(paths.PARAMS))
     return (before, after) if after != before else None
 
 
@@ -84,16 +84,9 @@ def apply(before: str, after: str) -> None:
 
 def _changes(params: Params, name: str, values: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
     """Those values that the run does not have already, at their place in params.yaml."""
-    run = params.run(name)
-    defaults = {option: choices[0] for option, choices in names.ARCHITECTURE_OPTIONS[run.architecture].items()}
-    tree: dict[str, Any] = {"training": run.training.model_dump(), "options": defaults | run.options}
     for key, value in values.items():
-        parts = tuple(key.split("."))
-        current: Any = tree
-        for part in parts:
-            current = current[part]
-        if current != value or type(current) is not type(value):
-            yield ("runs", name, *parts), value
+        if not is_same(current_value(params, name, key), value):
+            yield ("runs", name, *key.split(".")), value
 
 
 def _shown(value: object) -> str:

@@ -196,12 +196,12 @@ def test_upgrad_is_the_mean_of_projections_on_the_dual_cone(rows):
 def test_graddrop_keeps_one_sign_of_each_number():
     problem, total = Problem("graddrop", THREE), torch.zeros(11)
     up, down = THREE.clamp(min=0).sum(0), THREE.clamp(max=0).sum(0)
-    for _ in range(600):
+    for _ in range(300):
         gradient = problem.step((THREE, ONES[3]))
         assert (torch.isclose(gradient, up) | torch.isclose(gradient, down)).all()
         total += torch.isclose(gradient, up)
     probability = (1 + THREE.sum(0) / THREE.abs().sum(0)) / 2
-    torch.testing.assert_close(total / 600, probability, rtol=0, atol=0.08)
+    torch.testing.assert_close(total / 300, probability, rtol=0, atol=0.12)
     half, _ = step("graddrop", THREE, leak=1.0)
     close(half, THREE.sum(0))
 

@@ -62,14 +62,14 @@ def test_rlw_draws_anew_each_step_and_the_same_again():
     assert torch.equal(first, torch.stack(steps_of(Problem("rlw", ROWS, seed=3), *[LOSSES] * 4)))
     assert len(first.unique(dim=0)) == 4
     problem, drawn = Problem("rlw", ROWS), []
-    for _ in range(2000):
+    for _ in range(600):
         problem.balancing.begin_step()
         drawn.append(problem.balancing._decided.clone())
     drawn = torch.stack(drawn)
-    torch.testing.assert_close(drawn.sum(1), torch.ones(2000))
+    torch.testing.assert_close(drawn.sum(1), torch.ones(600))
     normal = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
-    torch.testing.assert_close(drawn.mean(0), normal.mean(0), rtol=0, atol=0.015)
-    torch.testing.assert_close(drawn.std(0), normal.std(0), rtol=0.05, atol=0)
+    torch.testing.assert_close(drawn.mean(0), normal.mean(0), rtol=0, atol=0.03)
+    torch.testing.assert_close(drawn.std(0), normal.std(0), rtol=0.1, atol=0)
 
 
 def test_rlw_leaves_torch_s_own_stream_alone():

@@ -48,10 +48,10 @@ def test_a_run_has_the_part_of_the_space_that_it_can_use():
 
 
 def test_balancing_is_searched_in_runs_of_several_tasks():
-    raw = with_search(space={"balancing.method": ["fixed", "uw"], "balancing.c": {"low": 0.1, "high": 0.9}})
+    raw = with_search(space={"balancing.c": {"low": 0.1, "high": 0.9}})
     raw["runs"]["both"]["balancing"] = {"method": "cagrad", "c": 0.4}
     params = parse_params(raw)
-    assert entries_of(params, "depth") == {} and list(entries_of(params, "both")) == ["balancing.method", "balancing.c"]
+    assert entries_of(params, "depth") == {} and list(entries_of(params, "both")) == ["balancing.c"]
     assert current_values(params, "both", {"balancing.c": entries_of(params, "both")["balancing.c"]}) == {
         "balancing.c": 0.4
     }
@@ -59,6 +59,23 @@ def test_balancing_is_searched_in_runs_of_several_tasks():
     assert (tried.method, tried.options) == ("cagrad", {"c": 0.7})
     raw["search"]["space"]["balancing.c"]["low"] = -1
     assert "search.space.balancing.c: got -1; c of cagrad must be a number of at least 0" in message(raw)
+
+
+@pytest.mark.parametrize(
+    ("balancing", "space", "said"),
+    [
+        ({"method": "cagrad", "c": 0.4}, {}, "run both has options of cagrad, which other methods don't take"),
+        ({"method": "cagrad"}, {"balancing.c": [0.1, 0.2]}, "balancing.c is an option of one method alone; search the"),
+        ({}, {}, "run both can't be balanced by sdmgrad: training.accumulate: got 1"),
+    ],
+)
+def test_methods_are_searched_where_each_can_train(balancing, space, said):
+    raw = with_search(space={"balancing.method": ["cagrad", "sdmgrad"], **space})
+    raw["runs"]["both"]["balancing"] = balancing
+    assert said in message(raw)
+    raw["runs"]["both"]["balancing"] = {}
+    raw["search"]["space"] = {"balancing.method": ["fixed", "sdmgrad"], "training.accumulate": [2, 4]}
+    assert list(entries_of(parse_params(raw), "both")) == ["balancing.method", "training.accumulate"]
 
 
 LIST = "must be a list of choices, such as [a, b], or {low: a, high: b}, with log: true or step: c if wanted"

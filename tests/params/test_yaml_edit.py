@@ -13,7 +13,10 @@ from pipeline.core.errors import ParamsError
 from pipeline.params.yaml_edit import scalar, set_values
 
 ROOT = Path(__file__).parents[2]
-PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
+PROFILES = [
+    pytest.param(path, id=path.stem, marks=() if path.stem == "rooms" else pytest.mark.slow)
+    for path in sorted((ROOT / "profiles").glob("*.yaml"))
+]
 
 
 def changed(before: str, after: str) -> list[str]:
@@ -61,7 +64,7 @@ def test_only_the_value_changes(kind: str):
         assert found == value and type(found) is type(value)
 
 
-@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("profile", PROFILES)
 def test_values_of_every_run_of_every_profile(profile: Path):
     text = profile.read_text(encoding="utf-8")
     for run in yaml.safe_load(text)["runs"]:

@@ -151,6 +151,26 @@ def test_the_table_the_diff_and_what_is_applied(project, capsys):
     assert Path("params.yaml").read_text() == after
 
 
+def test_an_option_of_a_balancing_method_is_searched_and_applied(project, capsys):
+    text = PARAMS.replace("training.optimizer: [adam, adamw]}", "balancing.c: [0.1, 0.9]}").replace(
+        "lr: 1.0e-6", "lr: 1.0e-3"
+    )
+    text = text.replace("[semseg, depth]\n  depth", "[semseg, depth]\n    balancing: {method: cagrad}\n  depth")
+    Path("params.yaml").write_text(text)
+    assert search("pair", "--apply") == 0
+    tried = [each.params for each in trials("pair") if each.params]
+    assert len(tried) == 4 and {each["balancing.c"] for each in tried} <= {0.1, 0.9}
+    best = max((each for each in trials("pair") if each.value is not None), key=lambda each: each.value).params
+    assert load_params().run("pair").balancing.options == ({"c": best["balancing.c"]} if best else {})
+
+
+def test_values_that_fit_the_run_in_part_alone_begin_a_study(project, capsys):
+    """A batch of 6 has no 4 parts: that trial ends early, and the others are trained."""
+    edit(space={"training.batch_size": [6, 8], "training.accumulate": [4, 2]}, trials=4)
+    assert search("depth") == 0
+    assert "6 are not possible" in capsys.readouterr().out
+
+
 def test_nothing_is_applied_while_other_workers_train(project, capsys):
     edit(trials=1)
     before = Path("params.yaml").read_text()

@@ -11,7 +11,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Params
 from pipeline.params.search_rules import entries_of
-from pipeline.search.space import current_values, distributions, size, suggest, trial_params, untried
+from pipeline.search.space import current_values, distributions, is_same, size, suggest, trial_params, untried
 from tests.support.params_tree import some_params
 
 
@@ -74,6 +74,17 @@ def test_a_run_as_it_stands_may_lie_outside():
     assert current_values(params, "both", entries_of(params, "both")) is None
     params = searching({"training.batch_size": {"low": 3, "high": 9, "step": 3}})
     assert current_values(params, "both", entries_of(params, "both")) is None
+
+
+def test_whole_choices_and_defaults_are_what_the_run_has():
+    """Numbers are the same by their size: weight 2 of params is 2.0; true is no number."""
+    params = searching({"training.task_weights.depth": [1, 2], "options.fpma_mask": ["channels", "tasks"]})
+    entries = entries_of(params, "both")
+    assert current_values(params, "both", entries) == {
+        "training.task_weights.depth": 2,
+        "options.fpma_mask": "channels",
+    }
+    assert is_same(1, 1.0) and not is_same(True, 1) and not is_same("1", 1) and is_same(None, None)
 
 
 def test_combinations_are_counted_and_the_last_is_found():

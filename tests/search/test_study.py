@@ -195,6 +195,65 @@ def test_a_trial_that_met_a_fault_is_not_tried_again_by_itself(place):
     assert values not in values_of(study, 2)
 
 
+def test_a_choice_that_met_a_fault_does_not_come_back(place):
+    study = SharedStudy(place, plan(TWO, trials=9))
+    values_of(study, 0)
+    study.finish(study.next_trial()[0], 0.0, {"scores": {}, "epoch": 1})
+    trial, values = study.next_trial()
+    study.fail(trial, "RuntimeError: x")
+    later = SharedStudy(place, plan(TWO, trials=9))
+    trial, others = later.next_trial()
+    assert others != values
+    later.finish(trial, 0.0, {"scores": {}, "epoch": 1})
+    assert later.next_trial() is None
+
+
+def test_a_result_that_is_there_when_a_worker_is_interrupted_counts(place):
+    study = SharedStudy(place, plan(trials=2))
+    values_of(study, 1)
+    trial, _ = study.next_trial()
+    trial.set_user_attr(RESULT, {"value": 5.0, "scores": {}, "epoch": 1})
+    study.put_back()
+    assert study.trials(TrialState.COMPLETE)[-1].value == 5.0 and not study.trials(TrialState.WAITING)
+
+
+def test_a_trial_that_waits_and_that_nobody_asks_for_any_more_holds_nothing_up(place):
+    """After an interrupt, with fewer trials than before."""
+    first = SharedStudy(place, plan(trials=5))
+    values_of(first, 2)
+    first.next_trial()
+    first.put_back()
+    assert not first.is_alone()
+    first.close()
+    second = SharedStudy(place, plan(trials=2))
+    assert second.next_trial() is None and second.is_alone()
+
+
+def test_steps_are_tried_as_one_writes_them(place):
+    """0.1 and 0.2 make 0.30000000000000004: that is 0.3, and no other value."""
+    key = "training.augmentation.flip"
+    entries = {key: Range(low=0.0, high=0.5, step=0.1)}
+    study = SharedStudy(place, plan(entries, trials=50, start={key: 0.3}))
+    found = [0.3]
+    while (handed := study.next_trial()) is not None:
+        found += handed[1].values()
+        study.finish(handed[0], 0.0, {"scores": {}, "epoch": 1})
+    assert sorted(found) == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_two_machines_of_one_name_and_path_tell_each_other_apart(in_tmp, monkeypatch):
+    """As containers have: each its own disk, one database."""
+    names = []
+    for machine in ("a", "b"):
+        folder = in_tmp / machine
+        monkeypatch.setattr("pipeline.core.paths.search_folder", lambda name, to=folder: to / name)
+        monkeypatch.setattr("platform.node", lambda: "trainer")
+        worker = Worker(Place.of("experiment/run", f"sqlite:///{in_tmp}/search.db", "run"))
+        names.append(worker.name)
+        worker.close()
+    assert names[0] != names[1] and all(name.startswith("trainer:") for name in names)
+
+
 # -- what is refused -----------------------------------------------------------------------------------------
 
 
