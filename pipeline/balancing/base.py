@@ -74,7 +74,16 @@ class Balancing(ABC):
 
 @contextmanager
 def random_stream(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Within the block torch draws from a stream of its own, the same in all processes and after a resume."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, step, _BALANCING_STREAM]).generate_state(1)[0]))
-        yield
+    """Within the block torch draws on `device` from a stream of its own, the same in all processes and after a resume.
+
+    Streams of other devices are not touched, as torch.manual_seed would.
+    """
+    number = int(np.random.SeedSequence([seed, step, _BALANCING_STREAM]).generate_state(1)[0])
+    if device.type == "cuda":
+        with torch.random.fork_rng([device]), torch.cuda.device(device):
+            torch.cuda.manual_seed(number)
+            yield
+    else:
+        with torch.random.fork_rng([]):
+            torch.default_generator.manual_seed(number)
+            yield

@@ -58,6 +58,8 @@ class GradientBalancing(Balancing):
         rows, batches = gradients.rows(), gradients.matrices
         gramian = products(batches[0], batches[-1])
         own = gramian if len(batches) == 1 else products(rows, rows)
+        if distributed.world_size() > 1:  # whatever hardware the others have: all take the step of the first
+            gramian, own, losses = distributed.all_gather((gramian, own, losses))[0]
         norms = own.diagonal().sqrt()
         for task, norm in zip(self.tasks, norms.tolist(), strict=True):
             if norm != norm or norm == float("inf"):
@@ -107,11 +109,17 @@ def products(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Method(NamedTuple):
-    """A weighting of torchjd, and what it remembers from step to step, by attribute."""
+    """A weighting of torchjd.
+
+    remembers: what it remembers from step to step, by attribute. of_factor: it takes J, or any matrix with the same
+    products, and not G. degree: s G has s^degree times the weights of G; None where that is not so. Solvers have limits
+    of their own below which they take a gradient for 0: with a degree they are given products whose mean diagonal is 1.
+    """
 
     weighting: nn.Module
     remembers: tuple[str, ...] = ()
-    of_factor: bool = False  # takes J, or any matrix with its products, and not G
+    of_factor: bool = False
+    degree: float | None = None
 
 
 class GramianBalancing(GradientBalancing):
@@ -145,16 +153,25 @@ class GramianBalancing(GradientBalancing):
         return self._last
 
     def _solve(self, gramian: Tensor) -> Tensor:
+        method, scale = self._method, 1.0
+        if method.degree is not None:
+            scale = float(gramian.diagonal().mean())
+            gramian = gramian / scale
         with random_stream(self._seed, self._step, torch.device("cpu")):
             try:
-                weights = self._method.weighting(factor(gramian) if self._method.of_factor else gramian)
-            except (ValueError, ArithmeticError, RuntimeError) as error:
-                raise TrainingError(
-                    f"balancing found no weights at step {self._step + 1}: {error}. Lower the run's training.lr in "
-                    "params.yaml, or choose another balancing.method."
-                ) from error
+                weights = method.weighting(factor(gramian) if method.of_factor else gramian).double()
+            except Exception as error:  # solvers of several packages, each with errors of its own
+                raise self._no_weights(str(error) or type(error).__name__) from error
+        if not weights.isfinite().all():
+            raise self._no_weights(f"got {weights.tolist()}")
         self._step += 1
-        return weights.double()
+        return weights * scale**method.degree if method.degree else weights
+
+    def _no_weights(self, reason: str) -> TrainingError:
+        return TrainingError(
+            f"balancing found no weights for the tasks' gradients: {reason}. Lower the run's training.lr in "
+            "params.yaml, or choose another balancing.method."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Which step is next, the last weights, and what the method remembers."""

@@ -6,7 +6,7 @@ and the sum of factor * loss is back-propagated. That way several processes, whi
 step of one.
 
 A batch without a single label of a task has a loss of 0 for it, which says nothing: in its place the method sees the
-last loss of that task, whose gradient is 0 then anyway.
+last loss of that task, or before there was one the mean of the others'. Its gradient is 0 then anyway.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class LossBalancing(Balancing):
         self._scalarizer = scalarizer.to(device)
         self._fixed = torch.tensor(list(self.task_weights.values()), device=device)
         # All are written in place, so that a CUDA graph and Python see the same ones.
-        self._losses = torch.ones(len(self.tasks), device=device)  # the last ones of the tasks, weighted
+        self._losses = torch.zeros(len(self.tasks), device=device)  # the last ones of the tasks, weighted; 0: none yet
+        self._seen = torch.zeros(len(self.tasks), device=device)  # what the method sees of this part of the batch
         self._mean_losses = torch.zeros(len(self.tasks), device=device)  # over the parts of the batch
         self._factors = torch.zeros(len(self.tasks), device=device)
 
@@ -45,14 +46,22 @@ class LossBalancing(Balancing):
         """Back-propagate the losses by their factors."""
         own = torch.stack(self.weighted(losses))
         values = distributed.all_reduce_sum(own.detach())
-        self._losses.copy_(torch.where(values > 0, values, self._losses))
-        factors = self.factors(self._losses, parts)
+        self._see(values)
+        factors = self.factors(self._seen, parts)
         ((factors * own).sum() / parts * distributed.world_size()).backward()
         if part == 0:
             self._factors.zero_()
             self._mean_losses.zero_()
         self._factors.add_(factors, alpha=1 / parts)
-        self._mean_losses.add_(self._losses, alpha=1 / parts)
+        self._mean_losses.add_(self._seen, alpha=1 / parts)
+
+    def _see(self, values: Tensor) -> None:
+        """Losses (T,), with others in the place of those that say nothing."""
+        present = values > 0
+        mean = (values * present).sum() / present.sum().clamp(min=1)
+        self._losses.copy_(torch.where(present | values.isnan(), values, self._losses))
+        known = torch.where(self._losses > 0, self._losses, mean)
+        self._seen.copy_(torch.where(known > 0, known, torch.ones_like(known)))
 
     def factors(self, losses: Tensor, parts: int) -> Tensor:
         """df / dloss (T,) at the losses (T,). T tasks. The method's own parameters get their gradient on the way."""
@@ -175,7 +184,7 @@ class FAMO(LossBalancing):
     def after_update(self, losses: Callable[[], Mapping[str, Tensor]]) -> None:
         """A second look at the batch: the losses after the step, without a gradient."""
         values = distributed.all_reduce_sum(torch.stack(self.weighted(losses())).detach())
-        self._scalarizer.update(torch.where(values > 0, values, self._losses))
+        self._scalarizer.update(torch.where(values > 0, values, self._seen))
 
     def state_dict(self) -> dict[str, Any]:
         """The last losses, the logits and the state of their optimiser."""

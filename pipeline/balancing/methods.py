@@ -79,17 +79,17 @@ def _graddrop(setting: Setting, leak: float = 0.0) -> Balancing:
 
 def _by_products(weighting: Callable[[], nn.Module]) -> Callable[[Setting], Balancing]:
     """A method without options."""
-    return lambda setting: setting.by_products(Method(weighting()))
+    return lambda setting: setting.by_products(Method(weighting(), degree=0))
 
 
 def _gradvac(setting: Setting, beta: float = 0.5) -> Balancing:
     """PCGrad's, towards a moving average of the cosines (Wang, Tsvetkov, Firat, Cao, ICLR 2021)."""
-    return setting.by_products(Method(aggregation.GradVacWeighting(beta), ("_phi_t",)))
+    return setting.by_products(Method(aggregation.GradVacWeighting(beta), ("_phi_t",), degree=0))
 
 
 def _cagrad(setting: Setting, c: float = 0.5) -> Balancing:
     """The worst task's best step within c times the mean gradient's length of it (Liu et al., NeurIPS 2021)."""
-    return setting.by_products(Method(aggregation.CAGradWeighting(c)))
+    return setting.by_products(Method(aggregation.CAGradWeighting(c), degree=0))
 
 
 def _nash_mtl(setting: Setting, max_norm: float = 1.0) -> Balancing:
@@ -100,7 +100,7 @@ def _nash_mtl(setting: Setting, max_norm: float = 1.0) -> Balancing:
 
 def _fairgrad(setting: Setting, alpha: float = 1.0) -> Balancing:
     """G w = w^(-1 / alpha) (Ban, Ji, ICML 2024)."""
-    return setting.by_products(Method(aggregation.FairGradWeighting(alpha)))
+    return setting.by_products(Method(aggregation.FairGradWeighting(alpha), degree=-alpha / (1 + alpha)))
 
 
 def _sdmgrad(setting: Setting, preference: float = 0.3) -> Balancing:

@@ -17,7 +17,8 @@ class TaskGradients:
     parameter of one task alone has that task's gradient, whatever the balancing. One of no task has none.
 
     batches: equal halves, thirds, ... of the parts of a batch whose gradients are kept apart, for methods that compare
-    those of two batches. Memory: batches * T * N * 4 bytes. T tasks, N numbers in shared parameters.
+    those of two batches. T tasks, N numbers in shared parameters; memory: 4 N (batches T + 1) bytes, and 4 N T more for
+    the mean over several batches.
     """
 
     def __init__(self, network: nn.Module, batches: int = 1):
@@ -50,8 +51,8 @@ class TaskGradients:
     def reduce(self) -> None:
         """Add up those of all processes."""
         if distributed.world_size() > 1:
-            self.matrices.copy_(distributed.all_reduce_sum(self.matrices))
-            self._own_flat.copy_(distributed.all_reduce_sum(self._own_flat))
+            torch.distributed.all_reduce(self.matrices)
+            torch.distributed.all_reduce(self._own_flat)
 
     def put(self, combined: Tensor) -> None:
         """Give the parameters their gradients; combined (N,): of the shared ones."""

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cvxpy.error import SolverError
 from scipy.optimize import minimize, nnls, root
 
 from pipeline.balancing.by_gradients import factor, products
@@ -323,6 +324,33 @@ class TestEveryMethod:
         problem = Problem(method, THREE)
         gradient = problem.step(*[(THREE, values)] * len(self.parts(method, THREE)))
         torch.testing.assert_close(gradient, THREE[1])
+
+
+SCALES = {"pcgrad": 1, "gradvac": 1, "cagrad": 1, "mgda": 1, "imtl_g": 1, "aligned_mtl": 1, "upgrad": 1, "fairgrad": 0}
+
+
+@pytest.mark.parametrize("factor_", [1e-4, 1e4])
+@pytest.mark.parametrize("method", SCALES)
+def test_small_and_large_gradients_are_balanced_alike(method, factor_, rows):
+    """Of degree 1 in the gradients (fairgrad with alpha 1: 0), whatever a solver takes for nothing."""
+    as_it_is, _ = step(method, rows)
+    scaled, _ = step(method, factor_ * rows)
+    close(scaled / factor_ ** SCALES[method], as_it_is, rtol=1e-3)
+    assert float(as_it_is.norm()) > 0.05
+
+
+@pytest.mark.parametrize("answer", ["an error of a solver", "no number"])
+def test_a_solver_without_an_answer_ends_the_training_plainly(monkeypatch, answer):
+    problem = Problem("cagrad", THREE)
+
+    def solve(_):
+        if answer == "no number":
+            return torch.full((3,), float("nan"), dtype=torch.float64)
+        raise SolverError("Solver 'CLARABEL' failed")
+
+    monkeypatch.setattr(problem.balancing._method.weighting, "forward", solve)
+    with pytest.raises(TrainingError, match=r"found no weights .*(CLARABEL|nan).*choose another balancing\.method"):
+        problem.step((THREE, ONES[3]))
 
 
 def test_products_and_their_factor():

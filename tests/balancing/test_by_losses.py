@@ -119,6 +119,15 @@ def test_a_batch_without_labels_of_a_task_is_no_loss_of_zero(method):
     torch.testing.assert_close(gradient, whole - twin.weights()[1] * ROWS[1])
 
 
+@pytest.mark.parametrize("method", ["uw", "imtl_l", "gls", "stch", "famo", "dwa"])
+def test_a_task_that_never_had_a_label_stands_for_the_mean_of_the_others(method):
+    without, mean = LOSSES * torch.tensor([1.0, 0.0, 1.0]), (LOSSES[0] + LOSSES[2]) / 2
+    problem, twin = Problem(method, ROWS), Problem(method, ROWS)
+    problem.step((ROWS, without))
+    twin.step((ROWS, torch.stack([LOSSES[0], mean, LOSSES[2]])))
+    torch.testing.assert_close(problem.weights(), twin.weights())
+
+
 @pytest.mark.parametrize("method", ["uw", "imtl_l", "gls", "stch", "dwa", "rlw"])
 def test_parts_of_a_batch_are_averaged(method):
     """Each part has its own factors, as its losses are its own."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from pipeline.balancing.base import random_stream
 from pipeline.compute.device import choose_device
 from pipeline.core.errors import TrainingError
 from pipeline.data.store import Store
@@ -127,6 +128,15 @@ def test_killed_it_goes_on_to_the_same_bits(in_tmp, monkeypatch, memory):
             training.go(f"step {step}", kill_at_step=step)
         again = training.go(f"step {step}")
         assert again[3] == 6 - (step - 1) and same(again, whole)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_stream_of_balancing_leaves_those_of_both_devices_alone(device):
+    before = torch.get_rng_state(), torch.cuda.get_rng_state(CUDA)
+    with random_stream(0, 1, CUDA if device == "cuda" else torch.device("cpu")):
+        drawn = [torch.rand(3, device=CUDA if device == "cuda" else "cpu") for _ in range(2)]
+        assert not torch.equal(*drawn)
+    assert torch.equal(torch.get_rng_state(), before[0]) and torch.equal(torch.cuda.get_rng_state(CUDA), before[1])
 
 
 CAPTURED = [
