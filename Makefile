@@ -31,8 +31,8 @@ repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-par
 	python -m stages.parallel $(if $(N),--jobs $(N))
 	@python -m stages.compare --show
 
-test: $(STAMP)  ## all tests, on two cores; three processes, since servers and kills are waited for
-	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: $(STAMP)  ## all tests, on two cores
+	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(STAMP)  ## the quick tier, a minute and a half: all but whole networks, stages, DVC and servers
 	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow and not e2e"

@@ -36,7 +36,7 @@ def test_thirty_steps_killed_and_resumed_are_the_same_bits(in_tmp, method):
     training = Training(in_tmp / "data", samples=12, batch_size=4, epochs=10, balancing=method, **halves(method))
     whole = training.go("undisturbed")
     assert whole[3] == 30
-    for key, kills in {"early": (2,), "late": (17,), "often": (4, 7, 12)}.items():
+    for key, kills in {"late": (17,), "often": (2, 12)}.items():
         for kill in kills:
             with pytest.raises(Killed):
                 training.go(key, kill_at_step=kill)

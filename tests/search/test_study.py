@@ -19,14 +19,17 @@ LR = {"training.lr": Range(low=1e-4, high=1e-2, log=True)}
 TWO = {"training.optimizer": ("adam", "sgd")}
 
 
+in_both = pytest.mark.parametrize("place", [None, pytest.param("sqlite", marks=pytest.mark.slow)], indirect=True)
+
+
 def plan(entries=LR, trials=8, seed=0, maximize=True, start=None, waits=False, **inputs: str) -> Plan:
     return Plan(entries, trials, seed, maximize, waits, Inputs({"data": "d", **inputs}), start)
 
 
-@pytest.fixture(params=[None, pytest.param("sqlite", marks=pytest.mark.slow)])
+@pytest.fixture
 def place(in_tmp: Path, request: pytest.FixtureRequest) -> Place:
-    """In a journal, and in a database."""
-    address = f"sqlite:///{in_tmp}/search.db" if request.param else None
+    """In a journal; for tests `in_both`, in a database too."""
+    address = f"sqlite:///{in_tmp}/search.db" if getattr(request, "param", None) else None
     return Place.of("experiment/run", address, "run")
 
 
@@ -46,6 +49,7 @@ def gone(study: SharedStudy) -> None:
     study.close()
 
 
+@in_both
 def test_a_worker_that_comes_later_proposes_other_values(place):
     first = SharedStudy(place, plan(trials=20))
     before = values_of(first, 3)
@@ -75,6 +79,7 @@ def test_the_run_as_it_stands_comes_first(place):
     assert study.as_it_stands().params == {"training.lr": 1e-3} and study.done() == 1
 
 
+@in_both
 def test_of_two_that_began_a_study_at_once_one_trains_the_run_as_it_stands(place):
     study = SharedStudy(place, plan(waits=True))
     study._add_start()  # as the other did, on a machine whose lock is another
@@ -92,6 +97,7 @@ def test_outside_the_space_it_is_none_of_the_trials(place):
     assert study.done() == 2 and study.as_it_stands().state is TrialState.FAIL
 
 
+@in_both
 def test_trials_are_the_total_over_all_workers(place):
     workers = [SharedStudy(place, plan(trials=7)) for _ in range(3)]
     held = []
@@ -121,6 +127,7 @@ def test_a_comparison_that_failed_is_said_at_once(place):
         second.next_trial()
 
 
+@in_both
 def test_what_a_killed_worker_left_is_tried_again_with_the_same_values(place):
     first = SharedStudy(place, plan(trials=3))
     values_of(first, 1)
@@ -145,6 +152,7 @@ def test_the_run_as_it_stands_is_tried_again_too(place):
     assert second.as_it_stands().number == 1
 
 
+@in_both
 def test_what_was_found_before_a_kill_is_not_lost(place):
     first = SharedStudy(place, plan(trials=2))
     values_of(first, 1)
@@ -167,6 +175,7 @@ def test_a_kill_before_a_worker_wrote_its_name(in_tmp):
     assert second.next_trial() is None
 
 
+@in_both
 def test_an_interrupted_trial_waits_for_the_next_worker(place):
     first = SharedStudy(place, plan())
     values_of(first, 1)
@@ -178,6 +187,7 @@ def test_an_interrupted_trial_waits_for_the_next_worker(place):
     assert second.next_trial()[1] != values
 
 
+@in_both
 def test_no_combination_is_tried_twice_and_the_study_ends_when_all_are(place):
     study = SharedStudy(place, plan(TWO, trials=50))
     found = []
@@ -229,6 +239,7 @@ def test_a_trial_that_waits_and_that_nobody_asks_for_any_more_holds_nothing_up(p
     assert second.next_trial() is None and second.is_alone()
 
 
+@in_both
 def test_steps_are_tried_as_one_writes_them(place):
     """0.1 and 0.2 make 0.30000000000000004: that is 0.3, and no other value."""
     key = "training.augmentation.flip"
@@ -257,12 +268,14 @@ def test_two_machines_of_one_name_and_path_tell_each_other_apart(in_tmp, monkeyp
 # -- what is refused -----------------------------------------------------------------------------------------
 
 
+@in_both
 def test_another_direction_is_refused(place):
     SharedStudy(place, plan()).close()
     with pytest.raises(SearchError, match=r"is to maximize its value, params ask to minimize it: give another name in"):
         SharedStudy(place, plan(maximize=False))
 
 
+@in_both
 def test_other_inputs_are_refused_by_name(place):
     before = plan(**{"space training.lr": "1", "file a.py": "a" * 64, "search.budget": "3"})
     SharedStudy(place, before).close()
@@ -279,6 +292,7 @@ def test_other_inputs_are_refused_by_name(place):
     assert not study.done() and len(study.trials()) == 1
 
 
+@in_both
 def test_a_study_is_not_removed_under_another_worker(place):
     study = SharedStudy(place, plan())
     with pytest.raises(SearchError, match="1 other worker is at it, so it can't be removed; end them first"):
