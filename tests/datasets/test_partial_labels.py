@@ -24,7 +24,7 @@ from pipeline.data.store import Store, read_info
 from pipeline.evaluation.evaluate_run import _inputs
 from pipeline.params.load import load_params
 from pipeline.tracking.queries import find_result
-from pipeline.train import loop
+from pipeline.train import step
 from pipeline.train.training_inputs import training_inputs
 from stages import compare, download, evaluate, prepare, report, train
 from tests.support.layout_files import save, write_lists
@@ -147,13 +147,13 @@ def record_steps(patch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
     """What each step takes: the number of every image, and by task whether it has a label."""
     steps: list[dict[str, np.ndarray]] = []
 
-    class Watched(loop.Step):
+    class Watched(step.Step):
         def __call__(self, batch):
             step = {"image": batch.image[:, 0, 0, 0].numpy().astype(int) // 8}
             steps.append(step | {task: valid.flatten(1).any(1).numpy() for task, valid in batch.valid.items()})
             return super().__call__(batch)
 
-    patch.setattr(loop, "Step", Watched)
+    patch.setattr(step, "Step", Watched)
     return steps
 
 

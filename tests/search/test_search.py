@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,6 +229,7 @@ def test_trials_that_promise_less_than_the_median_are_pruned(project, monkeypatc
 
 
 def test_an_interrupt_puts_the_trial_back_and_ends_with_130(project, monkeypatch, capsys):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
     train, calls = search_run.train_trial, []
 
     def interrupted(*arguments) -> None:
