@@ -1,7 +1,7 @@
 """Search values for runs of params.yaml: python -m stages.search [RUN ...] [--apply] [--restart].
 
 Each run is a study of trials. What is tried, and how a trial is judged, says the section `search` of params.yaml. Start
-the command again to go on after a kill, and several times at once for several workers of the same studies. It prints
+the command again to continue after a kill, and several times at once for several workers of the same studies. It prints
 the best trials of each run, and the best values as a diff of params.yaml.
 """
 

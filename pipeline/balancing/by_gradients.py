@@ -10,6 +10,7 @@ without a memory balance the other tasks, and those with one keep their last wei
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -75,8 +76,21 @@ class GradientBalancing(Balancing):
             self._record[f"balancing/cosine/{self.tasks[i]}_{self.tasks[k]}"] = float(cosines[i, k])
         gradients.put(self.combine(rows, gramian, losses))
 
+    @abstractmethod
     def combine(self, rows: Tensor, gramian: Tensor, losses: Tensor) -> Tensor:
         """rows J (T, N), products (T, T), losses (T,) of the whole batch, the last two float64 on the CPU -> (N,)."""
+
+    def record(self) -> dict[str, Tensor]:
+        """Weight (its fixed one included), norm of the gradient, and the cosine between those of two tasks."""
+        assert self._losses is not None
+        return {name: self._losses.new_tensor(value) for name, value in self._record.items()}
+
+
+class WeightedGradients(GradientBalancing):
+    """The step is a sum of the tasks' gradients, each times a weight."""
+
+    def combine(self, rows: Tensor, gramian: Tensor, losses: Tensor) -> Tensor:
+        """weights @ rows."""
         weights = self.weights(gramian, losses)
         for task, weight in zip(self.tasks, weights.tolist(), strict=True):
             self._record[f"balancing/weight/{task}"] = weight * self.task_weights[task]
@@ -85,14 +99,9 @@ class GradientBalancing(Balancing):
             combined.add_(row, alpha=weight)  # plain float32: a product of matrices would be TF32 on a GPU
         return combined
 
+    @abstractmethod
     def weights(self, gramian: Tensor, losses: Tensor) -> Tensor:
-        """The weight (T,) of each task's gradient."""
-        raise NotImplementedError
-
-    def record(self) -> dict[str, Tensor]:
-        """Weight (its fixed one included), norm of the gradient, and the cosine between those of two tasks."""
-        assert self._losses is not None
-        return {name: self._losses.new_tensor(value) for name, value in self._record.items()}
+        """The weight (T,) of each task's gradient: gramian (T, T), losses (T,), all float64 on the CPU."""
 
 
 def products(first: Tensor, second: Tensor) -> Tensor:
@@ -122,7 +131,7 @@ class Method(NamedTuple):
     degree: float | None = None
 
 
-class GramianBalancing(GradientBalancing):
+class GramianBalancing(WeightedGradients):
     """With a weighting of torchjd.
 
     Its random numbers are of a stream of its own, the same in all processes. Raises TrainingError where it finds no

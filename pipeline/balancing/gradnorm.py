@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.balancing.by_gradients import GradientBalancing
+from pipeline.balancing.by_gradients import WeightedGradients
 
 
-class GradNorm(GradientBalancing):
+class GradNorm(WeightedGradients):
     """gradnorm: learns weights under which the tasks' gradients have norms that follow how far each has got.
 
     With n the norm of a task's gradient, r its relative inverse training rate, (loss / first loss) over the mean of

@@ -1,4 +1,4 @@
-"""What a study is about, and the refusal to go on with one that is about something else."""
+"""What a study is about, and the refusal to continue one that is about something else."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ class _Turn:
         self._say(f"{self.search.objective} {value:.4g} ({shown})", began)
 
     def _watch(self, epoch: int, found: Primary, log: RunLog) -> None:
-        """After an epoch: let Optuna know, and end a trial that it gives up."""
+        """After an epoch: report to Optuna, and end a trial that it prunes."""
         if self.is_start and self.search.objective == RELATIVE_GAIN:
             return  # what it is compared with is its own end
         value = value_of(self.search.objective, found, self.start)
@@ -253,7 +253,7 @@ class _Turn:
 
 
 def _end_parent(study: SharedStudy, runs: StudyRuns, status: str) -> None:
-    """End the study's run in MLflow, unless other workers of this machine go on with it."""
+    """End the study's run in MLflow, unless other workers of this machine still use it."""
     with study.place.lock:  # two that end at once would each see the other
         last = not study.worker.others()
         study.close()

@@ -2,7 +2,7 @@
 
 A trial is RUNNING from the moment at which a worker hands it to itself, under a lock, with its name in it. Where that
 worker is gone, the next one that looks puts the same values back to wait and calls the old trial failed. What a trial
-found is written into it before Optuna is told that it ended, so a kill between the two loses nothing.
+found is written into it before Optuna marks it complete, so a kill between the two loses nothing.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class SharedStudy:
     def _remove(self) -> None:
         if others := self.worker.others():
             raise SearchError(
-                f"{self.place}: {others} other worker{'s are' if others > 1 else ' is'} at it, so it can't be removed; "
+                f"{self.place}: {others} other worker{'s use' if others > 1 else ' uses'} it, so it can't be removed; "
                 "end them first"
             )
         delete(self.place)

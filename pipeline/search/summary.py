@@ -73,7 +73,7 @@ def diff(before: str, after: str) -> str:
 
 
 def apply(before: str, after: str) -> None:
-    """Write the edit. Raises SearchError where the file was edited meanwhile, ParamsError for what it then is."""
+    """Write the edit. Raises SearchError where the file was edited meanwhile, ParamsError for invalid values."""
     parse_params(parse_yaml(after, paths.PARAMS), str(paths.PARAMS))
     if paths.PARAMS.read_bytes().decode("utf-8") != before:
         raise SearchError(f"{paths.PARAMS} was edited meanwhile: nothing was written; run it with --apply again")

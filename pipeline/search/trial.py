@@ -7,21 +7,16 @@ import os
 
 import torch
 
-from pipeline.compute import distributed
 from pipeline.compute.device import choose_device
 from pipeline.core import paths
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.core.provenance import Inputs
 from pipeline.data.store import read_info
 from pipeline.datasets.packing_inputs import packing_inputs
-from pipeline.evaluation.dry_run import check_batch_norm
-from pipeline.evaluation.scoring import score
-from pipeline.loading.in_memory import training_batches
-from pipeline.loading.loader import Shard
 from pipeline.params.schema import Data, Params
 from pipeline.search.objective import TrialScores
-from pipeline.train.loop import Log, TrainingLoop
-from pipeline.train.train_run import TrainingJob, make_augmenter
+from pipeline.train.loop import Log
+from pipeline.train.train_run import TrainingJob
 from pipeline.train.training_inputs import training_inputs
 
 
@@ -35,7 +30,7 @@ def trial_inputs(params: Params, name: str) -> Inputs:
 
 
 def check_packed(data: Data) -> None:
-    """Raise DataError where data/prepared was packed with other params than those of now: DVC is not asked here."""
+    """Raise DataError where data/prepared was packed with other params: the search does not ask DVC."""
     if not paths.PACKED_FROM.exists() or data.dataset == "folder":  # whose files would all be read
         return
     packed = Inputs.parse(paths.read_json(paths.PACKED_FROM, "inputs")["inputs"])
@@ -66,19 +61,5 @@ def _train(params: Params, name: str, scores: TrialScores, log: Log) -> None:
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     job = TrainingJob(params, run, seed, info, device)
-    train_store, holdout = job.stores
-    check_batch_norm(run, info, max(1, min(recipe.batch_size, len(train_store)) // recipe.accumulate))
-    network = job.network()
-    share = Shard(distributed.rank(), distributed.world_size(), recipe.accumulate)
-    loop = TrainingLoop(
-        network,
-        training_batches(train_store, recipe.input_size, recipe.batch_size, seed, device.torch_device, share),
-        make_augmenter(run),
-        run,
-        seed,
-        device,
-        log,
-        lambda: score(network, holdout, run.tasks, info, recipe, params.evaluation.batch_size, device),
-        scores,
-    )
-    loop.train()
+    job.check_batch_norm()
+    job.fit(job.network(), scores, None, log, lambda description: None)

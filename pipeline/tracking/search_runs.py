@@ -25,7 +25,7 @@ from pipeline.tracking.run_log import RunLog
 STUDY, TRIAL, STATE = "search_study", "search_trial", "search_state"
 """Tags: a study's own id, of parent and children; a trial's number in it; how the trial ended."""
 
-_REMEDY = "Finished trials are kept: once the store works, `python -m stages.search` goes on"
+_REMEDY = "Finished trials are kept: once the store works, `python -m stages.search` continues"
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,8 @@ def train_run(params: Params, name: str, seed: int) -> None:
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     job = TrainingJob(params, run, seed, info, device)
-    train_store, val_store = job.stores
-    _check_scored(run, val_store)
-    check_batch_norm(run, info, max(1, min(recipe.batch_size, len(train_store)) // recipe.accumulate))
+    _check_scored(run, job.stores[1])
+    job.check_batch_norm()
     with distributed.joined(device.torch_device):
         former = find_former(params, seed, job.inputs)
         if former and distributed.is_main_process():
@@ -109,6 +108,11 @@ class TrainingJob:
         name, count = self.run.name, distributed.world_size()
         self.inputs.check_unchanged(training_inputs(load_params(), name, self.seed, read_info(), self.device, count))
 
+    def check_batch_norm(self) -> None:
+        """Raise ParamsError where batch norm would get a single value from a part of a batch."""
+        batch = min(self.run.training.batch_size, len(self.stores[0]))
+        check_batch_norm(self.run, self.info, max(1, batch // self.run.training.accumulate))
+
     def network(self) -> torch.nn.Module:
         """The network as it starts."""
         torch.manual_seed(self.seed)
@@ -127,11 +131,11 @@ class TrainingJob:
         self,
         network: torch.nn.Module,
         selection: Selection | None,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints | None,
         log: Log,
         on_batches: Callable[[str], None],
     ) -> list[EpochRecord]:
-        """Train the network, from the last checkpoint on."""
+        """Train the network, from the last checkpoint on where it has any."""
         run, recipe, device = self.run, self.run.training, self.device
         train_store, val_store = self.stores
         share = Shard(distributed.rank(), distributed.world_size(), recipe.accumulate)

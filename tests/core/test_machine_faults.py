@@ -285,6 +285,6 @@ def test_every_stage_says_it_in_one_line_and_runs_again(ready, name, kind):
     failing = ("tests.support.failing_calls", kind, str(folder / place), name, *arguments)
     code, output = forked.run(folder, failing, environment)
     assert code == 2 and "Traceback" not in output, output
-    told = [line for line in output.splitlines() if not line.startswith("warning:")]
-    assert len(told) == 1 and place in told[0], output
+    messages = [line for line in output.splitlines() if not line.startswith("warning:")]
+    assert len(messages) == 1 and place in messages[0], output
     assert not [path for path in folder.rglob("*.partial")]

@@ -186,7 +186,7 @@ def test_nothing_is_applied_while_other_workers_train(project, capsys):
     assert search("depth") == 0
     assert "other workers still train some of its trials: run it again to see the end" in capsys.readouterr().out
     assert search("depth", "--restart") == 2
-    assert "1 other worker is at it, so it can't be removed" in capsys.readouterr().err
+    assert "1 other worker uses it, so it can't be removed" in capsys.readouterr().err
     assert Path("params.yaml").read_text() == before
     other.close()
 

@@ -157,7 +157,7 @@ def test_what_was_found_before_a_kill_is_not_lost(place):
     first = SharedStudy(place, plan(trials=2))
     values_of(first, 1)
     trial, _ = first.next_trial()
-    trial.set_user_attr(RESULT, {"value": 5.0, "scores": {}, "epoch": 1})  # killed before Optuna was told
+    trial.set_user_attr(RESULT, {"value": 5.0, "scores": {}, "epoch": 1})  # killed before Optuna marked it complete
     gone(first)
     second = SharedStudy(place, plan(trials=2))
     assert second.next_trial() is None
@@ -295,7 +295,7 @@ def test_other_inputs_are_refused_by_name(place):
 @in_both
 def test_a_study_is_not_removed_under_another_worker(place):
     study = SharedStudy(place, plan())
-    with pytest.raises(SearchError, match="1 other worker is at it, so it can't be removed; end them first"):
+    with pytest.raises(SearchError, match="1 other worker uses it, so it can't be removed; end them first"):
         SharedStudy(place, plan(), restart=True)
     study.close()
     SharedStudy(place, plan(), restart=True)
