@@ -6,6 +6,7 @@ import argparse
 
 from pipeline.comparison.baselines import DELTA_M, compare, load_results
 from pipeline.comparison.tables import format_table, write_delta
+from pipeline.comparison.tuning import add_tuning
 from pipeline.core import paths
 from pipeline.params.schema import Params
 from pipeline.results.comparison import Comparison
@@ -18,7 +19,7 @@ def main(params: Params, show: bool = False) -> None:
         print(format_table(Comparison.read(paths.DELTA_JSON)))
         return
     results = load_results(params)
-    delta = compare(results, params.evaluation.allow_different)
+    delta = add_tuning(compare(results, params.evaluation.allow_different), params)
     with imports():
         from pipeline.comparison.intervals import add_intervals  # NumPy: `--show` and refusals do without
 

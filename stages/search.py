@@ -24,16 +24,16 @@ def main(params: Params, runs: list[str], apply: bool = False, restart: bool = F
         with opened(params, name, restart) as study:
             work(params, name, study)
             print(summary.table(study, params.search.objective))
-            complete = study.is_alone()
-            edit = summary.edit_of(params, name, study) if complete else None
-            if not complete:
+            if not study.is_alone():
                 rest = f"{study.place}: other workers still train some of its trials"
                 if apply:
                     raise SearchError(f"{rest}: nothing was written; give --apply again when they have ended")
                 print(f"{rest}: run it again to see the end")
-            elif edit is None:
+                continue
+            values = summary.best_values(study)
+            if summary.is_as_it_stands(params, name, values):
                 print(f"{name}: no trial did better than the run as it stands")
-            else:
+            if edit := summary.edit_of(params, name, study, values):
                 print(summary.diff(*edit))
                 if apply:
                     summary.apply(*edit)

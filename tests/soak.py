@@ -49,6 +49,7 @@ PARAMS = {
     "seeds": [0],
     "runs": {"semseg": {"architecture": "single_task", "tasks": ["semseg"]}},
     "runs_from_single_task": {},
+    "tuned": {},
 }  # fmt: skip
 
 Kill = Callable[["Repro"], None]

@@ -17,6 +17,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.params.loss_weights import loss_weights
 from pipeline.params.search import Search
 from pipeline.params.section import Section as Section
+from pipeline.params.tuned import Tuned
 from pipeline.params.types import (
     Angle,
     AutoOrBool,
@@ -244,6 +245,7 @@ class Params(Section):
     seeds: Annotated[tuple[Seed, ...], Unique, Field(min_length=1)]
     runs: Annotated[dict[RunName, Run], Field(min_length=1)]
     runs_from_single_task: dict[RunName, Run] = {}
+    tuned: dict[RunName, Tuned] = DEFAULTS["tuned"]
 
     @property
     def all_runs(self) -> dict[str, Run]:

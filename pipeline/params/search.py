@@ -100,7 +100,7 @@ def _entry(key: str, entry: object) -> Entry:
         raise ValueError(f"{key}: got {show(entry)}; {_FORM}")
     if odd := [each for each in entry if not isinstance(each, bool | int | float | str | None)]:
         raise ValueError(f"{key}: got {show(odd[0])} among the choices; each must be one value, no list and no mapping")
-    choices = tuple(_plain(each) for each in entry)
+    choices = tuple(plain(each) for each in entry)
     different = {(isinstance(each, bool), each) for each in choices}  # 1 and 1.0 are the same; true is no number
     if len(entry) < 2 or len(different) < len(entry):
         raise ValueError(f"{key}: got {show(list(entry))}; must be two or more different choices")
@@ -109,13 +109,14 @@ def _entry(key: str, entry: object) -> Entry:
 
 def _number(key: str, value: object) -> float | int:
     """A number, also one that YAML 1.1 reads as text, such as 1e-5."""
-    plain = _plain(value)
-    if isinstance(plain, bool) or not isinstance(plain, int | float) or not abs(plain) <= _LARGEST:
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
         raise ValueError(f"got {key} {show(value)}; must be a number, {_LARGEST:g} at most")
-    return plain
+    return number
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value, or the number that YAML 1.1 reads as text, such as 1e-5."""
     if isinstance(value, str):
         try:
             return float(value)

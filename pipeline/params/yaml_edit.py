@@ -1,4 +1,4 @@
-"""Setting single values in the text of a YAML file: comments, order and layout of all the rest stay byte for byte."""
+"""Setting values in the text of a YAML file: comments, order and layout of all the rest stay byte for byte."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def set_values(text: str, values: Mapping[Path, Any], origin: str = "params.yaml
     return text
 
 
+def written(value: object) -> str:
+    """A scalar, or a mapping of such in braces, as YAML 1.1 and 1.2 both read it."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{scalar(key)}: {written(each)}' for key, each in value.items())}}}"
+    return scalar(value)
+
+
 def scalar(value: object) -> str:
     """A value as YAML 1.1 and 1.2 both read it."""
     if value is None or isinstance(value, bool):
@@ -77,43 +84,54 @@ def _set_value(text: str, path: Path, value: Any) -> str:
         child = next((below for name, below in node.value if name.value == key), None)
         if child is None or (isinstance(child, yaml.ScalarNode) and depth + 1 < len(path)):
             rest = path[depth + 1 :]
-            written = scalar(value)
+            entry = written(value)
+            if child is None and depth == 0 and len(rest) == 1:  # a new section, with a line for each entry
+                return _added(text, start, node, f"{key}:\n  {rest[0]}: {entry}")
             for name in reversed(rest):
-                written = f"{{{name}: {written}}}"
+                entry = f"{{{name}: {entry}}}"
             if child is not None:  # an empty section: `training:` with nothing behind it
-                return _replaced(text, start, child, written)
-            return _added(text, start, node, f"{key}: {written}")
+                return _replaced(text, start, child, entry)
+            return _added(text, start, node, f"{key}: {entry}", unfold=depth == 1 and isinstance(value, Mapping))
         node = child
     assert node is not None
-    return _replaced(text, start, node, scalar(value))
+    return _replaced(text, start, node, written(value))
 
 
 def _replaced(text: str, start: int, node: yaml.Node, written: str) -> str:
-    begin, end = start + node.start_mark.index, start + node.end_mark.index
+    begin, end = start + node.start_mark.index, start + _end(node)
     before, old, behind = text[:begin], text[begin:end], text[end:]
     if not old and not before.endswith((" ", "\t")):
         before += " "
-    if blanks := re.match(r" +(?=#)", behind):
+    if (blanks := re.match(r" +(?=#)", behind)) and "\n" not in old:
         width = max(1, len(blanks[0]) + len(old) - len(written))
         behind = " " * width + behind[len(blanks[0]) :]
     return before + written + behind
 
 
-def _added(text: str, start: int, node: yaml.MappingNode, line: str) -> str:
-    """The text with one more entry at the end of a mapping."""
+def _added(text: str, start: int, node: yaml.MappingNode, line: str, unfold: bool = False) -> str:
+    """The text with one more entry at the end of a mapping.
+
+    unfold: an empty mapping in braces becomes one with a line for each entry, where nothing but a comment follows it.
+    """
+    begin, end = start + node.start_mark.index, start + node.end_mark.index
+    if unfold and node.flow_style and not node.value:
+        behind, separator, below = text[end:].partition("\n")
+        if not behind.strip() or behind.lstrip().startswith("#"):
+            ending = "\r\n" if behind.endswith("\r") else "\n"
+            room = " " * (end - begin) if behind.strip() else ""  # the comment keeps its column
+            return f"{(text[:begin] + room + behind).rstrip()}{ending}  {line}{ending if separator else ''}{below}"
     if node.flow_style:
-        end = start + node.end_mark.index - 1  # at the brace
-        inside = text[start + node.start_mark.index + 1 : end]
+        inside = text[begin + 1 : end - 1]
         gap = len(inside) - len(inside.rstrip()) if node.value else 0
-        at = end - gap
+        at = end - 1 - gap
         return f"{text[:at]}{', ' if node.value else ''}{line}{text[at:]}"
-    last = _end(node)
-    newline = text.find("\n", start + last)
+    at = text.find("\n", start + _end(node))
     indent = " " * node.value[0][0].start_mark.column
-    if newline < 0:
+    if at < 0:
         return f"{text}\n{indent}{line}\n"
-    ending = "\r\n" if text[newline - 1] == "\r" else "\n"
-    return f"{text[: newline + 1]}{indent}{line}{ending}{text[newline + 1 :]}"
+    ending = "\r\n" if text[at - 1] == "\r" else "\n"
+    line = line.replace("\n", ending + indent)
+    return f"{text[: at + 1]}{indent}{line}{ending}{text[at + 1 :]}"
 
 
 def _end(node: yaml.Node) -> int:

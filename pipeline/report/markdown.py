@@ -59,7 +59,7 @@ def write_report(params: Params) -> None:
 
     sections = [
         f"# {params.experiment}: multi-task performance\n",
-        _introduction(params, info) + _label_counts({"train": train, split: scored}),
+        _introduction(params, info, delta) + _label_counts({"train": train, split: scored}),
         "## Scores\n\n" + _score_table(params, tasks, delta, finite_or_none(trivial), results),
         _gain_section(tasks, delta),
         certainty_section(tasks, [_column(task) for task in tasks], delta),
@@ -73,7 +73,7 @@ def write_report(params: Params) -> None:
         file.write("\n".join(section.rstrip() + "\n" for section in sections if section))
 
 
-def _introduction(params: Params, info: DatasetInfo) -> str:
+def _introduction(params: Params, info: DatasetInfo, delta: Comparison) -> str:
     recipe = params.training
     height, width = recipe.input_size
     counts = ", ".join(f"{count} {split}" for split, count in info.splits.items())
@@ -86,7 +86,7 @@ def _introduction(params: Params, info: DatasetInfo) -> str:
         f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
         f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
         f"Scores are of {weights} on the {params.evaluation.split} split at the labels' own resolution; "
-        f"mean ± standard deviation over seeds.{_balanced(params)}{skipped}"
+        f"mean ± standard deviation over seeds.{_balanced(params)}{skipped}{_tuned(delta)}"
     )
 
 
@@ -95,6 +95,21 @@ def _balanced(params: Params) -> str:
     runs = {name: run.balancing for name, run in params.all_runs.items() if run.balancing.method != FIXED}
     by = ", ".join(f"`{name}` by {balancing}" for name, balancing in runs.items())
     return f" Balanced: {by}; all others by fixed weights." if by else ""
+
+
+def _tuned(delta: Comparison) -> str:
+    """Which runs were tuned, and by how many trials."""
+    by: dict[str, list[str]] = {}
+    for name, facts in delta.runs.items():
+        if facts.tuning:
+            by.setdefault(str(facts.tuning), []).append(f"`{name}`")
+    if not by:
+        return " No run was tuned: learning rates and the like are as somebody chose them."
+    rest = [f"`{name}`" for name, facts in delta.runs.items() if not facts.tuning]
+    listed = "; ".join(
+        f"{', '.join(runs)} by {tuning}" + (" each" if len(runs) > 1 else "") for tuning, runs in by.items()
+    )
+    return f" Tuned on a tenth of train: {listed}" + (f"; not tuned: {', '.join(rest)}." if rest else ".")
 
 
 def _label_counts(stores: dict[str, Store]) -> str:

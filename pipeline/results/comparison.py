@@ -63,14 +63,27 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """How the values of a run were found: by so many trials of so many epochs each, over these keys of the run."""
+
+    trials: int
+    epochs: int
+    keys: list[str]
+
+    def __str__(self) -> str:
+        return f"{self.trials} trials of {self.epochs} epochs over {', '.join(self.keys)}"
+
+
+@dataclass(frozen=True)
 class RunFacts:
-    """What a run is, and what one image costs it (pipeline/evaluation/cost.py)."""
+    """What a run is, and what one image costs it (pipeline/evaluation/cost.py). tuning: None: of a run not tuned."""
 
     architecture: str
     backbone: str
     parameters: int
     macs: int
     activation_bytes: int
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ class Comparison(ResultFile):
     delta.csv. conclusions: a sentence for each Δm, by its interval. caveats: what a reader must know.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     stage: ClassVar[str | None] = "compare"
 
     delta_m: dict[str, Gain]

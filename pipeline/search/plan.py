@@ -26,8 +26,8 @@ _NAMED = 10  # differences that a message names
 class Plan:
     """What a study is about.
 
-    inputs: all that a trial's result depends on but its values. start: values of the run as it stands, where they lie
-    within the space. waits_for_start: no other trial has a value before the run as it stands is trained.
+    inputs: all that a trial's result depends on but its values. own: values of the run as it stands. start: the same,
+    where they lie within the space. waits_for_start: no other trial has a value before the run as it stands is trained.
     """
 
     entries: Mapping[str, Entry]
@@ -36,6 +36,7 @@ class Plan:
     maximize: bool
     waits_for_start: bool
     inputs: Inputs
+    own: Values
     start: Values | None
 
 

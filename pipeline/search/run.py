@@ -21,7 +21,7 @@ from pipeline.params.search import RELATIVE_GAIN, Range
 from pipeline.params.search_rules import entries_of
 from pipeline.search.objective import Primary, TrialScores, maximizes, value_of
 from pipeline.search.plan import Plan
-from pipeline.search.space import Values, current_values, trial_params
+from pipeline.search.space import Values, current_values, own_values, trial_params
 from pipeline.search.storage import STORAGE_ERRORS, Place, heartbeat, translate_storage_errors
 from pipeline.search.study import RESULT, SharedStudy
 from pipeline.search.trial import check_packed, train_trial, trial_inputs
@@ -84,6 +84,7 @@ def plan_of(params: Params, name: str) -> Plan:
         maximizes(search.objective),
         search.objective == RELATIVE_GAIN,
         Inputs(inputs),
+        own_values(params, name, entries),
         current_values(params, name, entries),
     )
 

@@ -16,8 +16,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from pipeline.core import names
 from pipeline.params.load import parse_params
+from pipeline.params.run_values import current_value, is_same
 from pipeline.params.schema import Params, merge
 from pipeline.params.search import Entry, Range, Scalar
 from pipeline.params.search_rules import nested
@@ -28,6 +28,7 @@ Values = dict[str, Any]
 HOLDOUT = "train_holdout"  # of evaluation.select_on: the tenth of train that trials are scored on
 _MOST_LISTED = 100_000  # combinations of choices that are written out to find one that was not tried
 _DRAWS = 100
+_DIGITS = 3  # of a number out of a range: nobody could tell 0.00831 from 0.008312108785706818
 
 
 def distributions(entries: Mapping[str, Entry]) -> dict[str, BaseDistribution]:
@@ -41,13 +42,15 @@ def suggest(trial: Trial, entries: Mapping[str, Entry]) -> Values:
 
 
 def snapped(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Values:
-    """Values of a range in steps as one writes them, 0.3 and not 0.30000000000000004: equal ones are equal then."""
+    """Values of a range as one writes them: those in steps 0.3, not 0.30000000000000004, others to three digits."""
     return {key: _snap(entries[key], value) for key, value in values.items()}
 
 
 def _snap(entry: Entry, value: Any) -> Any:
-    if not isinstance(entry, Range) or entry.step is None or entry.whole:
+    if not isinstance(entry, Range) or entry.whole:
         return value
+    if entry.step is None:
+        return min(max(float(f"{value:.{_DIGITS}g}"), float(entry.low)), float(entry.high))
     return float(min(round(entry.low + round((value - entry.low) / entry.step) * entry.step, 12), entry.high))
 
 
@@ -64,41 +67,26 @@ def trial_params(params: Params, name: str, values: Values) -> Params:
         own["training"]["epochs"] = params.search.budget
     for key, value in values.items():
         own = merge(own, nested(key, value))
-    raw = params.model_dump(exclude={"search", "runs", "runs_from_single_task"})
+    raw = params.model_dump(exclude={"search", "runs", "runs_from_single_task", "tuned"})
     raw["evaluation"]["select_on"] = HOLDOUT
     return parse_params({**raw, "runs": {name: merge(run.model_dump(), own)}}, f"a trial of {name}")
 
 
-def current_value(params: Params, name: str, key: str) -> Any:
-    """What the run has for a key of a space as it stands; `...` where it leaves an option of its balancing out."""
-    run = params.run(name)
-    defaults = {option: choices[0] for option, choices in names.ARCHITECTURE_OPTIONS[run.architecture].items()}
-    value: Any = {
-        "training": run.training.model_dump(),
-        "options": defaults | run.options,
-        "balancing": run.balancing.model_dump(),
-    }
-    for part in key.split("."):
-        value = value.get(part, ...) if isinstance(value, dict) else ...
-    return value
+def own_values(params: Params, name: str, entries: Mapping[str, Entry]) -> Values:
+    """What the run has for each key as it stands; without options of its balancing that it leaves out."""
+    own = {key: current_value(params, name, key) for key in entries}
+    return {key: value for key, value in own.items() if value is not ...}
 
 
 def current_values(params: Params, name: str, entries: Mapping[str, Entry]) -> Values | None:
-    """What the run has for each key as it stands; None where one of them lies outside the space."""
-    values = {}
+    """What the run has for each key, as choices of the space have it; None where one of them lies outside the space."""
+    own, values = own_values(params, name, entries), {}
     for key, entry in entries.items():
-        value = current_value(params, name, key)
+        value = own.get(key, ...)
         if not _contains(entry, value):
             return None
         values[key] = value if isinstance(entry, Range) else next(each for each in entry if is_same(each, value))
     return snapped(entries, values)
-
-
-def is_same(one: object, other: object) -> bool:
-    """Whether two values mean the same: numbers by their size, 1 and 1.0; true is no number."""
-    if isinstance(one, int | float) and isinstance(other, int | float) and bool not in (type(one), type(other)):
-        return one == other
-    return type(one) is type(other) and one == other
 
 
 def size(entries: Mapping[str, Entry]) -> int | None:

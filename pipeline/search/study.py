@@ -24,8 +24,8 @@ from pipeline.search.space import Values, distributions, size, snapped, suggest,
 from pipeline.search.storage import Place, Worker, beat, delete, is_old, open_storage
 
 # What trials and studies hold beside Optuna's own.
-WORKER, RESULT, RETRY_OF, AS_IT_STANDS, REASON, REPEATS = (
-    "worker", "result", "retry_of", "as_it_stands", "reason", "repeats",
+WORKER, RESULT, RETRY_OF, AS_IT_STANDS, REASON, REPEATS, OWN = (
+    "worker", "result", "retry_of", "as_it_stands", "reason", "repeats", "own",
 )  # fmt: skip
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -109,6 +109,7 @@ class SharedStudy:
                 trial.set_user_attr(WORKER, self.worker.name)
                 if trial.user_attrs.get(AS_IT_STANDS):
                     if not self._has_earlier_start(trial.number):
+                        trial.set_user_attr(OWN, self.plan.own)
                         return trial, {}
                     self.study.tell(trial, state=TrialState.FAIL)
                     continue

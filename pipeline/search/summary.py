@@ -11,11 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 from pipeline.core import paths
 from pipeline.core.errors import SearchError
 from pipeline.params.load import load_params, parse_params
+from pipeline.params.run_values import current_value, is_same
 from pipeline.params.schema import Params
+from pipeline.params.tuned import Tuned
 from pipeline.params.yaml_edit import Path, set_values
 from pipeline.params.yaml_file import parse_yaml
-from pipeline.search.space import current_value, is_same, snapped
-from pipeline.search.study import AS_IT_STANDS, RESULT, SharedStudy
+from pipeline.search.space import Values, snapped
+from pipeline.search.study import AS_IT_STANDS, OWN, RESULT, SharedStudy
 
 _SHOWN = 5  # trials of the table
 
@@ -50,19 +52,27 @@ def table(study: SharedStudy, objective: str) -> str:
     return "\n".join([f"{study.place}: {done}", *lines])
 
 
-def edit_of(params: Params, name: str, study: SharedStudy) -> tuple[str, str] | None:
-    """The text of params.yaml as it is, and with the best values; None where the run has them already.
+def best_values(study: SharedStudy) -> Values:
+    """The values of the best trial: those that the run had, where none did better than it as it stands.
 
-    Raises SearchError where no trial has a value, ParamsError where the file can't be edited in place.
+    Raises SearchError where no trial has a value.
     """
     best = best_trials(study)
     if not best:
         raise SearchError(
             f"{study.place}: no trial has a value, all ended early: widen search.space, or look at the losses in MLflow"
         )
-    values = snapped(study.plan.entries, best[0].params)  # none for a run that lies outside the space
+    own = best[0].user_attrs.get(OWN)
+    return snapped(study.plan.entries, best[0].params) if own is None else dict(own)
+
+
+def edit_of(params: Params, name: str, study: SharedStudy, values: Values) -> tuple[str, str] | None:
+    """The text of params.yaml as it is, and with these values and what the run was tuned with; None where it has them.
+
+    Raises ParamsError where the file can't be edited in place.
+    """
     before = paths.PARAMS.read_bytes().decode("utf-8")
-    after = set_values(before, dict(_changes(params, name, values)), str(paths.PARAMS))
+    after = set_values(before, dict(_changes(params, name, values, study.done())), str(paths.PARAMS))
     return (before, after) if after != before else None
 
 
@@ -82,11 +92,19 @@ def apply(before: str, after: str) -> None:
     load_params(paths.PARAMS)
 
 
-def _changes(params: Params, name: str, values: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Those values that the run does not have already, at their place in params.yaml."""
+def is_as_it_stands(params: Params, name: str, values: Values) -> bool:
+    """Whether the run has these values already."""
+    return all(is_same(current_value(params, name, key), value) for key, value in values.items())
+
+
+def _changes(params: Params, name: str, values: Values, trials: int) -> Iterator[tuple[Path, Any]]:
+    """Those values that params don't have already, at their place in params.yaml."""
     for key, value in values.items():
         if not is_same(current_value(params, name, key), value):
             yield ("runs", name, *key.split(".")), value
+    epochs = params.search.budget or params.run(name).training.epochs
+    if params.tuned.get(name) != Tuned(trials=trials, epochs=epochs, values=values):
+        yield ("tuned", name), {"trials": trials, "epochs": epochs, "values": values}
 
 
 def _shown(value: object) -> str:

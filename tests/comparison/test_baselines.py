@@ -238,7 +238,15 @@ def test_a_missing_file_names_the_stage(params, results, in_tmp):
 
 def test_what_a_run_costs_is_passed_on_and_must_be_there(params, results, in_tmp):
     costs = {"parameters": 1000, "macs": 2000, "activation_bytes": 4000}
-    assert asdict(compare(results).runs["both"]) == {"architecture": "multi_task", "backbone": "net"} | costs
+    assert (
+        asdict(compare(results).runs["both"])
+        == {
+            "architecture": "multi_task",
+            "backbone": "net",
+            "tuning": None,
+        }
+        | costs
+    )
     write(results)
     file = paths.metrics_file("depth", 0)
     paths.write_json(file, {key: value for key, value in paths.read_json(file).items() if key not in costs})

@@ -54,6 +54,7 @@ PARAMS = {
     "runs_from_single_task": {  # hardly moves, so that one sees where it started
         "stitched": {"architecture": "cross_stitch", "tasks": ["semseg", "depth"], "training": {"lr": 1.0e-9}},
     },
+    "tuned": {},
 }  # fmt: skip
 RUNS = PARAMS["runs"] | PARAMS["runs_from_single_task"]
 

@@ -34,6 +34,7 @@ PARAMS = {
     "seeds": [0],
     "runs": {"semseg": {"architecture": "single_task", "tasks": ["semseg"]}},
     "runs_from_single_task": {},
+    "tuned": {},
 }  # fmt: skip
 STITCHED = {
     "runs": PARAMS["runs"] | {"depth": {"architecture": "single_task", "tasks": ["depth"]}},

@@ -46,6 +46,15 @@ CASES = {
     "no line end": ("a:\n  b: 1", ("a", "c"), "x", ["+  c: x"]),
     "windows": ("a:\r\n  b: 1 # é\r\nc: 2\r\n", ("a", "d"), "no", ['+  d: "no"']),
     "a mark of UTF-8": ("\ufeffa: 1\nb: 2\n", ("a",), 3, ["-\ufeffa: 1", "+\ufeffa: 3"]),
+    "a mapping into a new section": ("a: 1 # x\n", ("t", "run"), {"n": 2, "of": {"a.lr": 1e-05}},
+                                     ["+t:", "+  run: {n: 2, of: {a.lr: 1.0e-05}}"]),
+    "a mapping into nothing": ("t: {}  # note\nb: 1\n", ("t", "run"), {"n": 2},
+                               ["-t: {}  # note", "+t:     # note", "+  run: {n: 2}"]),
+    "a mapping beside another": ("t:   # note\n  one: {n: 1}\n# end\n", ("t", "two"), {"n": 2}, ["+  two: {n: 2}"]),
+    "a mapping for another": ("t:\n  one:\n    n: 1\n    of: {x: 2}  # x\n\nb: 1\n", ("t", "one"), {"n": 2},
+                              ["-    n: 1", "-    of: {x: 2}  # x", "+    {n: 2}  # x"]),
+    "a mapping, windows": ("a: 1\r\nt: {}\r\nb: 1\r\n", ("t", "x"), {"n": 2}, ["-t: {}", "+t:", "+  x: {n: 2}"]),
+    "a section, windows": ("a: 1\r\n", ("t", "x"), {"n": 2}, ["+t:", "+  x: {n: 2}"]),
     "quoted": ("a: 'x: y' # '\n", ("a",), "p: q", ["-a: 'x: y' # '", '+a: "p: q" # \'']),
 }  # fmt: skip
 

@@ -119,7 +119,7 @@ def test_trials_are_children_of_their_studys_run(project, capsys):
         assert each.data.tags["search_state"] in ("complete", "pruned")
         assert "run" not in each.data.tags, "no result of a run is taken for a trial, or the other way round"
         if trial.params:
-            assert float(each.data.params["training.lr"]) == trial.params["training.lr"]
+            assert each.data.params["training.lr"] == repr(float(f"{trial.params['training.lr']:.3g}"))
             assert each.data.params["training.optimizer"] == trial.params["training.optimizer"]
         if trial.state.name == "COMPLETE":
             assert each.data.metrics["objective"] == trial.value
@@ -139,15 +139,21 @@ def test_the_table_the_diff_and_what_is_applied(project, capsys):
     best = max((each for each in trials("depth") if each.value is not None), key=lambda each: each.value).params
     after = Path("params.yaml").read_text()
     [old] = [line for line in PARAMS.splitlines() if line not in after.splitlines()]
-    [new] = [line for line in after.splitlines() if line not in PARAMS.splitlines()]
+    [new, *tuned] = [line for line in after.splitlines() if line not in PARAMS.splitlines()]
     assert old == "  depth: {architecture: single_task, tasks: [depth]}     # one"
     assert new.startswith(
-        f"  depth: {{architecture: single_task, tasks: [depth], training: {{lr: {best['training.lr']!r}"
+        f"  depth: {{architecture: single_task, tasks: [depth], training: {{lr: {best['training.lr']:.3g}"
     )
     assert new.endswith("# one")
-    assert after.replace(new, old) == PARAMS, "every other byte is as it was"
+    assert tuned[0] == "tuned:" and tuned[1].startswith("  depth: {trials: 4, epochs: 2, values: {training.lr: ")
+    assert after.replace(new, old) == PARAMS + "".join(f"{line}\n" for line in tuned), "every other byte is as it was"
     assert f"+{new}" in again and f"-{old}" in again
-    assert load_params().run("depth").training.lr == best["training.lr"]
+    found = load_params()
+    assert (
+        found.run("depth").training.lr
+        == float(f"{best['training.lr']:.3g}")
+        == found.tuned["depth"].values["training.lr"]
+    )
     assert search("depth", "--apply") == 0, "values of the space are no other study"
     assert Path("params.yaml").read_text() == after
 

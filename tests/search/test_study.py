@@ -23,7 +23,7 @@ in_both = pytest.mark.parametrize("place", [None, pytest.param("sqlite", marks=p
 
 
 def plan(entries=LR, trials=8, seed=0, maximize=True, start=None, waits=False, **inputs: str) -> Plan:
-    return Plan(entries, trials, seed, maximize, waits, Inputs({"data": "d", **inputs}), start)
+    return Plan(entries, trials, seed, maximize, waits, Inputs({"data": "d", **inputs}), start or {}, start)
 
 
 @pytest.fixture

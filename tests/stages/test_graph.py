@@ -170,8 +170,8 @@ def test_every_default_stands_in_the_file_that_stages_depend_on(section):
 
 def test_what_else_has_a_default_changes_no_result():
     optional = {name for name, field in Params.model_fields.items() if not field.is_required()}
-    assert optional == {"experiment", *NO_RESULT}
-    assert set(DEFAULTS) == {"experiment", "data", "training", "evaluation", "search"}
+    assert optional == {"experiment", "tuned", *NO_RESULT}
+    assert set(DEFAULTS) == {"experiment", "data", "training", "evaluation", "search", "tuned"}
 
 
 def leaves(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -23,6 +23,7 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
         },
     },
     "runs_from_single_task": {"stitched": {"architecture": "cross_stitch", "tasks": ["semseg", "normals"]}},
+    "tuned": {},
 }  # fmt: skip
 
 
