@@ -8,6 +8,7 @@ looks and records, those on paths while a stage runs. What it finds unchanged, i
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from types import MappingProxyType
 
 import psutil
 
-from pipeline.core import dvc_lock
+from pipeline.core import dvc_lock, paths
 from pipeline.core.console import warn
-from pipeline.core.errors import ParamsError, StageError
+from pipeline.core.errors import DataError, ParamsError, StageError
 from pipeline.core.shutdown import STARTER
 from pipeline.core.workers import VARIABLE as WORKERS
 from pipeline.params.schema import Params
@@ -121,14 +122,37 @@ def _keys(runs: Mapping[str, object], params: Params) -> Iterator[str]:
 
 
 def _jobs(kind: str, runs: Mapping[str, object], params: Params) -> list[Job]:
-    """Training and scoring of each run and seed, where DVC finds that one of them is to be done."""
+    """Training and scoring of each run and seed, where DVC finds that one of them is to be done.
+
+    The longest first, so that none of them runs alone at the end.
+    """
     jobs = [(f"train{kind}@{key}", f"evaluate{kind}@{key}") for key in _keys(runs, params)]
     stages = [stage for job in jobs for stage in job]
     done = subprocess.run([*_DVC, "status", "--json", *stages], capture_output=True, text=True)
     if done.returncode:
         raise StageError(f"dvc status failed:\n{done.stderr.strip()}")
     changed = json.loads(done.stdout)
-    return [job for job in jobs if any(stage in changed for stage in job)]
+    return [job for job in longest_first(jobs, params) if any(stage in changed for stage in job)]
+
+
+def longest_first(jobs: list[Job], params: Params) -> list[Job]:
+    """Jobs by the arithmetic of their trainings, as earlier metrics files have it; those of other runs before them."""
+    of_run = {name: max((_macs(name, seed) for seed in params.seeds), default=0) for name in params.all_runs}
+
+    def effort(job: Job) -> float:
+        name = job[0].partition("@")[2].rpartition("-")[0]
+        return of_run[name] * params.run(name).training.epochs or math.inf
+
+    return sorted(jobs, key=effort, reverse=True)
+
+
+def _macs(name: str, seed: int) -> int:
+    """Multiply-accumulates of one image, by the metrics file that stands there, whatever it is of; 0 without one."""
+    try:
+        macs = paths.read_json(paths.metrics_file(name, seed)).get("macs")
+    except DataError:
+        return 0
+    return macs if isinstance(macs, int) else 0
 
 
 def _dvc(*arguments: str, slot: Mapping[str, str] = MappingProxyType({})) -> None:

@@ -6,11 +6,11 @@ import time
 import pytest
 import yaml
 
-from pipeline.core import workers
+from pipeline.core import paths, workers
 from pipeline.core.errors import ParamsError
 from pipeline.core.workers import cores, worker_count
 from pipeline.params.load import parse_params
-from pipeline.tools.parallel import WORKERS, default_jobs, make_slots
+from pipeline.tools.parallel import WORKERS, default_jobs, longest_first, make_slots
 from tests import soak
 from tests.support.project import Project
 
@@ -29,6 +29,7 @@ PARAMS = soak.PARAMS | {
     },
 }
 SHORT = PARAMS | {"training": soak.PARAMS["training"] | {"epochs": 2, "validate_every": 0}}
+LONG_RUN = {"architecture": "single_task", "tasks": ["depth"], "training": {"epochs": 20}}
 PARALLEL = ("stages.parallel", "--jobs", "2")
 
 
@@ -177,3 +178,15 @@ def test_a_containers_quota_counts(monkeypatch, tmp_path, quota, most):
 def test_no_jobs_at_all_are_refused():
     with pytest.raises(ParamsError, match="--jobs 0: at least 1"):
         make_slots(params_with(1), 0, 0, 8)
+
+
+def test_the_longest_trainings_begin_first(in_tmp):
+    """By metrics files of before, of any seed; a run that has none may be the longest of all."""
+    params = parse_params(SHORT | {"seeds": [0, 1], "runs": PARAMS["runs"] | {"long": LONG_RUN}})
+    jobs = [(f"train@{name}-{seed}",) for seed in (0, 1) for name in params.runs]
+    assert longest_first(jobs, params) == jobs, "nothing is known of them"
+    for name, seed, macs in (("semseg", 0, 10), ("depth", 1, 40), ("long", 0, 9)):
+        paths.write_json(paths.metrics_file(name, seed), {"macs": macs})
+    paths.metrics_file("long", 1).write_text("damaged")
+    order = [job[0].removeprefix("train@") for job in longest_first(jobs, params)]
+    assert order == ["wrong-0", "wrong-1", "long-0", "long-1", "depth-0", "depth-1", "semseg-0", "semseg-1"]
