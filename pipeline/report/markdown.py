@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
 import numpy as np
-import pandas as pd
 
 from pipeline.comparison import published
 from pipeline.compute.device import use_cpu_threads
 from pipeline.core import paths, removal
 from pipeline.core.errors import DataError
-from pipeline.core.integrity import read_recorded
 from pipeline.core.names import FIXED, SINGLE_TASK
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.evaluate_run import load_predictions, painting_contexts, panel_indices
@@ -23,6 +20,7 @@ from pipeline.evaluation.trivial import score_trivial
 from pipeline.params.schema import Params
 from pipeline.report.cells import count, number, spread, table
 from pipeline.report.certainty import certainty_section
+from pipeline.report.curves import curves_section
 from pipeline.results.comparison import Comparison, RunFacts
 from pipeline.results.run_metrics import RunMetrics
 from pipeline.tasks import get_task
@@ -65,7 +63,7 @@ def write_report(params: Params) -> None:
         certainty_section(tasks, [_column(task) for task in tasks], delta),
         _published_section(params, tasks, delta, info),
         "## Pictures\n\n" + "\n".join(_pictures(params, tasks, info, scored, results)),
-        "## Training\n\n" + _curves(tasks, results),
+        "## Training\n\n" + curves_section(params, tasks, delta, results),
         "## Every metric\n\n" + _all_metrics(tasks, trivial, results),
         "## The trivial predictor\n\n" + _trivial_notes(tasks, constants, info),
     ]
@@ -237,19 +235,6 @@ def _picture(text: str, target: str) -> str:
     """A picture in Markdown, whatever the ids of samples hold: blanks and brackets would end the link or its text."""
     escaped = re.sub(r"([\\\[\]<>&`])", r"\\\1", text)
     return f"![{escaped}]({quote(target, safe='/')})\n"
-
-
-def _curves(tasks: tuple[str, ...], results: Results) -> str:
-    histories = {name: [_history(result) for result in seeds] for name, seeds in results.items()}
-    figures.save(figures.curves(histories, tasks), paths.FIGURES / "curves.png")
-    return "![Training curves](figures/curves.png)"
-
-
-def _history(result: RunMetrics) -> pd.DataFrame:
-    """The history of the training that a metrics file is of. Raises DataError for a file that is another or missing."""
-    run, seed = result.run, result.seed
-    content = read_recorded(paths.history_file(run, seed), result.history_sha256, paths.metrics_file(run, seed))
-    return pd.read_csv(io.BytesIO(content))
 
 
 def _all_metrics(tasks: tuple[str, ...], trivial: dict[str, dict[str, float]], results: Results) -> str:

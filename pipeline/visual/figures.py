@@ -124,6 +124,23 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
     return figure
 
 
+def gain_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Δm against steps, a line for each run, its interval shaded. curves: {run: mean, low and high by step}."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for run, curve in curves.items():
+        (line,) = axis.plot(curve.index, curve["mean"], marker="o" if len(curve) < 16 else None, ms=3, label=run)
+        if curve["low"].notna().all():
+            axis.fill_between(curve.index, curve["low"], curve["high"], color=line.get_color(), alpha=0.15, lw=0)
+    bounds = np.concatenate([curve["mean"] for curve in curves.values()] + [[0.0]])
+    margin = 1.5 * (bounds.max() - bounds.min()) + 1  # of two seeds an interval hides everything else
+    axis.set_ylim(bounds.min() - margin, bounds.max() + margin)
+    axis.axhline(0, color=_BASELINE, lw=1)
+    axis.set(xlabel="steps", ylabel="Δm, %")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, frameon=False)
+    return figure
+
+
 def gains(scores: Mapping[str, Mapping[str, Score]], delta_m: Mapping[str, Gain]) -> Figure:
     """Relative gain over the single-task baseline by task, and Δm, for each multi-task run; whiskers: one deviation."""
     runs = list(delta_m)
