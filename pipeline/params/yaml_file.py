@@ -163,7 +163,10 @@ def read_otherwise(path: str | Path) -> list[Problem]:
     try:
         theirs = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except RuamelError as error:
-        raise ParamsError(f"{path}: DVC can't read it: {getattr(error, 'problem', None) or error}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise ParamsError(f"{path}: {line}DVC can't read it: {problem}; put text with a colon in quotes") from error
     return list(_differences(read_yaml(path), theirs, ()))
 
 

@@ -89,7 +89,13 @@ def _gains(frame: pd.DataFrame, baselines: Mapping[str, pd.DataFrame]) -> pd.Ser
 
 
 def _by_epoch(frame: pd.DataFrame, column: str) -> dict[int, float]:
-    return frame.set_index("epoch")[column].dropna().to_dict() if column in frame else {}
+    if column not in frame:
+        return {}
+    return {
+        int(epoch): float(value)
+        for epoch, value in zip(frame["epoch"], frame[column], strict=True)
+        if np.isfinite(value)
+    }
 
 
 def _interval(gains: pd.DataFrame, steps: int) -> pd.DataFrame:

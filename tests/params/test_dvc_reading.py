@@ -39,7 +39,10 @@ def test_what_dvc_reads_otherwise_is_found(tmp_path, scalar):
     if scalar in NUMBERS_AS_TEXT:
         assert float(ours) == theirs
     if scalar in OTHER_BASES:
-        with pytest.raises(ParamsError, match=f"line 2: '{scalar}' is a number in base (8|60) in YAML"):
+        said = (
+            f"line 2: ('{scalar}' is a number in base (8|60) in YAML|DVC can't read it: found unexpected ':'; put text)"
+        )
+        with pytest.raises(ParamsError, match=said):
             problems(tmp_path, scalar)
         return
     found = problems(tmp_path, scalar)
