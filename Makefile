@@ -25,11 +25,13 @@ repro: $(STAMP)  ## run what params.yaml and the code changed, using all cores o
 	@python -m stages.check
 	python -m stages.parallel
 	@python -m stages.compare --show
+	@echo "reports/report.md has curves and pictures; \`make ui\` compares the runs in MLflow"
 
 repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-parallel N=4; 1 is `dvc repro`
 	@python -m stages.check
 	python -m stages.parallel $(if $(N),--jobs $(N))
 	@python -m stages.compare --show
+	@echo "reports/report.md has curves and pictures; \`make ui\` compares the runs in MLflow"
 
 test: $(STAMP)  ## all tests, on two cores
 	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -70,11 +70,11 @@ def _all_stages(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
         _dvc("repro", slot=slots[0])
         return
     _dvc("repro", "prepare", "selection")
-    _side_by_side(_jobs("", params.runs, params), slots)
+    _side_by_side(_jobs("", params.runs, params), slots, _efforts(params))
     if params.runs_from_single_task:
         keys = [f"single_task_weights@{key}" for key in _keys(params.runs_from_single_task, params)]
         _dvc("repro", *keys)
-        _side_by_side(_jobs("_from_single_task", params.runs_from_single_task, params), slots)
+        _side_by_side(_jobs("_from_single_task", params.runs_from_single_task, params), slots, _efforts(params))
     _dvc("repro")
 
 
@@ -135,15 +135,22 @@ def _jobs(kind: str, runs: Mapping[str, object], params: Params) -> list[Job]:
     return [job for job in longest_first(jobs, params) if any(stage in changed for stage in job)]
 
 
-def longest_first(jobs: list[Job], params: Params) -> list[Job]:
+def longest_first(jobs: Sequence[Job], params: Params) -> list[Job]:
     """Jobs by the arithmetic of their trainings, as earlier metrics files have it; those of other runs before them."""
-    of_run = {name: max((_macs(name, seed) for seed in params.seeds), default=0) for name in params.all_runs}
+    known = _efforts(params)
+    return sorted(jobs, key=lambda job: known[_run_of(job)] or math.inf, reverse=True)
 
-    def effort(job: Job) -> float:
-        name = job[0].partition("@")[2].rpartition("-")[0]
-        return of_run[name] * params.run(name).training.epochs or math.inf
 
-    return sorted(jobs, key=effort, reverse=True)
+def _run_of(job: Job) -> str:
+    return job[0].partition("@")[2].rpartition("-")[0]
+
+
+def _efforts(params: Params) -> dict[str, int]:
+    """The arithmetic of a training of each run, in no unit; 0 where nothing is known of it."""
+    return {
+        name: max(_macs(name, seed) for seed in params.seeds) * params.run(name).training.epochs
+        for name in params.all_runs
+    }
 
 
 def _macs(name: str, seed: int) -> int:
@@ -212,10 +219,14 @@ class _Running:
         return _Running(self.job, self.slot, self.tries + 1)
 
 
-def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]]) -> None:
+def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: Mapping[str, int]) -> None:
     """Run all jobs, one in each slot at a time; raises StageError at the end for those that failed."""
     waiting, free, failed = list(jobs), list(slots), []
     running: list[_Running] = []
+    ended: list[Job] = []
+    began = time.monotonic()
+    if jobs:
+        print(f"{len(jobs)} networks to train and score, {min(len(slots), len(jobs))} at a time", flush=True)
     try:
         while waiting or running:
             while waiting and free:
@@ -228,12 +239,26 @@ def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]]) -> None:
                     running.append(each.again())
                     continue
                 free.append(each.slot)
+                ended.append(each.job)
                 if code:
                     failed.append(each.job[0])
+                words = progress(jobs, ended, len(failed), efforts, time.monotonic() - began)
+                print(f"{each.job[0].partition('@')[2]} {'failed' if code else 'is done'}: {words}", flush=True)
     finally:
         _end([each.process for each in running])
     if failed:
         raise StageError(f"failed, see above: {', '.join(failed)}. What succeeded beside them is recorded")
+
+
+def progress(jobs: Sequence[Job], ended: Sequence[Job], failed: int, efforts: Mapping[str, int], seconds: float) -> str:
+    """How many jobs are done, and how long the rest may take: by their arithmetic, where all of it is known."""
+    known = all(efforts[_run_of(job)] for job in jobs)
+    total, done = (sum(efforts[_run_of(job)] if known else 1 for job in some) for some in (jobs, ended))
+    words = f"{len(ended) - failed} of {len(jobs)}" + (f", {failed} failed" if failed else "")
+    rest = seconds * (total - done) / done
+    if len(ended) == len(jobs):
+        return words
+    return f"{words}, about {f'{rest / 60:.0f} min' if rest > 90 else f'{max(rest, 1):.0f} s'} to go"
 
 
 def _end(processes: list[subprocess.Popen]) -> None:

@@ -10,7 +10,7 @@ from pipeline.core import paths, workers
 from pipeline.core.errors import ParamsError
 from pipeline.core.workers import cores, worker_count
 from pipeline.params.load import parse_params
-from pipeline.tools.parallel import WORKERS, default_jobs, longest_first, make_slots
+from pipeline.tools.parallel import WORKERS, default_jobs, longest_first, make_slots, progress
 from tests import soak
 from tests.support.project import Project
 
@@ -190,3 +190,18 @@ def test_the_longest_trainings_begin_first(in_tmp):
     paths.metrics_file("long", 1).write_text("damaged")
     order = [job[0].removeprefix("train@") for job in longest_first(jobs, params)]
     assert order == ["wrong-0", "wrong-1", "long-0", "long-1", "depth-0", "depth-1", "semseg-0", "semseg-1"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "failed", "efforts", "seconds", "said"),
+    [
+        (["a-0"], 0, {"a": 3, "b": 1}, 60, "1 of 4, about 2 min to go"),  # of 8, 3 are done: 100 s
+        (["a-0"], 0, {"a": 0, "b": 1}, 60, "1 of 4, about 3 min to go"),  # nothing is known of a: by number
+        (["b-0", "b-1"], 1, {"a": 3, "b": 1}, 60, "1 of 4, 1 failed, about 3 min to go"),
+        (["a-0", "b-0", "a-1", "b-1"], 0, {"a": 3, "b": 1}, 80, "4 of 4"),
+        (["a-0", "b-0", "a-1"], 0, {"a": 3, "b": 1}, 70, "3 of 4, about 10 s to go"),
+    ],
+)
+def test_progress_says_how_long_the_rest_may_take(ended, failed, efforts, seconds, said):
+    jobs = [(f"train@{name}",) for name in ("a-0", "b-0", "a-1", "b-1")]
+    assert progress(jobs, [(f"train@{name}",) for name in ended], failed, efforts, seconds) == said
