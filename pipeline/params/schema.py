@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, StrictBool, field_validator
 
 from pipeline.core import names
 from pipeline.core.errors import ParamsError
+from pipeline.params.adopted import Adopted
 from pipeline.params.loss_weights import loss_weights
 from pipeline.params.search import Search
 from pipeline.params.section import Section as Section
@@ -33,6 +34,7 @@ from pipeline.params.types import (
     Pretrained,
     RunName,
     Seed,
+    SeedKey,
     Size,
     StepFactor,
     TaskName,
@@ -190,13 +192,17 @@ class Balancing(Section):
 
 
 class Run(Section):
-    """One entry of `runs` or `runs_from_single_task`, as written."""
+    """One entry of `runs` or `runs_from_single_task`, as written.
+
+    adopted: a file for each seed; none where it is trained.
+    """
 
     architecture: Annotated[str, one_of("architecture", names.ARCHITECTURES)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
     auxiliary_tasks: TaskNames = ()
     options: dict[str, Any] = {}
     balancing: Balancing = Balancing()
+    adopted: dict[SeedKey, Adopted] = {}
     training: dict[str, Any] = {}  # checked as a Training, once merged over the common values
 
 
@@ -210,6 +216,7 @@ class ResolvedRun(Section):
     auxiliary_tasks: tuple[str, ...]
     options: dict[str, bool | int | float | str]
     balancing: Balancing = Balancing()
+    adopted: dict[SeedKey, Adopted] = {}
     training: Training
 
     @property

@@ -79,10 +79,10 @@ def _set_value(text: str, path: Path, value: Any) -> str:
             rest = path[depth + 1 :]
             written = scalar(value)
             for name in reversed(rest):
-                written = f"{{{name}: {written}}}"
+                written = f"{{{scalar(name)}: {written}}}"
             if child is not None:  # an empty section: `training:` with nothing behind it
                 return _replaced(text, start, child, written)
-            return _added(text, start, node, f"{key}: {written}")
+            return _added(text, start, node, f"{scalar(key)}: {written}")
         node = child
     assert node is not None
     return _replaced(text, start, node, scalar(value))
