@@ -20,13 +20,11 @@ _SHOWN = 3  # tensors that a message names
 class Accounting:
     """Which tensors of a file became which of ours.
 
-    mapped: {ours: theirs}. parameters: numbers in those of theirs that were used. unused: {why: their names}. notes:
-    what the names can't tell.
+    mapped: {ours: theirs}. unused: {why: {theirs: how many numbers it holds}}. notes: what the names can't tell.
     """
 
     mapped: dict[str, tuple[str, ...]]
-    parameters: int
-    unused: dict[str, tuple[str, ...]]
+    unused: dict[str, dict[str, int]]
     notes: tuple[str, ...] = ()
 
     @property
@@ -37,14 +35,16 @@ class Accounting:
     def lines(self) -> list[str]:
         """The account, for people."""
         found = [f"{self.used} tensors of the file are the {len(self.mapped)} of the network"]
-        found += [f"{len(names)} are not used: {why}{_some(names)}" for why, names in self.unused.items()]
+        found += [
+            f"{len(sizes)} of {sum(sizes.values()):,} numbers are not used: {why}{_some(list(sizes))}"
+            for why, sizes in self.unused.items()
+        ]
         return [*found, *(f"note: {note}" for note in self.notes)]
 
     def as_object(self) -> dict[str, Any]:
         """The account, for JSON."""
-        unused = {why: list(names) for why, names in self.unused.items()}
         mapped = {ours: list(theirs) for ours, theirs in self.mapped.items()}
-        return {"parameters": self.parameters, "unused": unused, "notes": list(self.notes), "mapped": mapped}
+        return {"unused": self.unused, "notes": list(self.notes), "mapped": mapped}
 
 
 def map_tensors(
@@ -77,9 +77,9 @@ def map_tensors(
                 shapes[_misfit(sources, given, name, own)] = None
             else:
                 state[name], mapped[name] = value.to(own.dtype).contiguous(), sources
-    unused, extra = _left_over(rules, [name for name in theirs if name not in used])
+    unused, extra = _left_over(rules, {name: value.numel() for name, value in theirs.items() if name not in used})
     _refuse(what, list(lacking), list(shapes), extra)
-    return state, Accounting(mapped, sum(theirs[name].numel() for name in used), unused, rules.notes)
+    return state, Accounting(mapped, unused, rules.notes)
 
 
 def _made(rule: Rule, sources: list[Tensor]) -> Tensor | None:
@@ -90,17 +90,17 @@ def _made(rule: Rule, sources: list[Tensor]) -> Tensor | None:
         return None
 
 
-def _left_over(rules: Rules, names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+def _left_over(rules: Rules, sizes: dict[str, int]) -> tuple[dict[str, dict[str, int]], list[str]]:
     """{why: those that compute nothing}, and the others."""
-    unused: dict[str, list[str]] = {}
+    unused: dict[str, dict[str, int]] = {}
     extra = []
-    for name in names:
+    for name, size in sizes.items():
         why = next((each.why for each in rules.unused if re.fullmatch(each.theirs, name)), None)
         if why is None:
             extra.append(name)
         else:
-            unused.setdefault(why, []).append(name)
-    return {why: tuple(found) for why, found in unused.items()}, extra
+            unused.setdefault(why, {})[name] = size
+    return unused, extra
 
 
 def _misfit(sources: tuple[str, ...], tensors: list[Tensor], name: str, own: Tensor) -> str:
@@ -127,6 +127,6 @@ def _count(names: list[str]) -> str:
     return f"{len(names)} tensor{'' if len(names) == 1 else 's'}"
 
 
-def _some(names: tuple[str, ...] | list[str]) -> str:
+def _some(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f" ({', '.join(names[:_SHOWN])}{more})"

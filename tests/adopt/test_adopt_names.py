@@ -175,12 +175,17 @@ def test_every_tensor_that_only_changes_its_name_keeps_its_bits():
         assert torch.equal(own[ours].flatten(), expected.flatten()), ours
 
 
-def test_a_backbone_of_the_published_size_has_the_released_names():
-    names = released_names.baseline({"semseg": 40}, released_names.W18)
-    run = run_of("single_task", ("semseg",), backbone="hrnet_w18_small_v2")
-    with torch.device("cpu"):
-        _, adoption = adopt(file_of(released_names.random_state(names)), run, info_of({"semseg": 40}))
-    assert adoption.account.used == len(names)
+def test_the_published_size_of_sca():
+    """Every parameter but the 3,096 that the released code never uses."""
+    names = released_names.sca({"semseg": 40, "depth": 1})
+    run = run_of("sequential_attention", ("semseg", "depth"), backbone="hrnet_w18_small_v2")
+    network, adoption = adopt(file_of(released_names.random_state(names)), run, info_of({"semseg": 40}))
+    assert sum(each.numel() for each in network.parameters()) == 25_763_645 - 3_096
+    assert {sum(sizes.values()) for sizes in adoption.account.unused.values()} == {3_096, 11 * 49 * 49}
+    (line,) = (line for line in adoption.lines() if "second norm" in line)
+    assert line.startswith(
+        "22 of 3,096 numbers are not used: the second norm of a window block, which is never called ("
+    )
 
 
 def test_counters_that_an_old_file_lacks_are_no_matter():

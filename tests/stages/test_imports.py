@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 # From the ground up: a room imports from itself and from rooms above its line, and stages import from all.
 ROOMS = (
     "core", "results", "compute", "params", "metrics", "tasks", "data", "networks", "balancing", "loading",
-    "download", "datasets", "visual", "tracking", "evaluation", "train", "adopt", "search", "comparison", "report", "tools",
+    "download", "datasets", "visual", "tracking", "evaluation", "train", "adopt", "search", "comparison", "report",
+    "tools",
 )  # fmt: skip
 
 # Narrower than that.
