@@ -36,7 +36,7 @@ class Accounting:
         """The account, for people."""
         found = [f"{self.used} tensors of the file are the {len(self.mapped)} of the network"]
         found += [
-            f"{len(sizes)} of {sum(sizes.values()):,} numbers are not used: {why}{_some(list(sizes))}"
+            f"{len(sizes)} ({sum(sizes.values()):,} numbers) are not used: {why}{_some(list(sizes))}"
             for why, sizes in self.unused.items()
         ]
         return [*found, *(f"note: {note}" for note in self.notes)]

@@ -129,8 +129,8 @@ def find_baseline(
 ) -> RunMetrics | None:
     """The single-task result of the same task and seed that `result` may fairly be compared with.
 
-    allowed: recipe values in which it may differ. Of several that are equally near, one that was adopted, or trained
-    here, as `result` was. None when no single-task run has this task at all.
+    allowed: recipe values in which it may differ. Of several those of its own kind come first, adopted or trained here;
+    then those that differ in less. None when no single-task run has this task at all.
     Raises ComparisonError, naming both sides, when every candidate is unfair or two are equally good.
     """
     candidates = [
@@ -208,6 +208,9 @@ def _rows(
         ] = None
     if result.adopted:
         caveats[f"{result.run}: adopted, trained elsewhere: its recipe isn't known here"] = None
+        if [each.weights_sha256 for each in results if each.run == result.run].count(result.weights_sha256) > 1:
+            text = "one file stands for several seeds, so nothing is known of how its scores vary by seed"
+            caveats[f"{result.run}: {text}"] = None
     rows: list[Row] = []
     scores: dict[str, float] = {}
     baselines: dict[str, float] = {}

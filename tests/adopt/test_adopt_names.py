@@ -184,7 +184,7 @@ def test_the_published_size_of_sca():
     assert {sum(sizes.values()) for sizes in adoption.account.unused.values()} == {3_096, 11 * 49 * 49}
     (line,) = (line for line in adoption.lines() if "second norm" in line)
     assert line.startswith(
-        "22 of 3,096 numbers are not used: the second norm of a window block, which is never called ("
+        "22 (3,096 numbers) are not used: the second norm of a window block, which is never called ("
     )
 
 

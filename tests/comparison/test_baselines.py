@@ -98,7 +98,8 @@ def adopt(results: list[RunMetrics], run: str, **values: object) -> None:
     """Let a run be one that was trained elsewhere, by a recipe that params don't know."""
     for seed in (0, 1):
         recipe = pick(results, run, seed).training | OTHER_RECIPE
-        change(results, run, seed, training=recipe, inputs=ADOPTED, training_samples=0, **values)
+        weights = {"weights_sha256": f"{seed}" * 64} | values
+        change(results, run, seed, training=recipe, inputs=ADOPTED, training_samples=0, **weights)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------
@@ -362,6 +363,13 @@ def test_a_recipe_that_is_not_known_refuses_nothing_and_is_said(results, run):
     assert delta.delta_m == expected.delta_m and delta.scores == expected.scores
     assert delta.caveats == [f"{run}: adopted, trained elsewhere: its recipe isn't known here"]
     assert f"* {delta.caveats[0]}" in format_table(delta)
+
+
+def test_one_file_for_several_seeds_is_said(results):
+    adopt(results, "both", weights_sha256="a" * 64)
+    assert compare(results).caveats[-1] == (
+        "both: one file stands for several seeds, so nothing is known of how its scores vary by seed"
+    )
 
 
 @pytest.mark.parametrize("key", ["output_stride", "hrnet_upsampling", "input_size", "normalization", "precision"])
