@@ -19,6 +19,7 @@ from pipeline.comparison.baselines import recipe_differences
 from pipeline.core import dvc_lock, names, paths
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.params.messages import Problem, tell
+from pipeline.params.rules import missing_files
 from pipeline.params.schema import Params, ResolvedRun
 from pipeline.params.timm_names import backbone_problem
 from pipeline.params.yaml_file import read_yaml
@@ -45,7 +46,7 @@ def main(params: Params, file: str, record: bool = False) -> None:
         raise DataError(f"data.folder: {params.data.folder} is not there; put your data there (docs/datasets.md)")
     if described := own_description(params):
         read_own_dataset(params)
-    problems = [*backbone_problems(params), *balancing_problems(params)]
+    problems = [*missing_files(params), *backbone_problems(params), *balancing_problems(params)]
     if not problems and described is not False:
         problems = list(network_problems(params))
     if problems:
@@ -62,14 +63,19 @@ def summary(params: Params, file: str) -> Iterator[str]:
     """What would be trained, a line a run."""
     seeds = ", ".join(map(str, params.seeds))
     runs = [params.run(name) for name in params.all_runs]
-    trainings = len(runs) * len(params.seeds)
+    adopted = sum(bool(run.adopted) for run in runs)
+    trainings = (len(runs) - adopted) * len(params.seeds)
     yield f"{file} is valid: {params.data.dataset}, tasks {', '.join(params.data.tasks)}"
     threads = " or ".join(dict.fromkeys(_or_null(run.training.cpu_threads) for run in runs))
-    yield f"{len(runs)} runs x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings; cpu_threads {threads}"
+    given = f" ({adopted} adopted)" if adopted else ""
+    yield (
+        f"{len(runs)} runs{given} x {len(params.seeds)} seeds ({seeds}) = {trainings} trainings; cpu_threads {threads}"
+    )
     width = max(len(run.name) for run in runs)
     for run in runs:
         extra = f" + {', '.join(run.auxiliary_tasks)}" if run.auxiliary_tasks else ""
         recipe = f"{run.training.backbone}, {run.training.epochs} epochs, lr {run.training.lr:g}"
+        recipe = f"{run.training.backbone}, adopted, trained elsewhere" if run.adopted else recipe
         recipe += f", balanced by {run.balancing}" if run.balancing.method != names.FIXED else ""
         start = "; starts from single_task" if run.from_single_task else ""
         yield f"  {run.name:{width}}  {run.architecture}: {', '.join(run.tasks)}{extra}; {recipe}{start}"
@@ -162,6 +168,9 @@ def warnings(params: Params) -> Iterator[str]:
         size, weights = run.training.input_size, run.training.pretrained
         if any(side % 32 for side in size):
             yield f"{run.key}: backbones work at multiples of 32, so input_size {list(size)} is enlarged first"
+        for seed, file in run.adopted.items():
+            if not (Path(file.file).is_file() or paths.run_file(run.name, seed).is_file()):
+                yield f"{run.key}: adopted {file.file} is not there yet"
         if isinstance(weights, str) and not Path(weights).is_file():
             yield f"{run.key}: pretrained {weights} is not there yet"
     if own_description(params) is False:

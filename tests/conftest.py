@@ -30,6 +30,7 @@ LONG = (
     "test_machine_faults.py",
     "test_bit_rot.py",
     "test_pascal_profile.py",
+    "test_adopted_run.py",
     "test_fault_harness.py",
     "test_access.py",
     "test_failures.py",

@@ -60,6 +60,10 @@ TUNED = (
     "cpu_threads",  # the same: it favours neither side, and a caveat says where those in force differed
 )
 
+# Those of SAME_RECIPE that scoring shows too. Of a network that was adopted, the others say nothing: how it was trained
+# is not known here.
+OF_SCORING = ("output_stride", "hrnet_upsampling", "input_size", "normalization", "precision")
+
 DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm
 
 
@@ -100,7 +104,8 @@ def _load(params: Params, run: str, seed: int) -> RunMetrics:
 def differences(result: RunMetrics, baseline: RunMetrics) -> dict[str, tuple[Any, Any]]:
     """Fields that should be the same and are not: {field: (the run's value, the baseline's value)}."""
     pairs = {key: (getattr(result, key), getattr(baseline, key)) for key in SAME}
-    pairs |= {key: (result.training[key], baseline.training[key]) for key in SAME_RECIPE}
+    known = _known_recipe(result.adopted or baseline.adopted)
+    pairs |= {key: (result.training[key], baseline.training[key]) for key in known}
     for task in baseline.tasks:
         pairs[f"{task} metric"] = (result.primary_metric[task].metric, baseline.primary_metric[task].metric)
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -109,8 +114,14 @@ def differences(result: RunMetrics, baseline: RunMetrics) -> dict[str, tuple[Any
 def recipe_differences(run: ResolvedRun, baseline: ResolvedRun, allowed: Sequence[str] = ()) -> list[str]:
     """What will make `compare` refuse this pair, as far as params tell: known before anything is trained."""
     ours, theirs = run.training.model_dump(mode="json"), baseline.training.model_dump(mode="json")
-    fields = ["backbone", *(key for key in SAME_RECIPE if key not in allowed)]
+    known = _known_recipe(bool(run.adopted or baseline.adopted))
+    fields = ["backbone", *(key for key in known if key not in allowed)]
     return [f"{key} {ours[key]} against {theirs[key]}" for key in fields if ours[key] != theirs[key]]
+
+
+def _known_recipe(adopted: bool) -> tuple[str, ...]:
+    """The training values that both sides of a pair must share, as far as they are known of an adopted one."""
+    return OF_SCORING if adopted else SAME_RECIPE
 
 
 def find_baseline(
@@ -118,7 +129,8 @@ def find_baseline(
 ) -> RunMetrics | None:
     """The single-task result of the same task and seed that `result` may fairly be compared with.
 
-    allowed: recipe values in which it may differ. None when no single-task run has this task at all.
+    allowed: recipe values in which it may differ. Of several those of its own kind come first, adopted or trained here;
+    then those that differ in less. None when no single-task run has this task at all.
     Raises ComparisonError, naming both sides, when every candidate is unfair or two are equally good.
     """
     candidates = [
@@ -132,8 +144,12 @@ def find_baseline(
     fair = [candidate for candidate in candidates if set(candidate[0]) <= set(allowed)]
     if not fair:
         raise ComparisonError(_unfair(result, task, *candidates[0]))
-    fair.sort(key=lambda candidate: len(candidate[0]))
-    if len(fair) > 1 and len(fair[0][0]) == len(fair[1][0]):
+
+    def distance(candidate: tuple[dict[str, tuple[Any, Any]], RunMetrics]) -> tuple[bool, int]:
+        return candidate[1].adopted != result.adopted, len(candidate[0])
+
+    fair.sort(key=distance)
+    if len(fair) > 1 and distance(fair[0]) == distance(fair[1]):
         first, second = fair[0][1], fair[1][1]
         raise ComparisonError(
             f"{result.name} has two {task} baselines, {first.name} and {second.name}; "
@@ -190,6 +206,11 @@ def _rows(
         caveats[
             f"{result.run}: starts from the trained networks of {origins}, so it has learned for longer than these"
         ] = None
+    if result.adopted:
+        caveats[f"{result.run}: adopted, trained elsewhere: its recipe isn't known here"] = None
+        if [each.weights_sha256 for each in results if each.run == result.run].count(result.weights_sha256) > 1:
+            text = "one file stands for several seeds, so nothing is known of how its scores vary by seed"
+            caveats[f"{result.run}: {text}"] = None
     rows: list[Row] = []
     scores: dict[str, float] = {}
     baselines: dict[str, float] = {}
@@ -224,6 +245,8 @@ def _pair_caveats(result: RunMetrics, task: str, baseline: RunMetrics) -> Iterat
     pair = f"{result.run} against {baseline.run}"
     for name, (ours, theirs) in differences(result, baseline).items():
         yield f"{pair}: {name} differs, {ours} against {theirs} (allowed in params.yaml)"
+    if result.adopted or baseline.adopted:  # how many images, on what: not known
+        return
     if result.training_samples != baseline.training_samples:
         labelled = result.labelled["train"][task]
         yield (

@@ -43,6 +43,9 @@ def not_comparable_because(run: ResolvedRun, evaluation: Evaluation, info: Datas
     if network := SETTINGS[info.dataset].network:
         yield f"{run.training.backbone}, where all rows have {network}"
         return
+    if run.adopted:
+        yield "adopted, trained elsewhere: its recipe isn't known here"
+        return
     yield from _other_start(run.training.backbone, run.training.pretrained)
     published = dict(SETTINGS[info.dataset].recipe(run.architecture, frozenset(run.all_tasks)))
     weights = published["task_weights"]

@@ -22,6 +22,9 @@ import yaml
 from pipeline.core import paths
 from pipeline.core.errors import TrainingError
 
+ADOPTED = "param adopted_sha256"
+"""The input that only a network has which was adopted, not trained: the SHA-256 of its file, as JSON."""
+
 _VERSIONS = ("torch", "timm", "numpy", "opencv-python-headless")  # the last resizes images
 ABSENT = "absent"
 _SAME_START_SECONDS = 2.0  # psutil derives it from the boot time, which moves when the clock is set
@@ -38,6 +41,11 @@ class Inputs:
         """SHA-256 of all names and values, whatever their order."""
         text = json.dumps(self.values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def adopted(self) -> bool:
+        """Whether they are of a network that was trained elsewhere, by a released code."""
+        return ADOPTED in self.values
 
     @property
     def lines(self) -> list[str]:
@@ -93,6 +101,21 @@ def selection_inputs(select_on: str | None) -> dict[str, str]:
         return {}
     code = {f"file {path}": _sha256(path) for path in stage_code("selection")}
     return {"param select_on": json.dumps(select_on), **code}
+
+
+def adoption_inputs(sha256: str) -> dict[str, str]:
+    """{name: value} of what an adopted network is made from, beyond what a training is: its file, and the code that
+    maps names, which the stage `adoption` in dvc.yaml depends on."""
+    return {ADOPTED: json.dumps(sha256), **_adoption_files()}
+
+
+def adoption_code() -> str:
+    """SHA-256 of the code that maps the names of checkpoints."""
+    return Inputs(_adoption_files()).fingerprint
+
+
+def _adoption_files() -> dict[str, str]:
+    return {f"file {path}": _sha256(path) for path in stage_code("adoption")}
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

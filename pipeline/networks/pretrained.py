@@ -7,7 +7,7 @@ import argparse
 import os
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +28,7 @@ from pipeline.networks.pairing import LoadReport, TimmOptions, own_name, pairing
 # NumPy 2 moved the function that makes one; files name either place.
 _NUMBERS = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDU"]
 _SCALAR = cast("Callable[..., Any]", np.float64(0).__reduce__()[0])
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
     np.dtype,
     *_NUMBERS,
@@ -136,7 +136,7 @@ def _read(path: Path) -> dict:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(HARMLESS):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TrainingError(f"pretrained: {path} cannot be read: {_pickle_reason(path, error)}") from error
@@ -146,16 +146,26 @@ def _read(path: Path) -> dict:
 
 
 def _pickle_reason(path: Path, error: Exception) -> str:
-    try:
-        objects = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError):  # it reads torch's zip format only
-        objects = []
-    if not objects:
+    if not (objects := unsafe_objects(path)):
         return f"it is damaged, or no file that torch.save wrote ({_reason(error)})"
     return (
         f"besides tensors it holds objects that could run code ({', '.join(objects)}). If you trust it, load it "
         "elsewhere and save its state dict alone."
     )
+
+
+def unsafe_objects(path: Path, known: Collection[str] = ()) -> list[str]:
+    """What a file of torch.save needs besides tensors and what is harmless; known: names that are no matter either.
+
+    Empty where that can't be said: of a damaged file, and of torch's former format.
+    """
+    names = {place[1] for place in HARMLESS if isinstance(place, tuple)} | set(known)
+    try:
+        with torch.serialization.safe_globals(HARMLESS):
+            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (RuntimeError, ValueError, pickle.UnpicklingError, EOFError):  # it reads torch's zip format only
+        return []
+    return [name for name in found if name not in names]
 
 
 def _reason(error: Exception) -> str:

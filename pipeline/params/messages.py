@@ -104,7 +104,10 @@ def _holds(tree: Any, loc: tuple) -> bool:
 
 
 def _unknown_key(loc: tuple, keys: dict[str, tuple[str, ...]], prefix: str) -> str:
-    section = ".".join("*" if i == 1 and f"{loc[0]}.*" in keys else str(part) for i, part in enumerate(loc[:-1]))
+    section = ""
+    for part in loc[:-1]:
+        own, any_of = (f"{section}.{each}".lstrip(".") for each in (part, "*"))
+        section = any_of if any_of in keys else own
     known = keys.get(section, ())
     if near := nearest(loc[-1], known):
         return f"unknown key; did you mean {dotted((*loc[:-1], near), prefix)}?"

@@ -30,8 +30,9 @@ def cross_problems(params: Params) -> list[Problem]:
     }
     for place, run in declared.items():
         problems += [Problem(f"{place}.{key}", text) for key, text in _run_problems(run, params.data.tasks)]
+        problems += [Problem(f"{place}.{key}", text) for key, text in _adoption_problems(place, run)]
         every = run.training.get("validate_every", params.training.validate_every)
-        if params.evaluation.select_on is not None and every in (None, 0):
+        if not run.adopted and params.evaluation.select_on is not None and every in (None, 0):
             text = f"{str(every).lower().replace('none', 'null')} leaves evaluation.select_on no epochs to choose from"
             problems.append(Problem(f"{place}.training.validate_every", f"{text}; give 1 or more"))
     return problems
@@ -76,6 +77,25 @@ def _balancing_problems(run: Run, count: int) -> Iterator[tuple[str, str]]:
             yield "balancing", names.unknown(f"option of {method}", option, known)
         elif not known[option].holds(value):
             yield f"balancing.{option}", f"got {value:g}; must be {known[option]}"
+
+
+def _adoption_problems(place: str, run: Run) -> Iterator[tuple[str, str]]:
+    """What can't be of a run whose weights are those of a checkpoint."""
+    if run.adopted and not place.startswith(f"{names.RUN_FAMILIES[0]}."):
+        yield "adopted", f"these runs start from trained networks and are trained; move it to {names.RUN_FAMILIES[0]}"
+    if run.adopted and run.balancing.method != names.FIXED:
+        yield "balancing", f"got {run.balancing.method}; an adopted run is not trained here: remove it"
+
+
+def missing_files(params: Params) -> Iterator[Problem]:
+    """Adopted runs that have no file for one of the seeds; apart, since files are adopted one after the other."""
+    for name, run in params.runs.items():
+        if run.adopted and (lacking := [seed for seed in params.seeds if seed not in run.adopted]):
+            yield Problem(
+                f"runs.{name}.adopted",
+                f"no file for seed {', '.join(map(str, lacking))} of seeds; `python -m stages.adopt FILE --as {name} "
+                f"--seed {lacking[0]}` adopts one, or take {'it' if len(lacking) == 1 else 'them'} out of seeds",
+            )
 
 
 def _is_choice(value: object, choice: object) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StrictBool, field_validator
+from pydantic import Field, StrictBool, field_validator
 
 from pipeline.core import names
 from pipeline.core.errors import ParamsError
+from pipeline.params.adopted import Adopted
+from pipeline.params.balancing import Balancing as Balancing
 from pipeline.params.loss_weights import loss_weights
 from pipeline.params.search import Search
 from pipeline.params.section import Section as Section
@@ -27,13 +29,13 @@ from pipeline.params.types import (
     Momentum,
     Name,
     Natural,
-    NoBool,
     NonNegative,
     OutputStride,
     Positive,
     Pretrained,
     RunName,
     Seed,
+    SeedKey,
     Size,
     StepFactor,
     TaskName,
@@ -171,33 +173,18 @@ class Evaluation(Section):
     allow_different: Annotated[tuple[RecipeValue, ...], Unique] = _evaluation["allow_different"]
 
 
-class Balancing(Section):
-    """How a run balances its tasks: a method, and its options by name. Defaults: pipeline/balancing."""
-
-    model_config = ConfigDict(extra="allow")
-    if not TYPE_CHECKING:  # which takes it for a field
-        __pydantic_extra__: dict[str, Annotated[float, NoBool]]
-
-    method: Annotated[str, one_of("balancing method", tuple(names.BALANCING))] = names.FIXED
-
-    @property
-    def options(self) -> dict[str, float]:
-        """{option: value} of those that are given."""
-        return dict(self.model_extra or {})
-
-    def __str__(self) -> str:
-        given = ", ".join(f"{option} {value:g}" for option, value in self.options.items())
-        return f"{self.method} ({given})" if given else self.method
-
-
 class Run(Section):
-    """One entry of `runs` or `runs_from_single_task`, as written."""
+    """One entry of `runs` or `runs_from_single_task`, as written.
+
+    adopted: a file for each seed; none where it is trained.
+    """
 
     architecture: Annotated[str, one_of("architecture", names.ARCHITECTURES)]
     tasks: Annotated[TaskNames, Field(min_length=1)]
     auxiliary_tasks: TaskNames = ()
     options: dict[str, Any] = {}
     balancing: Balancing = Balancing()
+    adopted: dict[SeedKey, Adopted] = {}
     training: dict[str, Any] = {}  # checked as a Training, once merged over the common values
 
 
@@ -211,6 +198,7 @@ class ResolvedRun(Section):
     auxiliary_tasks: tuple[str, ...]
     options: dict[str, bool | int | float | str]
     balancing: Balancing = Balancing()
+    adopted: dict[SeedKey, Adopted] = {}
     training: Training
 
     @property

@@ -34,6 +34,14 @@ def _plain_int(value: object) -> object:
     return value
 
 
+def _seed_key(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch("0|[1-9][0-9]{0,9}", value):
+        return int(value)
+    if type(value) is int:  # of params that were read before
+        return value
+    raise ValueError('must be a seed in quotes, such as "0"')
+
+
 def _pretrained(value: object) -> bool | str:
     if isinstance(value, bool) or (isinstance(value, str) and value.strip()):
         return _text(value) if isinstance(value, str) else value
@@ -89,6 +97,13 @@ def _batch_norm_momentum(value: object) -> float | str:
     raise ValueError(f"must be {RELEASED}, or a number above 0 and at most 1")
 
 
+def _sha256(value: str) -> str:
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError("must be the 64 hexadecimal digits that `sha256sum` prints")
+    return value
+
+
+Sha256 = Annotated[str, AfterValidator(_sha256)]
 Text = Annotated[str, Field(max_length=1000), AfterValidator(_text)]
 Name = Annotated[str, Field(max_length=200), AfterValidator(_text)]  # what MLflow takes
 Unique = AfterValidator(_unique)
@@ -104,6 +119,8 @@ Natural = Annotated[int, NoBool, Field(ge=0)]
 OutputStride = Annotated[int, NoBool, one_of("output stride", (32, 16, 8))]
 # What NumPy's and torch's generators both take.
 Seed = Annotated[int, BeforeValidator(_plain_int), Field(ge=0, lt=2**32)]
+# As the key of a mapping, where YAML's readers agree on text alone.
+SeedKey = Annotated[int, BeforeValidator(_seed_key), Field(ge=0, lt=2**32)]
 if TYPE_CHECKING:  # of two: pydantic learns the length from the field, for a message that names it
     Size = tuple[int, int]
 else:

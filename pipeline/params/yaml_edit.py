@@ -86,12 +86,14 @@ def _set_value(text: str, path: Path, value: Any) -> str:
             rest = path[depth + 1 :]
             entry = written(value)
             if child is None and depth == 0 and len(rest) == 1:  # a new section, with a line for each entry
-                return _added(text, start, node, f"{key}:\n  {rest[0]}: {entry}")
+                return _added(text, start, node, f"{scalar(key)}:\n  {scalar(rest[0])}: {entry}")
             for name in reversed(rest):
-                entry = f"{{{name}: {entry}}}"
+                entry = f"{{{scalar(name)}: {entry}}}"
             if child is not None:  # an empty section: `training:` with nothing behind it
                 return _replaced(text, start, child, entry)
-            return _added(text, start, node, f"{key}: {entry}", unfold=depth == 1 and isinstance(value, Mapping))
+            return _added(
+                text, start, node, f"{scalar(key)}: {entry}", unfold=depth == 1 and isinstance(value, Mapping)
+            )
         node = child
     assert node is not None
     return _replaced(text, start, node, written(value))

@@ -84,7 +84,7 @@ def _introduction(params: Params, info: DatasetInfo, delta: Comparison) -> str:
         f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
         f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
         f"Scores are of {weights} on the {params.evaluation.split} split at the labels' own resolution; "
-        f"mean ± standard deviation over seeds.{_balanced(params)}{skipped}{_tuned(delta)}"
+        f"mean ± standard deviation over seeds.{_balanced(params)}{_adopted(params)}{skipped}{_tuned(delta)}"
     )
 
 
@@ -110,6 +110,17 @@ def _tuned(delta: Comparison) -> str:
     return f" Tuned on a tenth of train: {listed}" + (f"; not tuned: {', '.join(rest)}." if rest else ".")
 
 
+def _adopted(params: Params) -> str:
+    """The runs that are checkpoints of released codes."""
+    runs = [f"`{name}`" for name, run in params.all_runs.items() if run.adopted]
+    return f" Adopted, trained elsewhere, so their recipe isn't known here: {', '.join(runs)}." if runs else ""
+
+
+def _label(params: Params, name: str) -> str:
+    """A run's name in a table."""
+    return f"`{name}` (adopted)" if params.all_runs[name].adopted else f"`{name}`"
+
+
 def _label_counts(stores: dict[str, Store]) -> str:
     """How many images of each split have a label of each task, where not all have one."""
     counts = {split: store.label_counts() for split, store in stores.items()}
@@ -129,7 +140,7 @@ def _score_table(params: Params, tasks: tuple[str, ...], delta: Comparison, triv
         scores = delta.scores[name]
         cells = [spread(scores[task]) if task in scores else "" for task in tasks]
         gain = spread(delta.delta_m[name], sign=True) if name in delta.delta_m else ""
-        rows.append([f"`{name}`", *cells, gain, *_cost(delta.runs[name])])
+        rows.append([_label(params, name), *cells, gain, *_cost(delta.runs[name])])
     below = "".join(f"\n- {sentence}" for sentence in _below_trivial(params, tasks, delta, trivial))
     return f"{table(head, rows)}\n\n{_COST}" + (f"\n{below}" if below else "")
 
@@ -187,7 +198,7 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: Comparison
         return ""
     single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
     groups = {"single task": single} if single else {}
-    groups |= {f"`{name}`": [name] for name in params.all_runs if name not in single}
+    groups |= {_label(params, name): [name] for name in params.all_runs if name not in single}
     rows = []
     for label, names in groups.items():
         scores = {task: entry for name in names for task, entry in delta.scores[name].items()}

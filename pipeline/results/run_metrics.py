@@ -78,6 +78,11 @@ class RunMetrics(ResultFile):
         return f"{self.run}-{self.seed}"
 
     @property
+    def adopted(self) -> bool:
+        """Whether the network was trained elsewhere, so that `training` says nothing of how."""
+        return self.made_from.adopted
+
+    @property
     def made_from(self) -> Inputs:
         """All that decided the weights."""
         return Inputs.parse(self.inputs)

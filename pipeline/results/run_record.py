@@ -37,6 +37,9 @@ class RunRecord(ResultFile):
     of the run's tasks. device: the hardware in words. processes: that trained together. last_validation: {task:
     {metric: value}}, None for one that is not finite; empty without validation. weights: of which epoch. starts_from:
     by task. training_samples: images trained on. weights_sha256, history_sha256: of the files that training wrote.
+
+    Of a network that was adopted, trained elsewhere, `weights` says so and names the file; processes and device are
+    those that adopted it, training_samples is 0.
     """
 
     version: ClassVar[int] = 1

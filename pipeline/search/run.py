@@ -264,6 +264,8 @@ def _end_parent(study: SharedStudy, runs: StudyRuns, status: str) -> None:
 
 def _not_concerned(params: Params, name: str) -> str | None:
     objective, tasks = params.search.objective, params.runs[name].tasks
+    if params.runs[name].adopted:
+        return "it is adopted, so no trial of it could be trained"
     if not entries_of(params, name):
         return f"search.space has no key for its architecture {params.runs[name].architecture} and its tasks"
     if objective not in (RELATIVE_GAIN, *tasks):

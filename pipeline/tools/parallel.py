@@ -69,7 +69,7 @@ def _all_stages(params: Params, slots: Sequence[Mapping[str, str]]) -> None:
     if len(slots) == 1:
         _dvc("repro", slot=slots[0])
         return
-    _dvc("repro", "prepare", "selection")
+    _dvc("repro", "prepare", "selection", "adoption")
     _side_by_side(_jobs("", params.runs, params), slots, _efforts(params))
     if params.runs_from_single_task:
         keys = [f"single_task_weights@{key}" for key in _keys(params.runs_from_single_task, params)]

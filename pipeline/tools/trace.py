@@ -222,6 +222,8 @@ def _compare(found: Trace, params: Params, record: RunRecord | RunMetrics, score
     Raises DataError where there is neither.
     """
     found.recorded |= {"device": record.device, "processes": record.processes}
+    if record.made_from.adopted:
+        found.notes.append(f"its weights were {record.weights}: what trained them is not known here")
     if found.run not in params.all_runs:
         found.mismatches.append(f"run {found.run} is no longer in {paths.PARAMS}")
         return

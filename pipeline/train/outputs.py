@@ -28,10 +28,12 @@ from pipeline.tasks import get_task
 from pipeline.train import resume
 from pipeline.train.state import EpochRecord
 
+_COLUMNS = ["epoch", "learning_rate", "loss"]  # of every history
+
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training was made of, which run.json is to say.
+    """What a training was made of, or an adoption, which run.json is to say.
 
     start: {task: {run, sha256}} of the networks that it started from. weights: of which epoch.
     """
@@ -55,7 +57,7 @@ class Trained:
             dataset=described(self.info, self.run),
             device=self.device.description,
             processes=distributed.world_size(),
-            last_validation=finite_or_none(history[-1].scores or {}),
+            last_validation=finite_or_none((history[-1].scores if history else None) or {}),
             weights=self.weights,
             starts_from={task: StartedFrom(**source) for task, source in self.start.items()},
             training_samples=self.training_samples,
@@ -91,6 +93,8 @@ def described(info: DatasetInfo, run: ResolvedRun) -> DescribedData:
 def write_outs(network: torch.nn.Module, history: list[EpochRecord], trained: Trained) -> str:
     """Write weights, digest, history and run.json, which names the SHA-256 of weights and history; returns the former.
 
+    history: empty where nothing was trained here.
+
     Raises TrainingError where that fails, as on a full disk.
     """
     name, seed = trained.run.name, trained.seed
@@ -119,9 +123,9 @@ def _write_history(path: Path, history: list[EpochRecord]) -> None:
 
     Columns: epoch, learning_rate, loss (the sum of all), loss/<task>, loss_auxiliary/<task>, <task>/<primary_metric>.
     """
-    rows = []
+    rows: list[dict[str, float]] = []
     for record in history:
-        row = {
+        row: dict[str, float] = {
             "epoch": record.epoch,
             "learning_rate": record.learning_rate,
             "loss": sum(record.losses.values()),
@@ -133,6 +137,6 @@ def _write_history(path: Path, history: list[EpochRecord]) -> None:
         }
         rows.append(row)
     with paths.atomic(path) as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[-1]), restval="")
+        writer = csv.DictWriter(file, fieldnames=list(rows[-1]) if rows else _COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)

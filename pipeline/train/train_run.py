@@ -12,33 +12,31 @@ import torch
 
 from pipeline.compute import distributed
 from pipeline.compute.device import Device, choose_device
-from pipeline.core import git, paths, provenance, run_folders
+from pipeline.core import paths, provenance, run_folders
 from pipeline.core.errors import DataError
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.dry_run import check_batch_norm
 from pipeline.evaluation.scoring import score
 from pipeline.loading.in_memory import training_batches
 from pipeline.loading.loader import Shard
-from pipeline.networks.backbones.backbone import Backbone
 from pipeline.networks.cross_stitch import EncoderFusion
 from pipeline.networks.from_params import build_network
-from pipeline.networks.pairing import LoadReport
 from pipeline.networks.saved_weights import load_single_task_weights
 from pipeline.params.load import load_params
 from pipeline.params.schema import Params, ResolvedRun
 from pipeline.tasks import get_task
 from pipeline.tracking.mlflow_run import connect, training_run
 from pipeline.tracking.queries import close_runs
-from pipeline.tracking.run_log import EXECUTION, RunLog
+from pipeline.tracking.run_log import EXECUTION
 from pipeline.train import resume
 from pipeline.train.augment import Augmenter, ValueGeometry
+from pipeline.train.describe import describe, load_report
 from pipeline.train.epoch_selection import Selection
 from pipeline.train.loop import Log, TrainingLoop
 from pipeline.train.outputs import Trained, execution_record, write_outs
 from pipeline.train.renamed import find_former, take_over
 from pipeline.train.resume import Checkpoints
 from pipeline.train.state import EpochRecord
-from pipeline.train.step import uses_cuda_graph
 from pipeline.train.training_inputs import start_of, training_inputs, training_key
 
 HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
@@ -170,9 +168,9 @@ def run_main_process(job: TrainingJob) -> None:
         name, before = f"{run.name}-{seed}", attempt.seconds
         with training_run(experiment, name, attempt.training_id, tags, attempt.points, before) as log:
             network, selection = job.network(), job.selection()
-            if report := _load_report(network):
+            if report := load_report(network):
                 print(f"{run.training.backbone}: {report}")
-            _describe(log, params, run, seed, job.info, network, device, inputs)
+            describe(log, params, run, seed, job.info, network, device, inputs)
             checkpoints = Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started))
             history = job.fit(
                 network, selection, checkpoints, log.metrics, lambda description: log.tags({"batches": description})
@@ -254,43 +252,3 @@ def _check_scored(run: ResolvedRun, store: Store) -> None:
             f"run {run.name}: no validation sample has a valid pixel for {', '.join(lacking)}; look at its labels (a "
             "code that is ignored everywhere, say), or take it out of the run's tasks"
         )
-
-
-def _load_report(network: torch.nn.Module) -> LoadReport | str | None:
-    assert isinstance(network.backbone, Backbone)
-    return network.backbone.load_report
-
-
-def _describe(
-    log: RunLog,
-    params: Params,
-    run: ResolvedRun,
-    seed: int,
-    info: DatasetInfo,
-    network: torch.nn.Module,
-    device: Device,
-    inputs: provenance.Inputs,
-) -> None:
-    """Tell MLflow, at the start, what this run is."""
-    log.params(params.flat(run.name) | {"run": run.name, "seed": seed})
-    log.tags(
-        {
-            "run": run.name,
-            "seed": str(seed),
-            "architecture": run.architecture,
-            "tasks": ",".join(run.tasks),
-            "input_fingerprint": inputs.fingerprint,
-            "device": device.description,
-            "processes": str(distributed.world_size()),
-            "precision": str(device.dtype).removeprefix("torch."),
-            "tf32": str(device.tf32).lower(),
-            "cuda_graph": str(uses_cuda_graph(run, device)).lower(),
-            "compiled": str(run.training.compile).lower(),
-            "fused_optimizer": str(device.has_fused_optimizers).lower(),
-            "pretrained": str(_load_report(network) or "none: random initialisation"),
-            **{f"version.{package}": number for package, number in provenance.environment().items()},
-            **git.git_state(),
-            **provenance.dvc_tags(),
-        }
-    )
-    log.dataset(f"{info.dataset} train", info.digest, "training")

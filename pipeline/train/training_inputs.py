@@ -25,7 +25,8 @@ def training_inputs(
     """
     run = params.run(name)
     start = start_of(run, seed) if start is None else start
-    values = run.model_dump(exclude={"name": True, "training": {"cpu_threads"}})  # no weight depends on a name
+    # No weight depends on the name of a run, nor on where a file lies.
+    values = run.model_dump(exclude={"name": True, "adopted": True, "training": {"cpu_threads"}})
     values |= {"seed": seed, "select_on": params.evaluation.select_on, "start": start}
     values |= {"device": device.torch_device.type, "dtype": str(device.dtype)}
     values["cpu_threads"] = device.cpu_threads  # those in force, which null leaves to the machine
@@ -33,6 +34,9 @@ def training_inputs(
     pretrained = run.training.pretrained
     files = [Path(pretrained)] if isinstance(pretrained, str) else []
     inputs = provenance.collect_inputs("train", values, info.digest, files)
+    if run.adopted:
+        adopted = run.adopted.get(seed)
+        return provenance.Inputs(inputs.values | provenance.adoption_inputs(adopted.sha256 if adopted else ""))
     return provenance.Inputs(inputs.values | provenance.selection_inputs(params.evaluation.select_on))
 
 

@@ -120,7 +120,8 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
     for axis in axes.flat:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     lines, runs = list(handles.values()), list(handles)
-    figure.legend(lines, runs, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8)
+    if runs:  # none where all are adopted
+        figure.legend(lines, runs, loc="outside lower center", ncols=min(len(handles), 5), fontsize=8)
     return figure
 
 

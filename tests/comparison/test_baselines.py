@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.comparison.baselines import SAME_RECIPE, TUNED, compare, find_baseline, load_results
+from pipeline.comparison.baselines import SAME_RECIPE, TUNED, compare, find_baseline, load_results, recipe_differences
 from pipeline.comparison.intervals import add_intervals
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
+from pipeline.core.provenance import Inputs
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Params, Training
 from pipeline.results.comparison import Comparison
@@ -87,6 +88,18 @@ def known(entry: object) -> dict[str, object]:
 def write(results: list[RunMetrics]) -> None:
     for one in results:
         one.write(paths.metrics_file(one.run, one.seed))
+
+
+ADOPTED = Inputs({"param cpu_threads": "1", "param adopted_sha256": f'"{"e" * 64}"'}).lines
+OTHER_RECIPE = {"epochs": 60, "optimizer": "sgd", "batch_size": 8, "pretrained": True, "initialization": "he"}
+
+
+def adopt(results: list[RunMetrics], run: str, **values: object) -> None:
+    """Let a run be one that was trained elsewhere, by a recipe that params don't know."""
+    for seed in (0, 1):
+        recipe = pick(results, run, seed).training | OTHER_RECIPE
+        weights = {"weights_sha256": f"{seed}" * 64} | values
+        change(results, run, seed, training=recipe, inputs=ADOPTED, training_samples=0, **weights)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------
@@ -345,3 +358,55 @@ def test_the_stage_from_files_to_table(results, in_tmp):
     shown = subprocess.run([*command, "--show"], check=True, **run)
     assert written.stdout == shown.stdout == format_table(add_intervals(compare(results), results)) + "\n"
     assert shown.stdout.splitlines()[4].startswith("both: not distinguishable from its baselines at 95 %: Δm 10 (−")
+
+
+# -- runs that were adopted ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", ["both", "semseg"])
+def test_a_recipe_that_is_not_known_refuses_nothing_and_is_said(results, run):
+    expected = compare(results)
+    adopt(results, run)
+    delta = compare(results)
+    assert delta.delta_m == expected.delta_m and delta.scores == expected.scores
+    assert delta.caveats == [f"{run}: adopted, trained elsewhere: its recipe isn't known here"]
+    assert f"* {delta.caveats[0]}" in format_table(delta)
+
+
+def test_one_file_for_several_seeds_is_said(results):
+    adopt(results, "both", weights_sha256="a" * 64)
+    assert compare(results).caveats[-1] == (
+        "both: one file stands for several seeds, so nothing is known of how its scores vary by seed"
+    )
+
+
+@pytest.mark.parametrize("key", ["output_stride", "hrnet_upsampling", "input_size", "normalization", "precision"])
+def test_what_scoring_shows_must_be_the_same_of_adopted_runs_too(results, key):
+    adopt(results, "both")
+    change(results, "both", training=pick(results, "both").training | {key: "other"})
+    with pytest.raises(ComparisonError, match=f"{key}: other in both-0"):
+        compare(results)
+
+
+def test_data_and_backbone_must_be_the_same_of_adopted_runs_too(results):
+    adopt(results, "both", backbone="another")
+    with pytest.raises(ComparisonError, match="backbone: another in both-0, net in semseg-0"):
+        compare(results)
+
+
+def test_a_run_prefers_baselines_of_its_own_kind(results):
+    results += [replace(pick(results, "semseg", seed), run="theirs") for seed in (0, 1)]
+    adopt(results, "theirs")
+    found = [find_baseline(pick(results, "both"), "semseg", results)]
+    adopt(results, "both")
+    found.append(find_baseline(pick(results, "both"), "semseg", results))
+    assert [each.run for each in found] == ["semseg", "theirs"]
+
+
+def test_check_expects_nothing_of_a_recipe_that_is_not_known():
+    raw = raw_params()
+    raw["runs"]["both"]["training"] |= {"epochs": 60, "optimizer": "sgd"}
+    ours, baseline = (parse_params(raw).run(run) for run in ("both", "semseg"))
+    assert recipe_differences(ours, baseline) == ["epochs 60 against 2", "optimizer sgd against adam"]
+    raw["runs"]["both"]["adopted"] = {"0": {"file": "a.pth", "sha256": "0" * 64}}
+    assert recipe_differences(parse_params(raw).run("both"), baseline) == []

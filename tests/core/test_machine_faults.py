@@ -240,6 +240,7 @@ STAGES = {
     "download": ("data/raw",),
     "prepare": ("data/.prepared",),
     "selection": ("models",),
+    "adoption": ("models",),
     "compare": ("reports",),
     "report": ("reports/figures",),
     "train": (".runs/train", "--run", "depth", "--seed", "0"),
@@ -272,7 +273,7 @@ def ready(root, tmp_path_factory):
     return folder, environment
 
 
-ORDER = ("download", "prepare", "selection", "train", "evaluate", "compare", "report")
+ORDER = ("download", "prepare", "selection", "adoption", "train", "evaluate", "compare", "report")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_git_state_of_a_project_in_a_subfolder_of_a_repository(project, monkeypa
 
 
 def test_the_stage_lists_of_this_project_name_files_that_exist():
-    for stage in ("prepare", "train", "evaluate", "selection", "single_task_weights", "compare", "report"):
+    for stage in ("prepare", "train", "evaluate", "selection", "adoption", "single_task_weights", "compare", "report"):
         assert provenance.stage_code(stage)
         assert all(path.exists() for path in provenance.stage_code(stage))
 

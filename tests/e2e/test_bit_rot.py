@@ -77,6 +77,7 @@ JSON = {
     "models/start/fused-0.json": ("train fused",),
     "models/semseg-0/run.json": ("evaluate", "trace", "predict"),
     "models/selection.json": (),  # by DVC alone
+    "models/adoption.json": (),  # likewise
     "reports/metrics/semseg-0.json": ("compare", "report", "trace"),
     "reports/delta.json": ("show", "report"),
 }
@@ -265,7 +266,7 @@ def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_help
     params["training"] |= {"backbone": "resnet10t", "input_size": [32, 32], "batch_size": 3, "epochs": 1}
     project = Project(root, params | {"runs": {"semseg": PARAMS["runs"]["semseg"]}, "seeds": [0]})
     project.dvc("config", "cache.type", "hardlink")
-    project.dvc("repro", "prepare", "selection")
+    project.dvc("repro", "prepare", "selection", "adoption")
     path = root / "data/prepared/train/image.bin"
     assert path.stat().st_nlink > 1, "the file system has hard links"
     whole, times = path.read_bytes(), path.stat()
@@ -297,4 +298,6 @@ def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_help
     path, times = root / ".dvc/cache/files/md5" / name[:2] / name[2:], path.stat()
     rot()
     assert "data/prepared/train/image.bin, which is whole" in project.stage("doctor", "--verify", "--fix")
-    assert path.read_bytes() == whole and "Running stage" not in project.dvc("repro", "prepare", "selection")
+    assert path.read_bytes() == whole and "Running stage" not in project.dvc(
+        "repro", "prepare", "selection", "adoption"
+    )

@@ -188,7 +188,7 @@ def test_what_is_made_again_leaves_committed_files_as_they_were(project, tmp_pat
     again.git("add", ".")
     again.git("commit", "-m", "Record the results")
     before = again.json("models/depth-0/run.json")
-    stages = ("check", "prepare", "selection", "train@depth-0", "evaluate@depth-0", "compare", "report")
+    stages = ("check", "prepare", "selection", "adoption", "train@depth-0", "evaluate@depth-0", "compare", "report")
     assert ran(again.dvc("repro", "-s", "-f", *stages)) == set(stages)
     assert again.git("status", "--porcelain") == ""
     client = mlflow.MlflowClient(f"sqlite:///{again.root / 'mlflow.db'}")
@@ -256,7 +256,7 @@ def ran(output: str) -> set[str]:
 def test_an_experiment_reruns_only_what_its_change_touches(project):
     output = project.dvc("exp", "run", "--name", "slow", "-S", "runs.sca.training.lr=1e-5")
     looked = "single_task_weights@stitched-0"  # sees that what `stitched` starts from is the same
-    assert ran(output) == {"check", "train@sca-0", "evaluate@sca-0", looked, "compare", "report"}
+    assert ran(output) == {"check", "adoption", "train@sca-0", "evaluate@sca-0", looked, "compare", "report"}
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
@@ -268,7 +268,7 @@ def test_another_single_task_network_reruns_what_starts_from_it(project):
     before = project.json("models/start/stitched-0.json")
     target = "train_from_single_task@stitched-0"
     output = project.dvc("exp", "run", "-S", "runs.semseg.training.lr=2e-3", target)
-    assert ran(output) == {"check", "train@semseg-0", "single_task_weights@stitched-0", target}
+    assert ran(output) == {"check", "adoption", "train@semseg-0", "single_task_weights@stitched-0", target}
     after = project.json("models/start/stitched-0.json")
     assert after["depth"] == before["depth"] and after["semseg"] != before["semseg"]
 

@@ -34,6 +34,7 @@ RUNS = tuple(PARAMS["runs"])
 TRAIN = stages("train", *RUNS) | stages("train", "stitched")
 EVALUATE = stages("evaluate", *RUNS) | stages("evaluate", "stitched")
 SOURCES = {f"single_task_weights@stitched-{seed}" for seed in SEEDS}
+LOOKED = SOURCES | {"adoption"}  # at all of `runs`; what they write stays the same for the others
 TABLES = {"compare", "report"}
 
 
@@ -155,15 +156,15 @@ VALUES: Edits = {  # and `check` each time
     "training.lr": (param("training.lr", 1e-5), ALL_RUNS),
     "training.augmentation.flip": (param("training.augmentation.flip", 0.0), ALL_RUNS),
     "a run's lr": (
-        param("runs.sca.training.lr", 1e-5), stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+        param("runs.sca.training.lr", 1e-5), stages("train", "sca") | stages("evaluate", "sca") | LOOKED | TABLES,
     ),
     "a run's option": (
         param("runs.sca.options.fpma_mask", "tasks"),
-        stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+        stages("train", "sca") | stages("evaluate", "sca") | LOOKED | TABLES,
     ),
     "a run's balancing": (
         param("runs.sca.balancing", {"method": "cagrad"}),
-        stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+        stages("train", "sca") | stages("evaluate", "sca") | LOOKED | TABLES,
     ),
     "a run's auxiliary task": (
         param("runs_from_single_task.stitched.auxiliary_tasks", []),
@@ -189,14 +190,14 @@ VALUES: Edits = {  # and `check` each time
     "a run more": (
         param("runs.deep", {"architecture": "multi_task", "tasks": ["semseg", "normals"]}),
         {f"{work}@deep-{seed}" for work in ("train", "evaluate") for seed in SEEDS}
-        | SOURCES | TABLES,
+        | LOOKED | TABLES,
     ),
     "a run renamed": (
-        renamed, {f"{work}@other-{seed}" for work in ("train", "evaluate") for seed in SEEDS} | SOURCES | TABLES,
+        renamed, {f"{work}@other-{seed}" for work in ("train", "evaluate") for seed in SEEDS} | LOOKED | TABLES,
     ),
-    "a run removed": (param("runs.sca", ...), SOURCES | TABLES),
+    "a run removed": (param("runs.sca", ...), LOOKED | TABLES),
     "a run's value removed": (
-        param("runs.sca.training", ...), stages("train", "sca") | stages("evaluate", "sca") | SOURCES | TABLES,
+        param("runs.sca.training", ...), stages("train", "sca") | stages("evaluate", "sca") | LOOKED | TABLES,
     ),
     # defaults
     "a default of data": (default("data.rooms.train", 5), PREPARE),
@@ -223,6 +224,7 @@ FILES: Edits = {
     "a new network": (new("pipeline/networks/novel.py", "x = 1\n"), TRAIN | EVALUATE),
     "the loss": (code("pipeline/tasks/losses.py"), TRAIN | EVALUATE | {"report"}),
     "the step": (code("pipeline/train/step.py"), TRAIN),
+    "a released code's names": (code("pipeline/adopt/sca.py"), {"adoption"}),
     "a balancing method": (code("pipeline/balancing/by_losses.py"), TRAIN),
     "how epochs are chosen": (code("pipeline/train/epoch_selection.py"), TRAIN),
     "a task": (code("pipeline/tasks/depth.py"), TRAIN | EVALUATE | {"report"}),
@@ -306,6 +308,18 @@ def test_a_choice_that_is_asked_for_retrains(edited):
     edited.project.stage("selection")
     param("training.validate_every", PARAMS["training"]["validate_every"])(edited)
     assert edited.reruns() & (TRAIN | EVALUATE) == TRAIN, "for the choice alone"
+
+
+def test_what_maps_names_reruns_adopted_runs_alone(edited):
+    param("runs.semseg.adopted", {"0": {"file": "checkpoints/a.pth", "sha256": "0" * 64}})(edited)
+    edited.project.stage("adoption")
+    edited.repo.commit("adoption", force=True)
+    edited.repo.commit("train@semseg-0", force=True)
+    assert not edited.reruns() & TRAIN
+    code("pipeline/adopt/rules.py")(edited)
+    assert edited.reruns() == {"adoption", "check", *SOURCES, *TABLES, *stages("evaluate", "semseg")}
+    edited.project.stage("adoption")
+    assert edited.reruns() & TRAIN == {"train@semseg-0"}
 
 
 def test_one_training_brings_what_it_depends_on(edited):

@@ -54,6 +54,7 @@ TARGETS = {
     "predicted": Target(f"models/{RUN}/weights.safetensors", ("stages.predict", f"models/{RUN}", "photo.jpg")),
     "prediction's": Target(f"models/{RUN}/run.json", ("stages.predict", f"models/{RUN}", "photo.jpg"), text=True),
     "selection": Target("models/selection.json", forced(TRAIN), text=True),
+    "adoption": Target("models/adoption.json", forced(TRAIN), text=True),
     "train images": Target("data/prepared/train/image.bin", forced(TRAIN)),
     "train labels": Target("data/prepared/train/semseg.bin", forced(TRAIN)),
     "train masks": Target("data/prepared/train/semseg.valid.bin", forced(TRAIN)),

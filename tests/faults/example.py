@@ -71,7 +71,7 @@ class Example:
 ONE = Example(
     "one",
     PARAMS,
-    ("download", "prepare", "selection", "train@semseg-0", "evaluate@semseg-0", "compare", "report"),
+    ("download", "prepare", "selection", "adoption", "train@semseg-0", "evaluate@semseg-0", "compare", "report"),
     {"download": "prepare", "train@semseg-0": "evaluate@semseg-0", "compare": "report"},
 )
 FROM_SINGLE_TASK = Example(

@@ -42,9 +42,11 @@ EXEMPT = {
         "tasks": "refuses samples of another type or shape; changes none",
     },
     "selection": {},
+    "adoption": {},
     "train": {
         **TRACKING,
         **KINDS,
+        "adopt": "maps names for runs that are adopted; for these models/adoption.json holds its digest",
         "evaluation": "scores by epoch, for the eye; where they choose weights, models/selection.json holds its digest",
         "metrics": "scores by epoch, for the eye; where they choose weights, models/selection.json holds their digests",
         "tools": "starts the processes; how many there are is recorded with the inputs",
@@ -204,7 +206,8 @@ def test_a_stage_depends_on_the_defaults_of_its_params(stage):
     defaults = {key for each in listed for key in each.get("pipeline/params/defaults.yaml", [])}
     wanted = {key for key in own if has(DEFAULTS, key)}
     assert defaults == wanted
-    assert any(key.startswith("runs") for key in own) <= ("training" in own)  # a run is merged over the common recipe
+    merges = stage != "adoption"  # which only asks whether a run has files
+    assert not merges or any(key.startswith("runs") for key in own) <= ("training" in own)  # over the common recipe
 
 
 def has(tree: object, key: str) -> bool:
@@ -265,6 +268,29 @@ def test_what_chooses_weights_is_written_down_where_weights_are_chosen(project):
     again = written(project, "train_holdout")
     assert {name for name in first if first[name] != again[name]} == {"file pipeline/metrics/depth.py"}
     assert written(project, None) == {}
+
+
+# -- adoption ------------------------------------------------------------------------------------------------
+
+
+def test_what_maps_names_is_written_down_for_adopted_runs_alone(project):
+    from stages.adoption import main
+
+    raw = some_params()
+    name, *others = raw["runs"]
+    main(parse_params(raw))
+    assert set(paths.read_json(paths.ADOPTION)["runs"].values()) == {None}
+    put(raw, f"runs.{name}.adopted", {"0": {"file": "checkpoints/a.pth", "sha256": "0" * 64}})
+    folder = project / "pipeline/adopt"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rules.py").write_text("# one\n")
+    main(parse_params(raw))
+    first = paths.read_json(paths.ADOPTION)["runs"]
+    (folder / "rules.py").write_text("# another\n")
+    main(parse_params(raw))
+    again = paths.read_json(paths.ADOPTION)["runs"]
+    assert first[name] != again[name] and len(first[name]) == 64
+    assert all(first[other] is None is again[other] for other in others)
 
 
 def test_the_profiles_ask_for_no_choice():

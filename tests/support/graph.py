@@ -53,6 +53,7 @@ class Graph:
     def record(self) -> None:
         """Give every stage the outs that it lacks, and have DVC record it."""
         self.project.stage("selection")
+        self.project.stage("adoption")
         with self.repo.lock:
             self.repo._reset()
         for stage in self.repo.index.stages:

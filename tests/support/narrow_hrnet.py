@@ -1,6 +1,6 @@
-"""HRNet with hrnet_w18_small's four stages and their exchanges, a fraction of its blocks and half of its width.
+"""HRNets with hrnet_w18_small's four stages and their exchanges, a fraction of its blocks and of its width.
 
-For what must hold whatever the width. Import this module to make the name known to timm.
+For what must hold whatever the width. Import this module to make the names known to timm.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from timm.models import hrnet, register_model
 from torch import nn
 
 WIDTHS = (8, 16, 32, 64)
+SIXES = (6, 12, 24, 48)
 
 
 def _stage(*widths: int, block: str = "BASIC") -> dict[str, Any]:
@@ -24,16 +25,24 @@ def _stage(*widths: int, block: str = "BASIC") -> dict[str, Any]:
     }
 
 
-hrnet.cfg_cls["hrnet_narrow"] = {
-    "stem_width": 8,
-    "stage1": _stage(4, block="BOTTLENECK"),
-    **{f"stage{count}": _stage(*WIDTHS[:count]) for count in (2, 3, 4)},
-}
+def _config(widths: tuple[int, ...]) -> dict[str, Any]:
+    stages = {f"stage{count}": _stage(*widths[:count]) for count in (2, 3, 4)}
+    return {"stem_width": 8, "stage1": _stage(4, block="BOTTLENECK"), **stages}
+
+
+hrnet.cfg_cls["hrnet_narrow"] = _config(WIDTHS)
+hrnet.cfg_cls["hrnet_sixes"] = _config(SIXES)
 
 
 @register_model
 def hrnet_narrow(pretrained: bool = False, **options: Any) -> nn.Module:
     return hrnet._create_hrnet("hrnet_w18_small", pretrained, cfg_variant="hrnet_narrow", **options)
+
+
+@register_model
+def hrnet_sixes(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Six heads divide its widths, as those of HRNet-18."""
+    return hrnet._create_hrnet("hrnet_w18_small", pretrained, cfg_variant="hrnet_sixes", **options)
 
 
 NARROW = hrnet_narrow.__name__

@@ -16,7 +16,7 @@ import yaml
 from pipeline.core import paths
 from pipeline.params.load import load_params
 from pipeline.params.single_task_weights import write_start
-from stages import compare, download, evaluate, predict, prepare, report, selection, trace, train
+from stages import adoption, compare, download, evaluate, predict, prepare, report, selection, trace, train
 from stages._entry import run_stage
 from tests.support.project import ROOT
 
@@ -50,7 +50,7 @@ def made(folder: Path) -> Iterator[Path]:
             (folder / part).symlink_to(ROOT / part)
         Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
         params = load_params()
-        for stage in (download, prepare, selection):
+        for stage in (download, prepare, selection, adoption):
             stage.main(params)
         for run in RUNS:
             if run == "fused":

@@ -1,0 +1,153 @@
+"""Reading a checkpoint that somebody else's code saved: tensors by name, and no code is run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pipeline.core import paths
+from pipeline.core.errors import DataError
+from pipeline.networks.pretrained import HARMLESS, unsafe_objects
+
+_PARALLEL = "module."  # what DataParallel puts before every name
+_PLACES = ("model", "state_dict")  # keys under which codes keep the network's state beside other things
+_SHOWN = 3
+_ALONE = (
+    "Where you trust it, load it with the code that wrote it and save its state alone: torch.save(state_dict, FILE)"
+)
+
+
+class _LightningClass:
+    """Stands for a class of Lightning that a checkpoint names, as the key of what a callback kept; nothing is in it."""
+
+
+# Old versions of Lightning, ATRC's among them, name the class itself where newer ones write its name.
+_NAMED_CLASSES: list[tuple[Callable[..., Any], str]] = [
+    (_LightningClass, f"{package}.callbacks.{module}")
+    for package in ("pytorch_lightning", "lightning.pytorch")
+    for module in ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
+]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds of a network.
+
+    tensors: by the names of the code that saved them, DataParallel's prefix taken off, in the file's order. ordered:
+    whether that is the order of the network's parts: it is lost in a safetensors file, and
+    where one was saved anew. epoch: None where it says
+    none. beside: the keys of all else in it, such as the optimizer's state, which is not looked at.
+    """
+
+    path: Path
+    sha256: str
+    tensors: dict[str, Tensor] = field(repr=False)
+    ordered: bool = True
+    epoch: int | None = None
+    beside: tuple[str, ...] = ()
+
+
+def find_file(name: str) -> Path:
+    """The file as params name it: from the working folder, else from the project's root (`dvc exp run --temp`)."""
+    path = Path(name)
+    return path if path.exists() or path.is_absolute() else paths.project_root() / name
+
+
+def read_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
+    """Read a file of torch.save or safetensors, loading tensors and plain values only.
+
+    sha256: what it must have. Raises DataError, in one line with the remedy, for a file that is missing, another one,
+    damaged, that needs other objects than tensors, or that holds no state of a network.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; bring the checkpoint there, or adopt it from where it is") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}; fix that, then run it again") from None
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise DataError(
+            f"{path} is not the file that params.yaml means: its SHA-256 is {found}, not {sha256}; bring that one, or "
+            "run `python -m stages.adopt` for this one"
+        )
+    loaded = _load(path, content)
+    state, beside = _state_of(path, loaded)
+    epoch = loaded.get("epoch") if state is not loaded else None
+    tensors = _plain(path, state)
+    ordered = path.suffix != ".safetensors" and _is_in_order(tensors)
+    return Checkpoint(path, found, tensors, ordered, epoch if type(epoch) is int else None, beside)
+
+
+def _load(path: Path, content: bytes) -> dict[Any, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(content)
+        with torch.serialization.safe_globals([*HARMLESS, *_NAMED_CLASSES]):
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        known = {name for _, name in _NAMED_CLASSES}
+        if objects := unsafe_objects(path, known) or re.findall(r"GLOBAL ([\w.]+) was not", str(error)):
+            raise DataError(
+                f"{path} holds objects besides tensors, which could run code: {', '.join(objects)}. {_ALONE}"
+            ) from None
+        raise DataError(f"{path} is damaged, or no file that torch.save wrote ({_first_line(error)})") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path} is damaged, or no checkpoint ({_first_line(error)})") from None
+    if not isinstance(loaded, dict):
+        raise DataError(f"{path} holds a {type(loaded).__name__}, no state of a network by name. {_ALONE}")
+    return loaded
+
+
+def _state_of(path: Path, loaded: dict[Any, Any]) -> tuple[dict[Any, Any], tuple[str, ...]]:
+    """The network's state in what was loaded, and the keys of what stands beside it."""
+    for place in _PLACES:
+        if isinstance(loaded.get(place), dict):
+            return loaded[place], tuple(str(key) for key in loaded if key != place)
+    if not any(isinstance(value, Tensor) for value in loaded.values()):
+        keys = ", ".join(map(str, list(loaded)[:10])) or "nothing"
+        raise DataError(
+            f"{path} holds no state of a network, only {keys}; allowed: a state dict, alone or under "
+            f"{' or '.join(_PLACES)}"
+        )
+    return loaded, ()
+
+
+def _plain(path: Path, state: dict[Any, Any]) -> dict[str, Tensor]:
+    """Tensors by name, without DataParallel's prefix; all finite."""
+    if others := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise DataError(f"{path} has what is no tensor among them{_some(others)}. {_ALONE}")
+    if state and all(str(name).startswith(_PARALLEL) for name in state):
+        state = {str(name).removeprefix(_PARALLEL): value for name, value in state.items()}
+    tensors = {str(name): value for name, value in state.items()}
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise DataError(f"{path} has values that are not finite{_some(broken)}: nothing could be predicted with it")
+    return tensors
+
+
+def _is_in_order(tensors: dict[str, Tensor]) -> bool:
+    """Whether every layer's weight stands before its bias, as torch has them, and no sorted list."""
+    places = {name: place for place, name in enumerate(tensors)}
+    layers = (name.removesuffix("bias") for name in tensors if name.endswith(".bias"))
+    return all(places.get(f"{layer}weight", -1) < places[f"{layer}bias"] for layer in layers)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f" ({', '.join(names[:_SHOWN])}{more})"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
