@@ -178,6 +178,8 @@ def warnings(params: Params) -> Iterator[str]:
     for task in params.data.tasks:
         if not any(task in run.all_tasks for run in runs):
             yield f"data.tasks: no run uses {task}"
+    for name in params.tuned.keys() - params.runs.keys():
+        yield f"tuned.{name}: {names.unknown('run', name, params.runs)}"
 
 
 def baseline_warnings(run: ResolvedRun, task: str, runs: list[ResolvedRun], allowed: tuple[str, ...]) -> Iterator[str]:

@@ -16,7 +16,6 @@ from pipeline.params.messages import Problem, problems_of, tell
 from pipeline.params.rules import cross_problems, recipe_problems, source_problems
 from pipeline.params.schema import Params, Training, merge
 from pipeline.params.search_rules import search_problems
-from pipeline.params.tuned import tuned_problems
 from pipeline.params.yaml_file import read_otherwise, read_yaml
 
 
@@ -41,7 +40,7 @@ def parse_params(raw: dict, origin: str = "params") -> Params:
         problems += [*cross_problems(params), *folder_problems(params)]
         if not problems:
             problems += [*recipe_problems(params), *source_problems(params), *size_problems(params)]
-            problems += [*search_problems(params), *tuned_problems(params)]
+            problems += search_problems(params)
     if problems or params is None:
         raise ParamsError(tell(origin, problems))
     return params

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import BeforeValidator
 
-from pipeline.core import names
-from pipeline.params.messages import Problem
 from pipeline.params.search import Scalar, plain
 from pipeline.params.section import Section
 from pipeline.params.types import Count
-
-if TYPE_CHECKING:
-    from pipeline.params.schema import Params
 
 
 class Tuned(Section):
@@ -23,11 +17,3 @@ class Tuned(Section):
     trials: Count
     epochs: Count
     values: dict[str, Annotated[Scalar, BeforeValidator(plain)]]
-
-
-def tuned_problems(params: Params) -> Iterator[Problem]:
-    """Runs in `tuned` that aren't in `runs`."""
-    for name in params.tuned:
-        if name not in params.runs:
-            text = f"{names.unknown('run', name, params.runs)} Take it out"
-            yield Problem(f"tuned.{name}", text)

@@ -300,7 +300,7 @@ def check(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]
 
 def test_check_sums_up_valid_params(tmp_path, raw):
     path = tmp_path / "mine.yaml"
-    raw |= {"experiment": "mine", "runs_from_single_task": {}}
+    raw |= {"experiment": "mine", "runs_from_single_task": {}, "tuned": {}}
     raw["data"] |= {"archive": None, "folder": "data/own"}
     raw["evaluation"] = {
         "batch_size": 4, "panels": 1, "select_on": None, "edge_nms": False, "split": "val", "allow_different": []
