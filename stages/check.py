@@ -184,7 +184,8 @@ def warnings(params: Params) -> Iterator[str]:
 
 def baseline_warnings(run: ResolvedRun, task: str, runs: list[ResolvedRun], allowed: tuple[str, ...]) -> Iterator[str]:
     """Whether `compare` will find a fair baseline for one task of a multi-task run."""
-    baselines = [other for other in runs if other.architecture == names.SINGLE_TASK and other.tasks == (task,)]
+    every = [other for other in runs if other.architecture == names.SINGLE_TASK and other.tasks == (task,)]
+    baselines = [other for other in every if bool(other.adopted) == bool(run.adopted)] or every
     if not baselines:
         yield f"{run.key}: no single-task run of {task}, so no multi-task performance (Δm)"
         return

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.comparison.baselines import DELTA_M, compare, load_results
+from pipeline.comparison.baselines import DELTA_M, compare
+from pipeline.comparison.load_results import load_results
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.comparison.tuning import add_tuning
 from pipeline.core import paths

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.core import names, paths
+from pipeline.core import names
 from pipeline.core.errors import ComparisonError
 from pipeline.metrics.delta import multi_task_performance, relative_gain, spread
-from pipeline.params.schema import Params, ResolvedRun
+from pipeline.params.schema import ResolvedRun
 from pipeline.results.comparison import Comparison, Gain, Row, RunFacts, Score
 from pipeline.results.run_metrics import RunMetrics
 
@@ -64,38 +64,12 @@ TUNED = (
 # is not known here.
 OF_SCORING = ("output_stride", "hrnet_upsampling", "input_size", "normalization", "precision")
 
+
+class UnknownBaseline(Exception):
+    """Which of two single-task runs a network belongs to can't be told: how one side was trained is not known."""
+
+
 DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm
-
-
-# -- reading ------------------------------------------------------------------------------------------------
-
-
-def load_results(params: Params) -> list[RunMetrics]:
-    """The metrics file of every (run, seed) in params, in that order.
-
-    Raises DataError when one is missing, damaged or of another version, ComparisonError when it is of another run than
-    params describes.
-    """
-    return [_load(params, run, seed) for run in params.all_runs for seed in params.seeds]
-
-
-def _load(params: Params, run: str, seed: int) -> RunMetrics:
-    path, declared = paths.metrics_file(run, seed), params.run(run)
-    stage = declared.stage("evaluate", seed)
-    result = RunMetrics.read(path, stage)
-    if lacks := [f"training.{key}" for key in SAME_RECIPE if key not in result.training]:
-        raise ComparisonError(f"{path} lacks {', '.join(lacks)}; delete it and run `dvc repro {stage}`")
-    for key, got, want in (
-        ("run", result.run, run),
-        ("seed", result.seed, seed),
-        ("architecture", result.architecture, declared.architecture),
-        ("backbone", result.backbone, declared.training.backbone),
-        ("split", result.split, params.evaluation.split),
-        ("tasks", list(result.tasks), list(declared.tasks)),
-    ):
-        if got != want:
-            raise ComparisonError(f"{path} is of {key} {got}, params.yaml says {want}; run `dvc repro {stage}`")
-    return result
 
 
 # -- fair baselines -----------------------------------------------------------------------------------------
@@ -129,15 +103,18 @@ def find_baseline(
 ) -> RunMetrics | None:
     """The single-task result of the same task and seed that `result` may fairly be compared with.
 
-    allowed: recipe values in which it may differ. Of several those of its own kind come first, adopted or trained here;
-    then those that differ in less. None when no single-task run has this task at all.
-    Raises ComparisonError, naming both sides, when every candidate is unfair or two are equally good.
+    allowed: recipe values in which it may differ. Where there are any of its own kind, adopted or trained here, those
+    of the other are none. None when no single-task run has this task at all.
+    Raises ComparisonError, naming both sides, when every candidate is unfair or two are equally good, UnknownBaseline
+    for two of the other kind, whose recipes nobody can compare with its own.
     """
-    candidates = [
-        (differences(result, other), other)
+    others = [
+        other
         for other in results
         if other.architecture == names.SINGLE_TASK and list(other.tasks) == [task] and other.seed == result.seed
     ]
+    own_kind = [other for other in others if other.adopted == result.adopted]
+    candidates = [(differences(result, other), other) for other in own_kind or others]
     if not candidates:
         return None
     candidates.sort(key=lambda candidate: len(set(candidate[0]) - set(allowed)))
@@ -145,12 +122,11 @@ def find_baseline(
     if not fair:
         raise ComparisonError(_unfair(result, task, *candidates[0]))
 
-    def distance(candidate: tuple[dict[str, tuple[Any, Any]], RunMetrics]) -> tuple[bool, int]:
-        return candidate[1].adopted != result.adopted, len(candidate[0])
-
-    fair.sort(key=distance)
-    if len(fair) > 1 and distance(fair[0]) == distance(fair[1]):
+    fair.sort(key=lambda candidate: len(candidate[0]))
+    if len(fair) > 1 and len(fair[0][0]) == len(fair[1][0]):
         first, second = fair[0][1], fair[1][1]
+        if not own_kind:
+            raise UnknownBaseline(f"{first.run} and {second.run}")
         raise ComparisonError(
             f"{result.name} has two {task} baselines, {first.name} and {second.name}; "
             "keep one of them in params.yaml's runs"
@@ -218,7 +194,13 @@ def _rows(
         primary = result.primary_metric[task]
         score = metrics[primary.metric]
         row = Row(result.run, result.seed, task, primary.metric, primary.higher_is_better, score)
-        baseline = None if alone else find_baseline(result, task, results, allowed)
+        baseline = None
+        try:
+            if not alone and (baseline := find_baseline(result, task, results, allowed)) is None:
+                caveats[f"{result.run}: no single-task run for {task}, so no multi-task performance"] = None
+        except UnknownBaseline as error:
+            text = f"which of {error} is its {task} baseline can't be known, so no multi-task performance"
+            caveats[f"{result.run}: {text}"] = None
         if baseline is not None:
             caveats.update(dict.fromkeys(_pair_caveats(result, task, baseline)))
             other = baseline.tasks[task][primary.metric]
@@ -230,8 +212,6 @@ def _rows(
                 scores[task], baselines[task] = score, other
             except ValueError as error:
                 caveats[f"{result.name}: no gain for {task}: {error}"] = None
-        elif not alone:
-            caveats[f"{result.run}: no single-task run for {task}, so no multi-task performance"] = None
         rows.append(row)
     if not alone and len(baselines) == len(rows):
         signs = {task: primary.higher_is_better for task, primary in result.primary_metric.items()}
@@ -245,6 +225,9 @@ def _pair_caveats(result: RunMetrics, task: str, baseline: RunMetrics) -> Iterat
     pair = f"{result.run} against {baseline.run}"
     for name, (ours, theirs) in differences(result, baseline).items():
         yield f"{pair}: {name} differs, {ours} against {theirs} (allowed in params.yaml)"
+    if result.adopted != baseline.adopted:
+        kinds = [("adopted, trained elsewhere" if each.adopted else "trained here") for each in (result, baseline)]
+        yield f"{pair}: {kinds[0]} against {kinds[1]}, so their recipes may differ in anything"
     if result.adopted or baseline.adopted:  # how many images, on what: not known
         return
     if result.training_samples != baseline.training_samples:

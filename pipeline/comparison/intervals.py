@@ -48,8 +48,14 @@ def add_intervals(delta: Comparison, results: Sequence[RunMetrics]) -> Compariso
             for run, of in delta.scores.items()
         },
         per_seed=[_row(row, delta, resampled, counted) for row in delta.per_seed],
-        conclusions=[conclusion(run, gains[run]) for run in delta.delta_m],
+        conclusions=[conclusion(run, gains[run], _networks(delta, results, run)) for run in delta.delta_m],
     )
+
+
+def _networks(delta: Comparison, results: Sequence[RunMetrics], run: str) -> int:
+    """How many different networks there are of a run, or of that of its baselines which has the fewest."""
+    own = {run, *(row.baseline_run for row in delta.per_seed if row.run == run and row.baseline_run)}
+    return min(len({each.weights_sha256 for each in results if each.run == name}) for name in own)
 
 
 def _resample(results: Sequence[RunMetrics]) -> tuple[Resampled, Counted]:
@@ -152,14 +158,16 @@ def _interval(found: Estimate) -> Interval:
 # -- in words -----------------------------------------------------------------------------------------------
 
 
-def conclusion(run: str, found: Estimate | None) -> str:
-    """What Δm and its interval say of a run, in a sentence."""
+def conclusion(run: str, found: Estimate | None, networks: int | None = None) -> str:
+    """What Δm and its interval say of a run, in a sentence. networks: how many there are; None: one a seed."""
     if found is None:
         return f"{run}: no interval, since too few images have a score and a baseline"
     digits = _digits(found.low, found.high)
     low, high = _signed(found.low, digits), _signed(found.high, digits)
     size = f"{_count(found.seeds, 'seed')}, {_count(found.images, 'image')}"
     alone = "" if found.seeds > 1 else "; of one seed, so over images alone: another seed may give another sign"
+    if networks is not None and networks < found.seeds:
+        alone += f"; {_count(networks, 'network')} for {found.seeds} seeds: another training may give another sign"
     if found.verdict != "not distinguishable":
         by = f"{abs(found.mean):.{digits}f}"
         return f"{run}: {found.verdict} than its baselines by {by} % (95 % interval {low} to {high}, {size}){alone}"

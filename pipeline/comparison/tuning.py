@@ -27,8 +27,9 @@ def add_tuning(delta: Comparison, params: Params) -> Comparison:
             caveats.append(f"{name}: not as it was tuned: {listed}; so it counts as not tuned")
         tunings[name] = Tuning(tuned.trials, tuned.epochs, list(tuned.values)) if tuned and not changed else None
     for name, facts in delta.runs.items():
-        if facts.architecture != SINGLE_TASK:
-            caveats += _pair_caveats(name, delta, tunings)
+        if facts.architecture != SINGLE_TASK and not params.run(name).adopted:  # of whose tuning nobody knows
+            trained = [each for each in _baselines(delta, name) if not params.run(each).adopted]
+            caveats += _pair_caveats(name, trained, tunings)
     runs = {name: replace(facts, tuning=tunings[name]) for name, facts in delta.runs.items()}
     return replace(delta, runs=runs, caveats=[*delta.caveats, *caveats])
 
@@ -41,10 +42,13 @@ def _changed(params: Params, name: str) -> Iterator[tuple[str, tuple[str, str]]]
             yield key, ("left out" if now is ... else show(now), show(found))
 
 
-def _pair_caveats(name: str, delta: Comparison, tunings: dict[str, Tuning | None]) -> Iterator[str]:
-    """Baselines that were tuned otherwise than a run; of what both have, since a single task has fewer keys."""
+def _baselines(delta: Comparison, name: str) -> list[str]:
+    return list(dict.fromkeys(score.baseline_run for score in delta.scores[name].values() if score.baseline_run))
+
+
+def _pair_caveats(name: str, baselines: list[str], tunings: dict[str, Tuning | None]) -> Iterator[str]:
+    """Baselines that were tuned otherwise than a run, by number and length of trials: a single task has fewer keys."""
     ours = tunings[name]
-    baselines = dict.fromkeys(score.baseline_run for score in delta.scores[name].values() if score.baseline_run)
     for baseline in baselines:
         theirs = tunings[baseline]
         same = ours and theirs and (ours.trials, ours.epochs) == (theirs.trials, theirs.epochs)

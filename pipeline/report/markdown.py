@@ -84,7 +84,7 @@ def _introduction(params: Params, info: DatasetInfo, delta: Comparison) -> str:
         f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
         f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
         f"Scores are of {weights} on the {params.evaluation.split} split at the labels' own resolution; "
-        f"mean ± standard deviation over seeds.{_balanced(params)}{_adopted(params)}{skipped}{_tuned(delta)}"
+        f"mean ± standard deviation over seeds.{_balanced(params)}{_adopted(params)}{skipped}{_tuned(params, delta)}"
     )
 
 
@@ -95,15 +95,15 @@ def _balanced(params: Params) -> str:
     return f" Balanced: {by}; all others by fixed weights." if by else ""
 
 
-def _tuned(delta: Comparison) -> str:
-    """Which runs were tuned, and by how many trials."""
+def _tuned(params: Params, delta: Comparison) -> str:
+    """Which runs were tuned, and by how many trials; not of adopted ones, of which nobody knows."""
     by: dict[str, list[str]] = {}
     for name, facts in delta.runs.items():
         if facts.tuning:
             by.setdefault(str(facts.tuning), []).append(f"`{name}`")
     if not by:
         return " No run was tuned: learning rates and the like are as somebody chose them."
-    rest = [f"`{name}`" for name, facts in delta.runs.items() if not facts.tuning]
+    rest = [f"`{name}`" for name, facts in delta.runs.items() if not (facts.tuning or params.run(name).adopted)]
     listed = "; ".join(
         f"{', '.join(runs)} by {tuning}" + (" each" if len(runs) > 1 else "") for tuning, runs in by.items()
     )
@@ -114,6 +114,11 @@ def _adopted(params: Params) -> str:
     """The runs that are checkpoints of released codes."""
     runs = [f"`{name}`" for name, run in params.all_runs.items() if run.adopted]
     return f" Adopted, trained elsewhere, so their recipe isn't known here: {', '.join(runs)}." if runs else ""
+
+
+def _trained_baselines(params: Params) -> list[str]:
+    """Runs of one task that share a row or a column; adopted ones stand by themselves."""
+    return [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK and not run.adopted]
 
 
 def _label(params: Params, name: str) -> str:
@@ -196,7 +201,7 @@ def _published_section(params: Params, tasks: tuple[str, ...], delta: Comparison
     """Published rows beside ours, for a dataset that has any."""
     if info.dataset not in published.SETTINGS:
         return ""
-    single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
+    single = _trained_baselines(params)
     groups = {"single task": single} if single else {}
     groups |= {_label(params, name): [name] for name in params.all_runs if name not in single}
     rows = []
@@ -228,7 +233,7 @@ def _pictures(
     shown = [scored[i] for i in panel_indices(len(scored), params.evaluation.panels)]
     contexts = painting_contexts(info, tasks, shown)
     stored = {name: load_predictions(name, seed, results[name][0].predictions_sha256) for name in params.all_runs}
-    single = [name for name, run in params.all_runs.items() if run.architecture == SINGLE_TASK]
+    single = _trained_baselines(params)
     for sample in shown:
 
         def predictions(names: Iterable[str], sample_id: str = sample.id) -> dict[str, np.ndarray]:

@@ -102,7 +102,7 @@ def untried(entries: Mapping[str, Entry], tried: Collection[Values], rng: random
         every = (dict(zip(entries, each, strict=True)) for each in itertools.product(*map(_listed, entries.values())))
         left = [values for values in every if values not in tried]
         return rng.choice(left) if left else None
-    draws = ({key: _draw(entry, rng) for key, entry in entries.items()} for _ in range(_DRAWS))
+    draws = (snapped(entries, {key: _draw(entry, rng) for key, entry in entries.items()}) for _ in range(_DRAWS))
     return next((values for values in draws if values not in tried), None)
 
 

@@ -13,6 +13,7 @@ from pipeline.core.errors import SearchError
 from pipeline.params.load import load_params, parse_params
 from pipeline.params.run_values import current_value, is_same
 from pipeline.params.schema import Params
+from pipeline.params.search import Range
 from pipeline.params.tuned import Tuned
 from pipeline.params.yaml_edit import Path, set_values
 from pipeline.params.yaml_file import parse_yaml
@@ -102,9 +103,18 @@ def _changes(params: Params, name: str, values: Values, trials: int) -> Iterator
     for key, value in values.items():
         if not is_same(current_value(params, name, key), value):
             yield ("runs", name, *key.split(".")), value
-    epochs = params.search.budget or params.run(name).training.epochs
+    epochs = most_epochs(params, name)
     if params.tuned.get(name) != Tuned(trials=trials, epochs=epochs, values=values):
         yield ("tuned", name), {"trials": trials, "epochs": epochs, "values": values}
+
+
+def most_epochs(params: Params, name: str) -> int:
+    """Of a trial: those that params say, or where they are searched the most that a trial may have."""
+    entry = params.search.space.get("training.epochs")
+    if entry is None:
+        return params.search.budget or params.run(name).training.epochs
+    choices = (entry.high,) if isinstance(entry, Range) else entry
+    return max(int(each) for each in choices if isinstance(each, int | float))
 
 
 def _shown(value: object) -> str:

@@ -30,6 +30,8 @@ from pipeline.tools.launcher import VARIABLE as LAUNCHER
 
 Job = tuple[str, ...]
 """Stages that run one after the other, each needing the one before."""
+Efforts = Mapping[str, int]
+"""{run: the arithmetic of its training, 0 where nothing is known of it}."""
 
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # what DVC says when another one holds the lock
 _BUSY_TRIES = 20
@@ -146,11 +148,12 @@ def _run_of(job: Job) -> str:
 
 
 def _efforts(params: Params) -> dict[str, int]:
-    """The arithmetic of a training of each run, in no unit; 0 where nothing is known of it."""
-    return {
-        name: max(_macs(name, seed) for seed in params.seeds) * params.run(name).training.epochs
-        for name in params.all_runs
-    }
+    """The arithmetic of a training of each run, in no unit; 0 where nothing is known of it, 1 for an adopted one."""
+    found = {}
+    for name in params.all_runs:
+        run = params.run(name)
+        found[name] = 1 if run.adopted else max(_macs(name, seed) for seed in params.seeds) * run.training.epochs
+    return found
 
 
 def _macs(name: str, seed: int) -> int:
@@ -219,14 +222,15 @@ class _Running:
         return _Running(self.job, self.slot, self.tries + 1)
 
 
-def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: Mapping[str, int]) -> None:
+def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: Efforts) -> None:
     """Run all jobs, one in each slot at a time; raises StageError at the end for those that failed."""
-    waiting, free, failed = list(jobs), list(slots), []
+    waiting, free = list(jobs), list(slots)
     running: list[_Running] = []
-    ended: list[Job] = []
-    began = time.monotonic()
+    done: list[Job] = []
+    failed: list[Job] = []
+    began, at_a_time = time.monotonic(), min(len(slots), len(jobs))
     if jobs:
-        print(f"{len(jobs)} networks to train and score, {min(len(slots), len(jobs))} at a time", flush=True)
+        print(f"{len(jobs)} networks to train and score, {at_a_time} at a time", flush=True)
     try:
         while waiting or running:
             while waiting and free:
@@ -239,26 +243,32 @@ def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: 
                     running.append(each.again())
                     continue
                 free.append(each.slot)
-                ended.append(each.job)
-                if code:
-                    failed.append(each.job[0])
-                words = progress(jobs, ended, len(failed), efforts, time.monotonic() - began)
+                (failed if code else done).append(each.job)
+                words = progress(jobs, done, failed, at_a_time, efforts, time.monotonic() - began)
                 print(f"{each.job[0].partition('@')[2]} {'failed' if code else 'is done'}: {words}", flush=True)
     finally:
         _end([each.process for each in running])
     if failed:
-        raise StageError(f"failed, see above: {', '.join(failed)}. What succeeded beside them is recorded")
+        raise StageError(
+            f"failed, see above: {', '.join(job[0] for job in failed)}. What succeeded beside them is recorded"
+        )
 
 
-def progress(jobs: Sequence[Job], ended: Sequence[Job], failed: int, efforts: Mapping[str, int], seconds: float) -> str:
-    """How many jobs are done, and how long the rest may take: by their arithmetic, where all of it is known."""
-    known = all(efforts[_run_of(job)] for job in jobs)
-    total, done = (sum(efforts[_run_of(job)] if known else 1 for job in some) for some in (jobs, ended))
-    words = f"{len(ended) - failed} of {len(jobs)}" + (f", {failed} failed" if failed else "")
-    rest = seconds * (total - done) / done
-    if len(ended) == len(jobs):
+def progress(
+    jobs: Sequence[Job], done: Sequence[Job], failed: Sequence[Job], at_a_time: int, efforts: Efforts, seconds: float
+) -> str:
+    """How many jobs are done, and how long the rest may take: by their arithmetic, where all of it is known.
+
+    Nothing of the latter before as many are done as run at a time: what is half done then counts for nothing.
+    """
+    words = f"{len(done)} of {len(jobs)}" + (f", {len(failed)} failed" if failed else "")
+    rest = [job for job in jobs if job not in done and job not in failed]
+    if not rest or len(done) < at_a_time:
         return words
-    return f"{words}, about {f'{rest / 60:.0f} min' if rest > 90 else f'{max(rest, 1):.0f} s'} to go"
+    known = all(efforts[_run_of(job)] for job in jobs)
+    ahead, behind = (sum(efforts[_run_of(job)] if known else 1 for job in some) for some in (rest, done))
+    left = seconds * ahead / behind
+    return f"{words}, about {f'{left / 60:.0f} min' if left > 90 else f'{max(left, 1):.0f} s'} to go"
 
 
 def _end(processes: list[subprocess.Popen]) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.comparison.baselines import SAME_RECIPE, TUNED, compare, find_baseline, load_results, recipe_differences
+from pipeline.comparison.baselines import SAME_RECIPE, TUNED, compare, find_baseline, recipe_differences
 from pipeline.comparison.intervals import add_intervals
+from pipeline.comparison.load_results import load_results
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
@@ -59,6 +60,7 @@ def result(params: Params, run: str, seed: int) -> RunMetrics:
         seed=seed,
         architecture=declared.architecture,
         backbone=declared.training.backbone,
+        weights_sha256=f"{seed}" * 64,
         training=declared.training.model_dump(mode="json"),
         primary_metric={task: PRIMARY_METRIC[task] for task in declared.tasks},
         tasks={task: {PRIMARY_METRIC[task].metric: score, "images": 8} for task, score in SCORES[run][seed].items()},
@@ -369,15 +371,29 @@ def test_a_recipe_that_is_not_known_refuses_nothing_and_is_said(results, run):
     adopt(results, run)
     delta = compare(results)
     assert delta.delta_m == expected.delta_m and delta.scores == expected.scores
-    assert delta.caveats == [f"{run}: adopted, trained elsewhere: its recipe isn't known here"]
+    here, elsewhere = "trained here", "adopted, trained elsewhere"
+    of_pairs = {
+        "both": [f"both against {task}: {elsewhere} against {here}" for task in ("semseg", "depth")],
+        "semseg": [f"both against semseg: {here} against {elsewhere}"],
+    }
+    expected_caveats = [f"{each}, so their recipes may differ in anything" for each in of_pairs[run]]
+    assert delta.caveats == [f"{run}: {elsewhere}: its recipe isn't known here", *expected_caveats]
     assert f"* {delta.caveats[0]}" in format_table(delta)
 
 
-def test_one_file_for_several_seeds_is_said(results):
+def test_one_file_for_several_seeds_is_said(results, in_tmp):
     adopt(results, "both", weights_sha256="a" * 64)
-    assert compare(results).caveats[-1] == (
-        "both: one file stands for several seeds, so nothing is known of how its scores vary by seed"
-    )
+    delta = compare(results)
+    text = "one file stands for several seeds, so nothing is known of how its scores vary by seed"
+    assert f"both: {text}" in delta.caveats
+    delta = add_intervals(delta, [with_statistics(one) for one in results])
+    assert delta.conclusions[0].endswith("; 1 network for 2 seeds: another training may give another sign")
+
+
+def test_a_file_of_each_seed_is_a_network_of_each_seed(results, in_tmp):
+    adopt(results, "both")
+    kept = [with_statistics(one) for one in results]
+    assert "network" not in add_intervals(compare(kept), kept).conclusions[0]
 
 
 @pytest.mark.parametrize("key", ["output_stride", "hrnet_upsampling", "input_size", "normalization", "precision"])
@@ -401,6 +417,36 @@ def test_a_run_prefers_baselines_of_its_own_kind(results):
     adopt(results, "both")
     found.append(find_baseline(pick(results, "both"), "semseg", results))
     assert [each.run for each in found] == ["semseg", "theirs"]
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_a_baseline_of_the_other_kind_does_not_stand_in_for_one_that_is_refused(results, adopted):
+    """Else what can't be compared would be, as soon as somebody adopts a run of the same task."""
+    results += [replace(pick(results, "semseg", seed), run="theirs") for seed in (0, 1)]
+    adopt(results, "theirs")
+    key = "normalization"  # scoring shows it, so that it is known of adopted runs too
+    if adopted:
+        adopt(results, "both")
+    refused = "theirs" if adopted else "semseg"
+    for seed in (0, 1):
+        change(results, refused, seed, training=pick(results, refused, seed).training | {key: "other"})
+    with pytest.raises(ComparisonError, match=f"both-0 cannot be compared with its semseg baseline {refused}-0"):
+        compare(results)
+
+
+def test_a_baseline_that_can_not_be_told_refuses_no_other_run(results):
+    """Two trained baselines of other recipes, each with a run of its own, and one adopted run that fits both."""
+    for name in ("semseg", "depth", "both"):
+        results += [replace(pick(results, name, seed), run=f"{name}_long") for seed in (0, 1)]
+        for seed in (0, 1):
+            long = pick(results, f"{name}_long", seed).training | {"epochs": 60}
+            change(results, f"{name}_long", seed, training=long)
+    results += [replace(pick(results, "both", seed), run="published") for seed in (0, 1)]
+    adopt(results, "published")
+    delta = compare(results)
+    assert delta.delta_m.keys() == {"both", "both_long"}
+    text = "which of semseg and semseg_long is its semseg baseline can't be known, so no multi-task performance"
+    assert f"published: {text}" in delta.caveats
 
 
 def test_check_expects_nothing_of_a_recipe_that_is_not_known():

@@ -69,6 +69,15 @@ def test_a_pair_that_was_tuned_unlike_is_a_caveat(tuned: dict, says: list[str]):
     assert all(each in caveat for each, caveat in zip(says, caveats, strict=True)), caveats
 
 
+def test_of_an_adopted_run_nobody_knows():
+    tree = raw({"semseg": FOUND, "depth": FOUND, "both": FOUND})
+    for adopted in ("both", "semseg"):
+        runs = {name: dict(run) for name, run in tree["runs"].items()}
+        runs[adopted]["adopted"] = {"0": {"file": "a.pth", "sha256": "0" * 64}}
+        params = parse_params(tree | {"runs": runs, "tuned": {name: FOUND for name in runs if name != adopted}})
+        assert add_tuning(compared({}), params).caveats == ["first"]
+
+
 def test_values_edited_since_count_as_not_tuned():
     delta = compared(dict.fromkeys(("semseg", "depth", "both"), FOUND), lr=4e-3)
     assert delta.runs["both"].tuning is None and delta.runs["semseg"].tuning == TUNING

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import stages.compare
-from pipeline.comparison.baselines import load_results
+from pipeline.comparison.load_results import load_results
 from pipeline.core import paths
 from pipeline.core.errors import DataError, OtherVersionError
 from pipeline.core.result_file import ResultFile
@@ -116,7 +116,7 @@ def test_the_table_of_an_older_version_is_refused_in_a_line(in_tmp, capsys):
     says = capsys.readouterr()
     assert ended.value.code == 2 and says.out == "" and len(says.err.splitlines()) == 1
     assert says.err.startswith(
-        "reports/delta.json is of no version, this code reads version 2; run `dvc repro compare`"
+        "reports/delta.json is of no version, this code reads version 3; run `dvc repro compare`"
     )
 
 

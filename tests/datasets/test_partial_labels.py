@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.comparison.baselines import load_results
+from pipeline.comparison.load_results import load_results
 from pipeline.compute.device import choose_device
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError

@@ -12,6 +12,7 @@ from pipeline.params.load import parse_params
 from pipeline.params.schema import Params
 from pipeline.params.search_rules import entries_of
 from pipeline.search.space import current_values, distributions, is_same, size, suggest, trial_params, untried
+from pipeline.search.summary import most_epochs
 from tests.support.params_tree import some_params
 
 
@@ -100,3 +101,21 @@ def test_combinations_are_counted_and_the_last_is_found():
     values = untried(endless, tried, rng)
     assert all(distributions(endless)[key]._contains(distributions(endless)[key].to_internal_repr(value))
                for key, value in values.items())  # fmt: skip
+
+
+def test_a_range_has_as_many_values_as_three_digits_can_write():
+    """Drawn without end, the last ones would be looked for for ever."""
+    entries = entries_of(searching({"training.lr": {"low": 1.0e-3, "high": 1.035e-3}}), "both")
+    rng, tried = random.Random(0), []
+    while (values := untried(entries, tried, rng)) is not None:
+        assert values not in tried
+        tried.append(values)
+    assert sorted(each["training.lr"] for each in tried) == [0.001, 0.00101, 0.00102, 0.00103]
+
+
+def test_how_long_trials_are_at_most():
+    """Of the study, not of what the run has today: applying the best number of epochs changes that."""
+    assert most_epochs(searching({"training.lr": [1e-4, 1e-3]}), "both") == 3
+    assert most_epochs(searching({"training.lr": [1e-4, 1e-3]}, budget=1), "both") == 1
+    assert most_epochs(searching({"training.epochs": [1, 5, 3]}), "both") == 5
+    assert most_epochs(searching({"training.epochs": {"low": 1, "high": 10}}), "both") == 10

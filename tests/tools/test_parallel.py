@@ -193,15 +193,17 @@ def test_the_longest_trainings_begin_first(in_tmp):
 
 
 @pytest.mark.parametrize(
-    ("ended", "failed", "efforts", "seconds", "said"),
+    ("done", "failed", "efforts", "seconds", "said"),
     [
-        (["a-0"], 0, {"a": 3, "b": 1}, 60, "1 of 4, about 2 min to go"),  # of 8, 3 are done: 100 s
-        (["a-0"], 0, {"a": 0, "b": 1}, 60, "1 of 4, about 3 min to go"),  # nothing is known of a: by number
-        (["b-0", "b-1"], 1, {"a": 3, "b": 1}, 60, "1 of 4, 1 failed, about 3 min to go"),
-        (["a-0", "b-0", "a-1", "b-1"], 0, {"a": 3, "b": 1}, 80, "4 of 4"),
-        (["a-0", "b-0", "a-1"], 0, {"a": 3, "b": 1}, 70, "3 of 4, about 10 s to go"),
+        (["a-0"], [], {"a": 3, "b": 1}, 60, "1 of 4"),  # the other one that runs is half done as well
+        (["a-0", "a-1"], [], {"a": 3, "b": 1}, 60, "2 of 4, about 20 s to go"),  # 6 of 8
+        (["a-0", "a-1"], [], {"a": 0, "b": 1}, 60, "2 of 4, about 60 s to go"),  # nothing is known of a: by number
+        (["b-0", "b-1"], ["a-0"], {"a": 3, "b": 1}, 80, "2 of 4, 1 failed, about 2 min to go"),  # 2 of 5
+        (["a-0", "b-0", "a-1", "b-1"], [], {"a": 3, "b": 1}, 80, "4 of 4"),
+        (["a-0", "b-0", "a-1"], ["b-1"], {"a": 3, "b": 1}, 70, "3 of 4, 1 failed"),
     ],
 )
-def test_progress_says_how_long_the_rest_may_take(ended, failed, efforts, seconds, said):
+def test_progress_says_how_long_the_rest_may_take(done, failed, efforts, seconds, said):
     jobs = [(f"train@{name}",) for name in ("a-0", "b-0", "a-1", "b-1")]
-    assert progress(jobs, [(f"train@{name}",) for name in ended], failed, efforts, seconds) == said
+    ended, lost = ([(f"train@{name}",) for name in names] for names in (done, failed))
+    assert progress(jobs, ended, lost, 2, efforts, seconds) == said
