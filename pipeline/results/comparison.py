@@ -71,7 +71,11 @@ class Tuning:
     keys: list[str]
 
     def __str__(self) -> str:
-        return f"{self.trials} trials of {self.epochs} epochs over {', '.join(self.keys)}"
+        trials, epochs = (
+            f"{number} {word}{'' if number == 1 else 's'}"
+            for number, word in ((self.trials, "trial"), (self.epochs, "epoch"))
+        )
+        return f"{trials} of {epochs} over {', '.join(self.keys)}"
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def test_nothing_tuned_is_no_caveat_either():
             ["training.weight_decay against 4 trials of 2 epochs over"],
         ),
         ({"semseg": FOUND, "depth": FOUND}, ["tuned by no trials against 12 trials"] * 2),
-        ({"semseg": FOUND, "depth": FOUND, "both": FOUND | {"epochs": 1}}, ["12 trials of 1 epochs over"] * 2),
+        ({"semseg": FOUND, "depth": FOUND, "both": FOUND | {"epochs": 1}}, ["12 trials of 1 epoch over"] * 2),
     ],
 )
 def test_a_pair_that_was_tuned_unlike_is_a_caveat(tuned: dict, says: list[str]):
