@@ -45,9 +45,9 @@ class Checkpoint:
     """What a file holds of a network.
 
     tensors: by the names of the code that saved them, DataParallel's prefix taken off, in the file's order. ordered:
-    whether that is the order of the network's parts: it is lost in a safetensors file, and
-    where one was saved anew. epoch: None where it says
-    none. beside: the keys of all else in it, such as the optimizer's state, which is not looked at.
+    whether that is the order of the network's parts: it is lost in a safetensors file, and where one was saved anew.
+    epoch: None where it says none. beside: the keys of all else in it, such as the optimizer's state, which is not
+    looked at.
     """
 
     path: Path
