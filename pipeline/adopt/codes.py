@@ -139,6 +139,8 @@ CODES = tuple(dict.fromkeys(network.code for network in NETWORKS))
 # training alone are free.
 RELEASED_TRAINING = {"hrnet_upsampling": "bilinear", "normalization": "imagenet"}
 FREE_OPTIONS = {"att_drop_path", "dropout", "own_share"}
+# Of timm's names: others, resnetblur18 for one, have the same tensors and compute something else.
+BACKBONES = re.compile(r"resnet\d+|hrnet_w\d+(_small(_v2)?)?")
 
 
 def find_network(file: Checkpoint, code: str | None = None) -> Network:
@@ -203,6 +205,11 @@ def _problems(file: Checkpoint, run: ResolvedRun) -> Iterator[str]:
     for key, released in RELEASED_TRAINING.items():
         if getattr(recipe, key) != released:
             yield f"training.{key} is {getattr(recipe, key)}, {released} in the released code; set it so"
+    if not BACKBONES.fullmatch(recipe.backbone.partition(".")[0]):
+        yield (
+            f"training.backbone is {recipe.backbone}; the released codes have resnet<depth>, hrnet_w<width> and its "
+            "_small and _small_v2, and another one may compute something else of the same tensors; set it so"
+        )
     for option, value in run.options.items():
         theirs = names.ARCHITECTURE_OPTIONS[run.architecture][option][0]
         if option not in FREE_OPTIONS | {"head"} and value != theirs:

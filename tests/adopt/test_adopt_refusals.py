@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.adopt.checkpoint import read_checkpoint
-from pipeline.adopt.codes import CODES, NETWORKS
+from pipeline.adopt.codes import BACKBONES, CODES, NETWORKS
 from pipeline.adopt.network import adopt
 from pipeline.core import names as known
 from pipeline.core.errors import DataError, ParamsError, PipelineError
@@ -134,6 +134,21 @@ def test_every_code_can_be_asked_for_and_every_network_of_it_is_known():
 def test_values_that_would_make_another_function(change, says):
     said = refused(ones(released_names.mti_net(list(PAIR), PAIR, NARROW)), run_of("mti_net", PAIR, **change))
     assert says in said
+
+
+@pytest.mark.parametrize("backbone", ["resnetblur18", "resnet18d"])
+def test_backbones_that_compute_something_else_of_the_same_tensors(backbone):
+    run = run_of("single_task", ["depth"], backbone=backbone, options={"head": "aspp"}, output_stride=8)
+    said = refused(ones(DEEPLAB), run)
+    assert f"training.backbone is {backbone}; the released codes have resnet<depth>, hrnet_w<width>" in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "resnet50.tv_in1k", "hrnet_w18", "hrnet_w48.ms_in1k", "hrnet_w18_small", "hrnet_w18_small_v2.x"],
+)
+def test_backbones_of_the_released_codes(name):
+    assert BACKBONES.fullmatch(name.partition(".")[0])
 
 
 def test_options_that_matter_in_training_alone_are_free():
