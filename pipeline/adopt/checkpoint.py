@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.core import paths
 from pipeline.core.errors import DataError
 from pipeline.networks.pretrained import HARMLESS, unsafe_objects
 
@@ -56,12 +55,6 @@ class Checkpoint:
     ordered: bool = True
     epoch: int | None = None
     beside: tuple[str, ...] = ()
-
-
-def find_file(name: str) -> Path:
-    """The file as params name it: from the working folder, else from the project's root (`dvc exp run --temp`)."""
-    path = Path(name)
-    return path if path.exists() or path.is_absolute() else paths.project_root() / name
 
 
 def read_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
