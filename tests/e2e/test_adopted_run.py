@@ -38,7 +38,7 @@ PARAMS = {
         "depth": {"architecture": "single_task", "tasks": ["depth"]},
         "mti": {"architecture": "mti_net", "tasks": ["semseg", "depth"]},
     },
-    "runs_from_single_task": {},
+    "runs_from_single_task": {}, "tuned": {},
 }  # fmt: skip
 PUBLISHED = """\
   published:    # what the authors gave
@@ -171,7 +171,10 @@ def test_another_file_of_that_name_is_refused(project, adopted, tmp_path):
         file.write(b"x")
     code, output = copy.ends("train", "--run", "published", "--seed", "0")
     assert code == 2 and "checkpoints/mti.pth.tar is not the file that params.yaml means" in output
+    code, output = copy.ends("check")
+    assert code == 2 and "adopted checkpoints/mti.pth.tar is not the file that params.yaml means for seed 0" in output
     (copy.root / "checkpoints/mti.pth.tar").unlink()
+    assert "adopted checkpoints/mti.pth.tar of seed 0 is not there" in copy.stage("check"), "its result is"
     code, output = copy.ends("train", "--run", "published", "--seed", "0")
     assert code == 2 and "checkpoints/mti.pth.tar is missing; bring the checkpoint there" in output
     text = (copy.root / "params.yaml").read_text()
