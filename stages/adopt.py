@@ -12,6 +12,8 @@ import argparse
 from pathlib import Path
 
 from pipeline.core import paths
+from pipeline.params.load import load_params
+from pipeline.params.rules import missing_files
 from pipeline.params.schema import Params
 from stages._entry import imports, run_stage
 
@@ -24,7 +26,9 @@ def main(params: Params, path: Path, run: str, seed: int | None = None, code: st
     chosen, adoption = check(params, path, run, seed, code)
     print("\n".join(adoption.lines()))
     if declare(run, chosen, adoption):
-        print(f"written to {paths.PARAMS}: runs.{run}.adopted.{chosen}. Now `dvc repro` scores and compares it")
+        lacking = [f"{each.path}: {each.text}" for each in missing_files(load_params())]
+        then = f"Before `dvc repro`: {'; '.join(lacking)}" if lacking else "Now `dvc repro` scores and compares it"
+        print(f"written to {paths.PARAMS}: runs.{run}.adopted.{chosen}. {then}")
     else:
         print(f"{paths.PARAMS} says so already: nothing was changed")
 

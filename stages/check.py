@@ -168,9 +168,9 @@ def warnings(params: Params) -> Iterator[str]:
         size, weights = run.training.input_size, run.training.pretrained
         if any(side % 32 for side in size):
             yield f"{run.key}: backbones work at multiples of 32, so input_size {list(size)} is enlarged first"
-        for seed, file in run.adopted.items():
-            if not (Path(file.file).is_file() or paths.run_file(run.name, seed).is_file()):
-                yield f"{run.key}: adopted {file.file} is not there yet"
+        for seed in params.seeds:
+            if seed in run.adopted and not paths.given_file(file := run.adopted[seed].file).is_file():
+                yield f"{run.key}: adopted {file} of seed {seed} is not there; its weights can't be made without it"
         if isinstance(weights, str) and not Path(weights).is_file():
             yield f"{run.key}: pretrained {weights} is not there yet"
     if own_description(params) is False:

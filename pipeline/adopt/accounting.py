@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.adopt import values
 from pipeline.adopt.rules import COUNTER, Rule, Rules
 from pipeline.core.errors import DataError
 
@@ -53,13 +54,14 @@ def map_tensors(
     """A whole state of our network out of theirs, and the account of it.
 
     ours: our network's state, for names, shapes and types. what: the file and the run, for messages. Raises DataError
-    with the first tensors that are lacking, left over or of another shape.
+    with the first tensors that are lacking, left over or of another shape, or whose values can't be weights.
     """
     state: dict[str, Tensor] = {}
     mapped: dict[str, tuple[str, ...]] = {}
     used: set[str] = set()
     lacking: dict[str, None] = {}
     shapes: dict[str, None] = {}
+    faults: dict[str, None] = {}
     for name, own in ours.items():
         rule = next((each for each in rules.rules if each.sources(name)), None)
         sources = (rule.sources(name) if rule else None) or ()
@@ -75,11 +77,17 @@ def map_tensors(
             value = _made(rule, given := [theirs[source] for source in sources])
             if value is None or value.shape != own.shape:
                 shapes[_misfit(sources, given, name, own)] = None
+            elif fault := values.fault(sources, given, value, own):
+                faults[fault] = None
             else:
                 state[name], mapped[name] = value.to(own.dtype).contiguous(), sources
     unused, extra = _left_over(rules, {name: value.numel() for name, value in theirs.items() if name not in used})
     _refuse(what, list(lacking), list(shapes), extra)
-    return state, Accounting(mapped, unused, rules.notes)
+    if faults:
+        raise DataError(
+            f"{what}: {_first(list(faults))}: these are no weights of it; bring the file as its code saved it"
+        )
+    return state, Accounting(mapped, unused, (*rules.notes, *values.rounded(theirs[name] for name in used)))
 
 
 def _made(rule: Rule, sources: list[Tensor]) -> Tensor | None:
@@ -128,5 +136,9 @@ def _count(names: list[str]) -> str:
 
 
 def _some(names: list[str]) -> str:
+    return f" ({_first(names)})"
+
+
+def _first(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f" ({', '.join(names[:_SHOWN])}{more})"
+    return f"{', '.join(names[:_SHOWN])}{more}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pipeline.adopt.checkpoint import find_file, read_checkpoint
+from pipeline.adopt.checkpoint import read_checkpoint
 from pipeline.adopt.network import Adoption, adopt
 from pipeline.compute.device import choose_device
 from pipeline.core import paths
@@ -35,7 +35,7 @@ def adopt_run(params: Params, name: str, seed: int) -> None:
     recipe = run.training
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     inputs = training_inputs(params, name, seed, info, device)
-    network, adoption = adopt(read_checkpoint(find_file(declared.file), declared.sha256), run, info)
+    network, adoption = adopt(read_checkpoint(paths.given_file(declared.file), declared.sha256), run, info)
     print("\n".join(adoption.lines()), flush=True)
     assert isinstance(network.backbone, Backbone)
     network.backbone.load_report = ADOPTED

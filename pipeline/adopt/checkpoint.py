@@ -6,6 +6,8 @@ import hashlib
 import io
 import pickle
 import re
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.core import paths
+from pipeline.adopt.values import not_plain
 from pipeline.core.errors import DataError
 from pipeline.networks.pretrained import HARMLESS, unsafe_objects
 
@@ -45,9 +47,9 @@ class Checkpoint:
     """What a file holds of a network.
 
     tensors: by the names of the code that saved them, DataParallel's prefix taken off, in the file's order. ordered:
-    whether that is the order of the network's parts: it is lost in a safetensors file, and
-    where one was saved anew. epoch: None where it says
-    none. beside: the keys of all else in it, such as the optimizer's state, which is not looked at.
+    whether that is the order of the network's parts: it is lost in a safetensors file, and where one was saved anew.
+    epoch: None where it says none. beside: the keys of all else in it, such as the optimizer's state, which is not
+    looked at.
     """
 
     path: Path
@@ -56,12 +58,6 @@ class Checkpoint:
     ordered: bool = True
     epoch: int | None = None
     beside: tuple[str, ...] = ()
-
-
-def find_file(name: str) -> Path:
-    """The file as params name it: from the working folder, else from the project's root (`dvc exp run --temp`)."""
-    path = Path(name)
-    return path if path.exists() or path.is_absolute() else paths.project_root() / name
 
 
 def read_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
@@ -84,30 +80,54 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> Checkpoint:
         )
     loaded = _load(path, content)
     state, beside = _state_of(path, loaded)
-    epoch = loaded.get("epoch") if state is not loaded else None
+    given = loaded.get("epoch") if state is not loaded else None
+    epoch = given if type(given) is int else None
     tensors = _plain(path, state)
     ordered = path.suffix != ".safetensors" and _is_in_order(tensors)
-    return Checkpoint(path, found, tensors, ordered, epoch if type(epoch) is int else None, beside)
+    unseen = tuple(key for key in beside if epoch is None or key != "epoch")
+    return Checkpoint(path, found, tensors, ordered, epoch, unseen)
 
 
 def _load(path: Path, content: bytes) -> dict[Any, Any]:
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return safetensors.torch.load(content)
+        except (SafetensorError, RuntimeError, ValueError, KeyError) as error:
+            raise DataError(f"{path} is damaged, or no checkpoint ({_first_line(error)})") from None
+    _check_sums(path, content)
+    try:
         with torch.serialization.safe_globals([*HARMLESS, *_NAMED_CLASSES]):
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         known = {name for _, name in _NAMED_CLASSES}
-        if objects := unsafe_objects(path, known) or re.findall(r"GLOBAL ([\w.]+) was not", str(error)):
+        if objects := unsafe_objects(path, known) or re.findall(r"GLOBAL (\w+(?:\.\w+)+) was not", str(error)):
             raise DataError(
                 f"{path} holds objects besides tensors, which could run code: {', '.join(objects)}. {_ALONE}"
             ) from None
         raise DataError(f"{path} is damaged, or no file that torch.save wrote ({_first_line(error)})") from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # torch's former format, where it is damaged, ends in errors of many kinds
         raise DataError(f"{path} is damaged, or no checkpoint ({_first_line(error)})") from None
     if not isinstance(loaded, dict):
         raise DataError(f"{path} holds a {type(loaded).__name__}, no state of a network by name. {_ALONE}")
     return loaded
+
+
+def _check_sums(path: Path, content: bytes) -> None:
+    """Raise DataError where a part of a zip file, as torch writes them, is not what was written: torch doesn't look."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as file:
+            broken = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({_first_line(error)}); bring it anew") from None
+    if broken is not None:
+        raise DataError(
+            f"{path} is damaged: the check sum of {broken} in it is another; bring it anew, or save it anew if it was "
+            "saved without check sums"
+        )
 
 
 def _state_of(path: Path, loaded: dict[Any, Any]) -> tuple[dict[Any, Any], tuple[str, ...]]:
@@ -125,15 +145,14 @@ def _state_of(path: Path, loaded: dict[Any, Any]) -> tuple[dict[Any, Any], tuple
 
 
 def _plain(path: Path, state: dict[Any, Any]) -> dict[str, Tensor]:
-    """Tensors by name, without DataParallel's prefix; all finite."""
+    """Tensors by name, without DataParallel's prefix; all of plain numbers."""
     if others := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
         raise DataError(f"{path} has what is no tensor among them{_some(others)}. {_ALONE}")
     if state and all(str(name).startswith(_PARALLEL) for name in state):
         state = {str(name).removeprefix(_PARALLEL): value for name, value in state.items()}
     tensors = {str(name): value for name, value in state.items()}
-    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise DataError(f"{path} has values that are not finite{_some(broken)}: nothing could be predicted with it")
+    if others := [f"{name} {why}" for name, value in tensors.items() if (why := not_plain(value))]:
+        raise DataError(f"{path} has tensors that hold no plain numbers{_some(others)}; save its state with dense ones")
     return tensors
 
 

@@ -16,7 +16,7 @@ from pipeline.core.errors import DataError, ParamsError
 from pipeline.networks.backbones.backbone import Backbone
 from pipeline.params.schema import ResolvedRun
 
-# The order in which the released configurations have their tasks.
+# The order in which the released configurations have their tasks. Those of SCA and MTI-Net put them into it themselves.
 ORDER = ("semseg", "human_parts", "sal", "normals", "edge", "depth")
 ATRC_ORDER = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
 
@@ -48,8 +48,12 @@ class Network:
 
     code: whose names. architecture: what it is called here; None: there is none. signature: a pattern of a name that
     only it has. rules: how it becomes ours; None where it can't, for the reason `refused`. tasks: a pattern of names
-    whose first group are its tasks, in its own order. order: that order, where the file does not keep it.
-    auxiliary: whether it can have tasks without a final prediction.
+    whose first group are its tasks. order: the order in which its network has them. filled: a pattern as `tasks`, of
+    names that stand in the network's own order, where that is not fixed. auxiliary: whether it can have tasks without
+    a final prediction.
+
+    Names in general stand in no order to go by: until 2020 torch's ModuleDict sorted what it was made of, while
+    channels are concatenated in the order of the configuration. One that was filled item by item never did.
     """
 
     code: str
@@ -59,6 +63,7 @@ class Network:
     refused: str = ""
     tasks: str = ""
     order: tuple[str, ...] = ORDER
+    filled: str = ""
     auxiliary: bool = False
 
 
@@ -123,7 +128,8 @@ NETWORKS = (
             tasks=r"decoders\.(\w+)\..+"),
     Network("mti_net", "single_task", r"decoder\..+",
             lambda adopting: mti_net.single_task(adopting.run.tasks[0], adopting.deeplab)),
-    Network("atrc", "atrc", r"head\.atrc_module\..+", _atrc, tasks=r"head\.bottleneck\.(\w+)\..+", order=ATRC_ORDER),
+    Network("atrc", "atrc", r"head\.atrc_module\..+", _atrc,
+            tasks=r"head\.bottleneck\.(\w+)\..+", order=ATRC_ORDER, filled=r"head\.atrc_module\.cp_blocks\.(\w+)\..+"),
     Network("atrc", None, r"head\.final_logits\..+", refused=_FCN),
     Network("invpt", "invpt", r"multi_task_decoder\..+", refused=_INVPT),
 )  # fmt: skip
@@ -133,6 +139,8 @@ CODES = tuple(dict.fromkeys(network.code for network in NETWORKS))
 # training alone are free.
 RELEASED_TRAINING = {"hrnet_upsampling": "bilinear", "normalization": "imagenet"}
 FREE_OPTIONS = {"att_drop_path", "dropout", "own_share"}
+# Of timm's names: others, resnetblur18 for one, have the same tensors and compute something else.
+BACKBONES = re.compile(r"resnet\d+|hrnet_w\d+(_small(_v2)?)?")
 
 
 def find_network(file: Checkpoint, code: str | None = None) -> Network:
@@ -171,12 +179,17 @@ def _has(tensors: Iterable[str], pattern: str) -> bool:
 
 
 def _order(file: Checkpoint, network: Network, run: ResolvedRun) -> tuple[str, ...]:
-    """The tasks of the file in the order of its network, or of the released configurations where the file lost it."""
+    """The tasks of the file in the order of its network."""
     if not network.tasks:
         return run.all_tasks
-    matches = (re.fullmatch(network.tasks, name) for name in file.tensors)
-    found = tuple(dict.fromkeys(match[1] for match in matches if match))
-    return found if file.ordered else tuple(sorted(found, key=lambda task: (*network.order, task).index(task)))
+    order = _named(file, network.filled) if network.filled and file.ordered else network.order
+    return tuple(sorted(_named(file, network.tasks), key=lambda task: (*order, task).index(task)))
+
+
+def _named(file: Checkpoint, pattern: str) -> tuple[str, ...]:
+    """The tasks that a pattern of names finds, as they stand in the file."""
+    matches = (re.fullmatch(pattern, name) for name in file.tensors)
+    return tuple(dict.fromkeys(match[1] for match in matches if match))
 
 
 def _task_problems(network: Network, run: ResolvedRun, order: Sequence[str]) -> Iterator[str]:
@@ -192,6 +205,11 @@ def _problems(file: Checkpoint, run: ResolvedRun) -> Iterator[str]:
     for key, released in RELEASED_TRAINING.items():
         if getattr(recipe, key) != released:
             yield f"training.{key} is {getattr(recipe, key)}, {released} in the released code; set it so"
+    if not BACKBONES.fullmatch(recipe.backbone.partition(".")[0]):
+        yield (
+            f"training.backbone is {recipe.backbone}; the released codes have resnet<depth>, hrnet_w<width> and its "
+            "_small and _small_v2, and another one may compute something else of the same tensors; set it so"
+        )
     for option, value in run.options.items():
         theirs = names.ARCHITECTURE_OPTIONS[run.architecture][option][0]
         if option not in FREE_OPTIONS | {"head"} and value != theirs:

@@ -28,7 +28,8 @@ class Adoption:
         epoch = "" if self.file.epoch is None else f", epoch {self.file.epoch}"
         lines = [f"{self.file.path}: {self.found.architecture} in the names of {self.found.code}{epoch}"]
         if self.file.beside:
-            lines.append(f"beside the network it holds {', '.join(self.file.beside)}, which are not looked at")
+            which = "which is" if len(self.file.beside) == 1 else "which are"
+            lines.append(f"beside the network it holds {', '.join(self.file.beside)}, {which} not looked at")
         return [*lines, *self.account.lines()]
 
     def as_object(self) -> dict[str, Any]:

@@ -94,6 +94,12 @@ def project_root() -> Path:
     return Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
 
 
+def given_file(name: str) -> Path:
+    """A file that params name: from the working folder, else from the project's root (`dvc exp run --temp`)."""
+    path = Path(name)
+    return path if path.exists() or path.is_absolute() else project_root() / name
+
+
 def training_folder(key: str) -> Path:
     """What lets the training of these inputs resume after a kill."""
     return project_root() / ".runs" / "train" / key

@@ -1,4 +1,4 @@
-"""Files that decide a result and that DVC knows by name alone: the one of data.archive, and weights of `pretrained`.
+"""Files that decide a result and that DVC knows by name alone: data.archive, weights of `pretrained`, adopted ones.
 
 A stage of a matrix can't depend on a path that is a param of some runs, nor `download` on one that is mostly null. So
 `stages.check` and `stages.parallel` look at them before DVC does; `dvc repro` by itself does not see them change.
@@ -21,7 +21,7 @@ def refuse_unseen(params: Params) -> None:
     """Raise DataError for data that DVC does not hash, and for files whose content changed since a stage read them."""
     if params.data.dataset == "folder":
         check_hashed(Path(params.data.folder))
-    if changed := [*changed_archive(params), *changed_weights(params)]:
+    if changed := [*changed_archive(params), *changed_weights(params), *changed_adopted(params)]:
         raise DataError("\n".join(changed))
 
 
@@ -55,6 +55,24 @@ def changed_weights(params: Params) -> Iterator[str]:
                 yield (
                     f"{run.key}: pretrained {path} has changed since {run.name}-{seed} was trained from it, which DVC "
                     f"does not see: run `dvc repro -s -f {run.stage('train', seed)}`"
+                )
+
+
+def changed_adopted(params: Params) -> Iterator[str]:
+    """Adopted files that are others than params say. A missing one is no reason to stop while its result is there."""
+    known: dict[Path, str] = {}
+    for run in map(params.run, params.all_runs):
+        for seed in params.seeds:
+            declared = run.adopted.get(seed)
+            if declared is None or not (path := paths.given_file(declared.file)).is_file():
+                continue
+            if path not in known:
+                known[path] = file_sha256(path)
+            if (found := known[path]) != declared.sha256:
+                yield (
+                    f"{run.key}: adopted {declared.file} is not the file that params.yaml means for seed {seed}: its "
+                    f"SHA-256 is {found}, not {declared.sha256}; put that file back, or run `python -m stages.adopt "
+                    f"{declared.file} --as {run.name} --seed {seed}` for this one"
                 )
 
 

@@ -152,6 +152,34 @@ def test_atrc(theirs, ours):
     assert any("local contexts" in note for note in adoption.account.notes)
 
 
+# ---- files of old torch: a ModuleDict that was made of a dict has its names sorted, channels are in the order of tasks
+
+
+def test_sca_with_sorted_names():
+    tasks = ("semseg", "depth")
+    names = released_names.sca(outputs(*sorted(tasks)), SIXES)
+    run = run_of("sequential_attention", tasks, backbone="hrnet_sixes")
+    assert_same_function(names, run, lambda w, maps: released_forward.sca(w, tasks, maps))
+
+
+@pytest.mark.parametrize("everything", [("semseg", "depth"), MIXED])
+def test_mti_net_with_sorted_names(everything):
+    tasks = ("semseg", "depth")
+    names = released_names.mti_net(sorted(tasks), outputs(*sorted(everything)), NARROW)
+    run = run_of("mti_net", tasks, [task for task in everything if task not in tasks])
+    assert_same_function(names, run, lambda w, maps: released_forward.mti_net(w, tasks, everything, maps))
+
+
+def test_atrc_with_sorted_names():
+    """Its contexts alone are filled in one by one, so they tell the order."""
+    theirs = ("semseg", "normals", "edge", "depth")
+    alphabetical, own = (released_names.atrc(outputs(*tasks), NARROW) for tasks in (sorted(theirs), theirs))
+    layers = [name for name in alphabetical if ".cp_blocks." not in name]
+    contexts = [name for name in own if ".cp_blocks." in name]
+    names = released_names.Names({name: own[name] for name in (*layers, *contexts)})
+    assert_same_function(names, run_of("atrc", theirs), lambda w, maps: released_forward.atrc(w, theirs, maps))
+
+
 def test_the_order_of_tasks_in_a_file_without_order_is_the_released_configurations():
     theirs = ("semseg", "depth", "normals", "edge")
     state = released_names.random_state(released_names.atrc(outputs(*theirs), NARROW))

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+import stages.adopt
 from pipeline.adopt import declare
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.params.load import parse_params
@@ -142,6 +143,19 @@ def test_what_the_command_refuses(project):
     with pytest.raises(ParamsError, match=r"unknown run 'their'; did you mean 'theirs'.*Declare it in runs first"):
         adopt("their", 0)
     assert (project / "params.yaml").read_text() == TEXT
+
+
+def test_the_command_says_which_seed_lacks_its_file(project, capsys):
+    def command(seed: int) -> str:
+        params = parse_params(yaml.safe_load(Path("params.yaml").read_text()))
+        stages.adopt.main(params, Path("checkpoints/best.pth"), "theirs", seed)
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert command(1) == (
+        "written to params.yaml: runs.theirs.adopted.1. Before `dvc repro`: runs.theirs.adopted: no file for seed 0 of "
+        "seeds; `python -m stages.adopt FILE --as theirs --seed 0` adopts one, or take it out of seeds"
+    )
+    assert command(0) == "written to params.yaml: runs.theirs.adopted.0. Now `dvc repro` scores and compares it"
 
 
 def test_data_must_be_prepared(in_tmp):

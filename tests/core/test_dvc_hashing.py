@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from pipeline.download.archive import fetch
 from pipeline.download.catalog import Archive
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Data
-from pipeline.tools.changed_sources import changed_archive, changed_weights, refuse_unseen
+from pipeline.tools.changed_sources import changed_adopted, changed_archive, changed_weights, refuse_unseen
 from tests.support.nyud_archive import nyud_files, write_tgz
 from tests.support.params_tree import put, some_params
 from tests.support.result_files import run_record
@@ -219,3 +220,29 @@ def test_weights_that_changed_behind_their_name_are_named(in_tmp):
     paths.write_json(paths.run_file("both", 0), whole)
     put(raw, "runs.both.training.pretrained", str(file("third.pth")))
     assert not list(changed_weights(parse_params(raw))), "DVC sees that the param is another"
+
+
+def test_an_adopted_file_that_is_another_is_named(in_tmp, monkeypatch):
+    first = file("first.pth", "first")
+    was = hashlib.sha256(b"first").hexdigest()
+    raw = some_params()
+    put(raw, "seeds", [0, 1])
+    put(raw, "runs.both.adopted", {str(seed): {"file": "first.pth", "sha256": was} for seed in (0, 1, 2)})
+    params = parse_params(raw)
+    assert not list(changed_adopted(params))
+    first.write_text("other")
+    found = hashlib.sha256(b"other").hexdigest()
+    assert list(changed_adopted(params)) == [
+        f"runs.both: adopted first.pth is not the file that params.yaml means for seed {seed}: its SHA-256 is {found}, "
+        f"not {was}; put that file back, or run `python -m stages.adopt first.pth --as both --seed {seed}` for this one"
+        for seed in (0, 1)
+    ]
+    with pytest.raises(DataError, match=r"is not the file that params.yaml means for seed 0"):
+        refuse_unseen(params)
+    (in_tmp / "copy").mkdir()
+    monkeypatch.chdir(in_tmp / "copy")
+    assert not list(changed_adopted(params))
+    monkeypatch.setenv("DVC_ROOT", str(in_tmp))
+    assert len(list(changed_adopted(params))) == 2, "as from `dvc exp run --temp`"
+    (in_tmp / first).unlink()
+    assert not list(changed_adopted(params)), "what was made of it may be there still"

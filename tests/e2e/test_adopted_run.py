@@ -38,7 +38,7 @@ PARAMS = {
         "depth": {"architecture": "single_task", "tasks": ["depth"]},
         "mti": {"architecture": "mti_net", "tasks": ["semseg", "depth"]},
     },
-    "runs_from_single_task": {},
+    "runs_from_single_task": {}, "tuned": {},
 }  # fmt: skip
 PUBLISHED = """\
   published:    # what the authors gave
@@ -81,7 +81,7 @@ def adopted(project):
 def test_the_command_accounts_for_all_tensors_and_declares_the_run(project, adopted):
     said, _ = adopted
     assert "mti_net in the names of mti_net, epoch 1" in said["published"]
-    assert "beside the network it holds optimizer, epoch, best_result, which are not looked at" in said["published"]
+    assert "beside the network it holds optimizer, best_result, which are not looked at" in said["published"]
     assert "note: the names don't say which task it was trained for; the run says semseg" in said["published_semseg"]
     text = (project.root / "params.yaml").read_text()
     assert "published:    # what the authors gave" in text and "[semseg, depth]   # in their order" in text
@@ -171,7 +171,10 @@ def test_another_file_of_that_name_is_refused(project, adopted, tmp_path):
         file.write(b"x")
     code, output = copy.ends("train", "--run", "published", "--seed", "0")
     assert code == 2 and "checkpoints/mti.pth.tar is not the file that params.yaml means" in output
+    code, output = copy.ends("check")
+    assert code == 2 and "adopted checkpoints/mti.pth.tar is not the file that params.yaml means for seed 0" in output
     (copy.root / "checkpoints/mti.pth.tar").unlink()
+    assert "adopted checkpoints/mti.pth.tar of seed 0 is not there" in copy.stage("check"), "its result is"
     code, output = copy.ends("train", "--run", "published", "--seed", "0")
     assert code == 2 and "checkpoints/mti.pth.tar is missing; bring the checkpoint there" in output
     text = (copy.root / "params.yaml").read_text()

@@ -15,7 +15,7 @@ import yaml
 from timm.models import _registry
 
 import stages.check
-from pipeline.core import names
+from pipeline.core import names, paths
 from pipeline.core.errors import ParamsError
 from pipeline.evaluation.cost import dataset_info
 from pipeline.networks.from_params import build_network
@@ -242,3 +242,14 @@ def test_it_reads_ones_own_dataset_yaml(raw: dict, in_tmp: Path, capsys) -> None
     (in_tmp / "data/own/dataset.yaml").write_text("name: mine\ntasks: [semseg, depth]\nclasses: {semseg: [a, !!int b]}")
     code, out, err = check(raw, capsys)
     assert (code, out) == (2, "") and "data/own/dataset.yaml: line 3: 'b' can't be read as a whole number" in err
+
+
+def test_an_adopted_file_that_is_missing_is_named_whether_its_result_is_there_or_not(raw: dict, capsys) -> None:
+    put(raw, "seeds", [0])
+    put(raw, "runs.both.adopted", {"0": {"file": "theirs.pth", "sha256": "ab" * 32}})
+    for _ in range(2):
+        code, out, err = check(raw, capsys)
+        assert (code, err) == (0, "")
+        assert "warning: runs.both: adopted theirs.pth of seed 0 is not there; its weights can't be made without" in out
+        paths.run_file("both", 0).parent.mkdir(parents=True, exist_ok=True)
+        paths.run_file("both", 0).write_text("{}")

@@ -1,0 +1,14 @@
+"""What tests of adoption share: their narrow HRNets pass for those of the released codes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pipeline.adopt import codes
+
+
+@pytest.fixture(autouse=True)
+def narrow_backbones(monkeypatch):
+    monkeypatch.setattr(codes, "BACKBONES", re.compile(f"{codes.BACKBONES.pattern}|hrnet_narrow|hrnet_sixes"))
