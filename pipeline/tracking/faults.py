@@ -72,9 +72,10 @@ def _refusal(causes: list[BaseException], status: int, reason: str) -> str | Non
             f"its certificate is not trusted ({untrusted.verify_message}). Where an authority of your own signed it, "
             "name that one's file in MLFLOW_TRACKING_SERVER_CERT_PATH, or in REQUESTS_CA_BUNDLE for all programs"
         )
-    if (fault := _first(causes, ssl.SSLError)) and fault.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
+    reason_of_tls = str(getattr(_first(causes, ssl.SSLError), "reason", None))  # those that OpenSSL raised have one
+    if reason_of_tls in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"):
         return "it does not speak TLS there: write http:// in MLFLOW_TRACKING_URI, or the port of https"
-    if (fault := _first(causes, ssl.SSLError)) and "CERTIFICATE_REQUIRED" in str(fault.reason):
+    if "CERTIFICATE_REQUIRED" in reason_of_tls:
         return "it asks for a certificate of yours: name it, with its key, in MLFLOW_TRACKING_CLIENT_CERT_PATH"
     if any("407 Proxy Authentication" in str(each) for each in causes):
         return "the proxy asks for a password: HTTPS_PROXY=http://<user>:<password>@<host>:<port>, or NO_PROXY=<server>"
@@ -121,6 +122,11 @@ def _cause(causes: list[BaseException], status: int, reason: str) -> str:
         return f"it answers {''.join(filter(str.isdigit, str(fault)))}"
     if _first(causes, urllib3.exceptions.ProxyError):
         return f"the proxy of HTTPS_PROXY or HTTP_PROXY does not connect: {causes[-1]}"
+    if _first(causes, ssl.SSLEOFError):
+        return (
+            "it closed the connection while TLS began; where it asks for a certificate of yours, name that, with its "
+            "key, in MLFLOW_TRACKING_CLIENT_CERT_PATH"
+        )
     if reasons := [each.strerror for each in causes if isinstance(each, OSError) and each.strerror]:
         return reasons[-1]
     if _first(causes, requests.Timeout) or _first(causes, urllib3.exceptions.TimeoutError):

@@ -1,14 +1,18 @@
 """Who may use an MLflow server, and whether it is the right one: TLS, passwords, tokens, proxies."""
 
+import ssl
 import time
 
 import pytest
+import requests
 import requests.auth
 from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
 from mlflow.tracking.request_auth.registry import _request_auth_provider_registry as plug_ins
 
 from pipeline.core.errors import TrackingError
 from pipeline.tracking import metric_queue, mlflow_run
+from pipeline.tracking.faults import raise_plainly
+from pipeline.tracking.metric_queue import TrackingUnavailable
 from tests.support.mlflow_server import Fault, basic, fault_server, free_port
 from tests.support.server_runs import PASSWORD, USER, check_all, record_all
 
@@ -130,6 +134,16 @@ def test_a_server_that_asks_for_a_certificate(upstream, authority, experiment, m
         monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 2.0)
         with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_CLIENT_CERT_PATH"):
             mlflow_run.connect(experiment)
+
+
+def test_a_connection_that_ends_while_tls_begins_may_lack_a_certificate(monkeypatch):
+    """What such a server says, and that it closes, come in either order."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://127.0.0.1:1")
+    ended = requests.exceptions.SSLError(ssl.SSLEOFError(8, "EOF occurred in violation of protocol"))
+    with pytest.raises(
+        TrackingUnavailable, match=r"closed the connection while TLS .*MLFLOW_TRACKING_CLIENT_CERT_PATH"
+    ):
+        raise_plainly(ended, 500, "")
 
 
 def test_https_where_there_is_none(proxy, experiment, monkeypatch):
