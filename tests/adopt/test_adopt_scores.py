@@ -30,6 +30,8 @@ from tests.support.adopted import info_of, run_of
 from tests.support.narrow_hrnet import NARROW
 from tests.support.networks import normal_statistics
 
+pytestmark = pytest.mark.slow
+
 TASKS = {"semseg": 3, "depth": 1}
 FORMS = {
     "sequential_attention": (PlainSequentialAttention, lambda own: renamed_weights.sca_names(own, len(TASKS))),
