@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -171,7 +171,8 @@ def rules_for(file: Checkpoint, network: Network, run: ResolvedRun, own: nn.Modu
         raise ParamsError(f"{what}: {'; '.join(problems)}")
     maps = own.backbone
     assert isinstance(maps, Backbone)
-    return network.rules(Adopting(file, run, maps, order, what))
+    rules = network.rules(Adopting(file, run, maps, order, what))
+    return replace(rules, notes=(*rules.notes, *_order_notes(file, network, order)))
 
 
 def _has(tensors: Iterable[str], pattern: str) -> bool:
@@ -184,6 +185,16 @@ def _order(file: Checkpoint, network: Network, run: ResolvedRun) -> tuple[str, .
         return run.all_tasks
     order = _named(file, network.filled) if network.filled and file.ordered else network.order
     return tuple(sorted(_named(file, network.tasks), key=lambda task: (*order, task).index(task)))
+
+
+def _order_notes(file: Checkpoint, network: Network, order: tuple[str, ...]) -> Iterator[str]:
+    """Names in another order than the released code and old torch leave: in a code that somebody changed, perhaps."""
+    named = _named(file, network.tasks) if network.tasks else order
+    if file.ordered and named not in (order, tuple(sorted(order))):
+        yield (
+            f"its names go {', '.join(named)}, and its channels are taken in the released order, {', '.join(order)}: a "
+            "code that was changed may have them otherwise, and then the scores are far too low"
+        )
 
 
 def _named(file: Checkpoint, pattern: str) -> tuple[str, ...]:

@@ -180,6 +180,22 @@ def test_atrc_with_sorted_names():
     assert_same_function(names, run_of("atrc", theirs), lambda w, maps: released_forward.atrc(w, theirs, maps))
 
 
+@pytest.mark.parametrize(
+    ("named", "noted"),
+    [
+        (("semseg", "normals", "depth"), False),  # as released
+        (("depth", "normals", "semseg"), False),  # as old torch sorts
+        (("normals", "semseg", "depth"), True),
+    ],
+)
+def test_names_in_an_order_that_nobody_released_are_noted(named, noted):
+    tasks = ("semseg", "normals", "depth")
+    state = released_names.random_state(released_names.mti_net(named, outputs(*named), NARROW))
+    _, adoption = adopt(file_of(state), run_of("mti_net", tasks), info_of(OUTPUTS))
+    found = [note for note in adoption.account.notes if "released order, semseg, normals, depth" in note]
+    assert bool(found) == noted
+
+
 def test_the_order_of_tasks_in_a_file_without_order_is_the_released_configurations():
     theirs = ("semseg", "depth", "normals", "edge")
     state = released_names.random_state(released_names.atrc(outputs(*theirs), NARROW))
