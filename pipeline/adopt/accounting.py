@@ -14,8 +14,6 @@ from pipeline.adopt import values
 from pipeline.adopt.rules import COUNTER, Rule, Rules
 from pipeline.core.errors import DataError
 
-_SHOWN = 3  # tensors that a message names
-
 
 @dataclass(frozen=True)
 class Accounting:
@@ -85,7 +83,7 @@ def map_tensors(
     _refuse(what, list(lacking), list(shapes), extra)
     if faults:
         raise DataError(
-            f"{what}: {_first(list(faults))}: these are no weights of it; bring the file as its code saved it"
+            f"{what}: {values.first_few(list(faults))}: these are no weights of it; bring the file as its code saved it"
         )
     return state, Accounting(mapped, unused, (*rules.notes, *values.rounded(theirs[name] for name in used)))
 
@@ -136,9 +134,4 @@ def _count(names: list[str]) -> str:
 
 
 def _some(names: list[str]) -> str:
-    return f" ({_first(names)})"
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"
+    return f" ({values.first_few(names)})"

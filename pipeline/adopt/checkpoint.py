@@ -18,13 +18,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline.adopt.values import not_plain
+from pipeline.adopt.values import first_few, not_plain
 from pipeline.core.errors import DataError
 from pipeline.networks.pretrained import HARMLESS, unsafe_objects
 
 _PARALLEL = "module."  # what DataParallel puts before every name
 _PLACES = ("model", "state_dict")  # keys under which codes keep the network's state beside other things
-_SHOWN = 3
 _ALONE = (
     "Where you trust it, load it with the code that wrote it and save its state alone: torch.save(state_dict, FILE)"
 )
@@ -118,10 +117,14 @@ def _check_sums(path: Path, content: bytes) -> None:
     """Raise DataError where a part of a zip file, as torch writes them, is not what was written: torch doesn't look."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
         return
+    # A changed byte of the archive's own tables is met in many forms: BadZipFile and ValueError where they contradict
+    # each other, EOFError where one ends early, zlib.error for a member that now says it is compressed,
+    # NotImplementedError for a compression or version that zipfile doesn't have, RuntimeError for "it is encrypted".
+    damage = (zipfile.BadZipFile, ValueError, EOFError, zlib.error, NotImplementedError, RuntimeError)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as file:
             broken = file.testzip()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except damage as error:
         raise DataError(f"{path} is damaged ({_first_line(error)}); bring it anew") from None
     if broken is not None:
         raise DataError(
@@ -147,12 +150,14 @@ def _state_of(path: Path, loaded: dict[Any, Any]) -> tuple[dict[Any, Any], tuple
 def _plain(path: Path, state: dict[Any, Any]) -> dict[str, Tensor]:
     """Tensors by name, without DataParallel's prefix; all of plain numbers."""
     if others := [str(name) for name, value in state.items() if not isinstance(value, Tensor)]:
-        raise DataError(f"{path} has what is no tensor among them{_some(others)}. {_ALONE}")
+        raise DataError(f"{path} has what is no tensor among them ({first_few(others)}). {_ALONE}")
     if state and all(str(name).startswith(_PARALLEL) for name in state):
         state = {str(name).removeprefix(_PARALLEL): value for name, value in state.items()}
     tensors = {str(name): value for name, value in state.items()}
     if others := [f"{name} {why}" for name, value in tensors.items() if (why := not_plain(value))]:
-        raise DataError(f"{path} has tensors that hold no plain numbers{_some(others)}; save its state with dense ones")
+        raise DataError(
+            f"{path} has tensors that hold no plain numbers ({first_few(others)}); save its state with dense ones"
+        )
     return tensors
 
 
@@ -161,11 +166,6 @@ def _is_in_order(tensors: dict[str, Tensor]) -> bool:
     places = {name: place for place, name in enumerate(tensors)}
     layers = (name.removesuffix("bias") for name in tensors if name.endswith(".bias"))
     return all(places.get(f"{layer}weight", -1) < places[f"{layer}bias"] for layer in layers)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f" ({', '.join(names[:_SHOWN])}{more})"
 
 
 def _first_line(error: Exception) -> str:

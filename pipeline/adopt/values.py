@@ -10,6 +10,7 @@ from torch import Tensor
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _VARIANCE = "running_var"
+_SHOWN = 3  # tensors that a message names
 
 
 def not_plain(tensor: Tensor) -> str | None:
@@ -47,6 +48,12 @@ def rounded(tensors: Iterable[Tensor]) -> list[str]:
         f"{count} tensor{' is' if count == 1 else 's are'} {_short(dtype)} in the file, float32 here"
         for dtype, count in counts.items()
     ]
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first names for a message, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
 
 
 def _short(value: torch.dtype | torch.layout) -> str:

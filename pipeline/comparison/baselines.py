@@ -66,7 +66,7 @@ OF_SCORING = ("output_stride", "hrnet_upsampling", "input_size", "normalization"
 
 
 class UnknownBaseline(Exception):
-    """Which of two single-task runs a network belongs to can't be told: how one side was trained is not known."""
+    """Two single-task runs could be the baseline, and no recipe decides: one side was trained elsewhere."""
 
 
 DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm

@@ -10,76 +10,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.comparison.baselines import SAME_RECIPE, TUNED, compare, find_baseline, recipe_differences
+from pipeline.comparison.baselines import SAME_RECIPE, TUNED, compare, find_baseline
 from pipeline.comparison.intervals import add_intervals
 from pipeline.comparison.load_results import load_results
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
-from pipeline.core.provenance import Inputs
 from pipeline.params.load import parse_params
-from pipeline.params.schema import Params, Training
+from pipeline.params.schema import Training
 from pipeline.results.comparison import Comparison
 from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
-from tests.support.result_files import run_metrics, with_statistics
+from tests.support.compared import change, pick, raw_params
+from tests.support.result_files import with_statistics
 
 ROOT = Path(__file__).parents[2]
-PRIMARY_METRIC = {"semseg": PrimaryMetric("mIoU", True), "depth": PrimaryMetric("rmse", False)}
-# Primary metric scores by run and seed. Gains of `both`, by hand: seed 0 +25 % and +25 %, so Δm 25; seed 1 +10 %
-# and -20 %, so Δm -5. Mean 10, sample deviation 15 * sqrt(2).
-SCORES = {
-    "semseg": {0: {"semseg": 32.0}, 1: {"semseg": 40.0}},
-    "depth": {0: {"depth": 0.8}, 1: {"depth": 0.5}},
-    "both": {0: {"semseg": 40.0, "depth": 0.6}, 1: {"semseg": 44.0, "depth": 0.6}},
-}
-
-
-def raw_params() -> dict:
-    recipe = {"backbone": "net", "input_size": [64, 64], "batch_size": 4, "epochs": 2, "lr": 1e-3}
-    return {
-        "data": {"dataset": "rooms", "tasks": ["semseg", "depth"]},
-        "training": recipe,
-        "seeds": [0, 1],
-        "runs": {
-            "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
-            "depth": {"architecture": "single_task", "tasks": ["depth"]},
-            "both": {"architecture": "multi_task", "tasks": ["semseg", "depth"], "training": {"lr": 1e-4}},
-        },
-    }
-
-
-@pytest.fixture
-def params() -> Params:
-    return parse_params(raw_params())
-
-
-def result(params: Params, run: str, seed: int) -> RunMetrics:
-    declared = params.run(run)
-    return run_metrics(
-        run=run,
-        seed=seed,
-        architecture=declared.architecture,
-        backbone=declared.training.backbone,
-        weights_sha256=f"{seed}" * 64,
-        training=declared.training.model_dump(mode="json"),
-        primary_metric={task: PRIMARY_METRIC[task] for task in declared.tasks},
-        tasks={task: {PRIMARY_METRIC[task].metric: score, "images": 8} for task, score in SCORES[run][seed].items()},
-    )
-
-
-@pytest.fixture
-def results(params: Params) -> list[RunMetrics]:
-    return [result(params, run, seed) for run in params.runs for seed in params.seeds]
-
-
-def pick(results: list[RunMetrics], run: str, seed: int = 0) -> RunMetrics:
-    return next(one for one in results if (one.run, one.seed) == (run, seed))
-
-
-def change(results: list[RunMetrics], run: str, seed: int = 0, **values: object) -> None:
-    """Give one of the results other values, in its place."""
-    one = pick(results, run, seed)
-    results[results.index(one)] = replace(one, **values)
 
 
 def known(entry: object) -> dict[str, object]:
@@ -90,18 +34,6 @@ def known(entry: object) -> dict[str, object]:
 def write(results: list[RunMetrics]) -> None:
     for one in results:
         one.write(paths.metrics_file(one.run, one.seed))
-
-
-ADOPTED = Inputs({"param cpu_threads": "1", "param adopted_sha256": f'"{"e" * 64}"'}).lines
-OTHER_RECIPE = {"epochs": 60, "optimizer": "sgd", "batch_size": 8, "pretrained": True, "initialization": "he"}
-
-
-def adopt(results: list[RunMetrics], run: str, **values: object) -> None:
-    """Let a run be one that was trained elsewhere, by a recipe that params don't know."""
-    for seed in (0, 1):
-        recipe = pick(results, run, seed).training | OTHER_RECIPE
-        weights = {"weights_sha256": f"{seed}" * 64} | values
-        change(results, run, seed, training=recipe, inputs=ADOPTED, training_samples=0, **weights)
 
 
 # -- arithmetic --------------------------------------------------------------------------------------------
@@ -360,99 +292,3 @@ def test_the_stage_from_files_to_table(results, in_tmp):
     shown = subprocess.run([*command, "--show"], check=True, **run)
     assert written.stdout == shown.stdout == format_table(add_intervals(compare(results), results)) + "\n"
     assert shown.stdout.splitlines()[4].startswith("both: not distinguishable from its baselines at 95 %: Δm 10 (−")
-
-
-# -- runs that were adopted ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("run", ["both", "semseg"])
-def test_a_recipe_that_is_not_known_refuses_nothing_and_is_said(results, run):
-    expected = compare(results)
-    adopt(results, run)
-    delta = compare(results)
-    assert delta.delta_m == expected.delta_m and delta.scores == expected.scores
-    here, elsewhere = "trained here", "adopted, trained elsewhere"
-    of_pairs = {
-        "both": [f"both against {task}: {elsewhere} against {here}" for task in ("semseg", "depth")],
-        "semseg": [f"both against semseg: {here} against {elsewhere}"],
-    }
-    expected_caveats = [f"{each}, so their recipes may differ in anything" for each in of_pairs[run]]
-    assert delta.caveats == [f"{run}: {elsewhere}: its recipe isn't known here", *expected_caveats]
-    assert f"* {delta.caveats[0]}" in format_table(delta)
-
-
-def test_one_file_for_several_seeds_is_said(results, in_tmp):
-    adopt(results, "both", weights_sha256="a" * 64)
-    delta = compare(results)
-    text = "one file stands for several seeds, so nothing is known of how its scores vary by seed"
-    assert f"both: {text}" in delta.caveats
-    delta = add_intervals(delta, [with_statistics(one) for one in results])
-    assert delta.conclusions[0].endswith("; 1 network for 2 seeds: another training may give another sign")
-
-
-def test_a_file_of_each_seed_is_a_network_of_each_seed(results, in_tmp):
-    adopt(results, "both")
-    kept = [with_statistics(one) for one in results]
-    assert "network" not in add_intervals(compare(kept), kept).conclusions[0]
-
-
-@pytest.mark.parametrize("key", ["output_stride", "hrnet_upsampling", "input_size", "normalization", "precision"])
-def test_what_scoring_shows_must_be_the_same_of_adopted_runs_too(results, key):
-    adopt(results, "both")
-    change(results, "both", training=pick(results, "both").training | {key: "other"})
-    with pytest.raises(ComparisonError, match=f"{key}: other in both-0"):
-        compare(results)
-
-
-def test_data_and_backbone_must_be_the_same_of_adopted_runs_too(results):
-    adopt(results, "both", backbone="another")
-    with pytest.raises(ComparisonError, match="backbone: another in both-0, net in semseg-0"):
-        compare(results)
-
-
-def test_a_run_prefers_baselines_of_its_own_kind(results):
-    results += [replace(pick(results, "semseg", seed), run="theirs") for seed in (0, 1)]
-    adopt(results, "theirs")
-    found = [find_baseline(pick(results, "both"), "semseg", results)]
-    adopt(results, "both")
-    found.append(find_baseline(pick(results, "both"), "semseg", results))
-    assert [each.run for each in found] == ["semseg", "theirs"]
-
-
-@pytest.mark.parametrize("adopted", [False, True])
-def test_a_baseline_of_the_other_kind_does_not_stand_in_for_one_that_is_refused(results, adopted):
-    """Else what can't be compared would be, as soon as somebody adopts a run of the same task."""
-    results += [replace(pick(results, "semseg", seed), run="theirs") for seed in (0, 1)]
-    adopt(results, "theirs")
-    key = "normalization"  # scoring shows it, so that it is known of adopted runs too
-    if adopted:
-        adopt(results, "both")
-    refused = "theirs" if adopted else "semseg"
-    for seed in (0, 1):
-        change(results, refused, seed, training=pick(results, refused, seed).training | {key: "other"})
-    with pytest.raises(ComparisonError, match=f"both-0 cannot be compared with its semseg baseline {refused}-0"):
-        compare(results)
-
-
-def test_a_baseline_that_can_not_be_told_refuses_no_other_run(results):
-    """Two trained baselines of other recipes, each with a run of its own, and one adopted run that fits both."""
-    for name in ("semseg", "depth", "both"):
-        results += [replace(pick(results, name, seed), run=f"{name}_long") for seed in (0, 1)]
-        for seed in (0, 1):
-            long = pick(results, f"{name}_long", seed).training | {"epochs": 60}
-            change(results, f"{name}_long", seed, training=long)
-    results += [replace(pick(results, "both", seed), run="published") for seed in (0, 1)]
-    adopt(results, "published")
-    delta = compare(results)
-    assert delta.delta_m.keys() == {"both", "both_long"}
-    text = "which of semseg and semseg_long is its semseg baseline can't be known, so no multi-task performance"
-    assert f"published: {text}" in delta.caveats
-
-
-def test_check_expects_nothing_of_a_recipe_that_is_not_known():
-    raw = raw_params()
-    raw["runs"]["both"]["training"] |= {"epochs": 60, "optimizer": "sgd"}
-    ours, baseline = (parse_params(raw).run(run) for run in ("both", "semseg"))
-    assert recipe_differences(ours, baseline) == ["epochs 60 against 2", "optimizer sgd against adam"]
-    raw["runs"]["both"]["adopted"] = {"0": {"file": "a.pth", "sha256": "0" * 64}}
-    assert recipe_differences(parse_params(raw).run("both"), baseline) == []

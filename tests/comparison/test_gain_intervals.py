@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,12 +22,14 @@ from pipeline.core.integrity import file_sha256
 from pipeline.evaluation.statistics import SplitStatistics, read_statistics
 from pipeline.metrics.resampling import draw
 from pipeline.results.comparison import Comparison
-from tests.comparison.test_baselines import ROOT, params, raw_params, results  # noqa: F401  # fixtures
+from tests.support.compared import raw_params
 from tests.support.result_files import with_statistics
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def kept(results, in_tmp):  # noqa: F811
+def kept(results, in_tmp):
     return [with_statistics(one) for one in results]
 
 
@@ -66,7 +69,7 @@ def test_the_interval_of_one_seed_is_by_hand(kept):
     assert found.seed_share is None
 
 
-def test_what_makes_images_hard_for_all_moves_no_gain(results, in_tmp):  # noqa: F811
+def test_what_makes_images_hard_for_all_moves_no_gain(results, in_tmp):
     """Run and baseline that differ by a factor in every image: Δm is known exactly, and the scores are not."""
     one = [with_statistics(result, noise=0.9) for result in results if result.seed == 0]
     hard = np.linspace(0.5, 1.5, 40)
@@ -105,7 +108,7 @@ def test_a_run_without_a_defined_score_has_no_interval(kept):
     assert delta.scores["depth"]["depth"].interval is not None
 
 
-def test_a_task_that_few_images_have_a_label_of_counts_those(results, in_tmp):  # noqa: F811
+def test_a_task_that_few_images_have_a_label_of_counts_those(results, in_tmp):
     kept = [with_statistics(one, labelled={"semseg": 6}) for one in results]
     delta = add_intervals(compare(kept), kept)
     assert delta.scores["semseg"]["semseg"].interval.images == delta.delta_m["both"].interval.images == 6
