@@ -1,4 +1,4 @@
-"""What MLflow is told of a run before it begins: params, tags and the data."""
+"""What MLflow records of a run before it begins: params, tags and the data."""
 
 from __future__ import annotations
 
