@@ -42,6 +42,7 @@ ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int | float, ...]]]
         "window_padding": ("attended", "masked"),
         "small_map_shift": (True, False),
         "att_drop_path": (0.2, 0.0),
+        "scale_channels": ("backbone", 64, 128, 256),
         "att": (True, False),
         "ctam": (True, False),
         "fpma": (True, False),

@@ -45,6 +45,9 @@ OPTIONS = [
 ]
 # At the start, one alpha for all channels is the same function as one for each; its start is state, not function.
 CHANGING = [each for each in OPTIONS if each[1] not in ("stitch", "own_share")]
+# The DeepLab head reads the deepest map alone, through which not all of an HRNet is reached; the narrow HRNet has no
+# scale to narrow further.
+FOR_OPTION = {"head": "test_efficientnet", "scale_channels": "resnet18"}
 SEVERAL = [name for name in ARCHITECTURES if TASK_COUNT[name][1] != 1]
 # Every network as it is by default, and two with an option that adds modules.
 WITH_MODULES = [("nddr_cnn", {"shortcut": True}), ("atrc", {"deep_supervision": True})]
@@ -151,8 +154,7 @@ def defaults():
 @pytest.mark.slow
 def test_every_option_changes_the_function(defaults, architecture, option, value):
     drops = option == "att_drop_path"
-    # The DeepLab head reads the deepest map alone, through which not all of an HRNet is reached.
-    backbone = "test_efficientnet" if value == "aspp" else NARROW
+    backbone = FOR_OPTION.get(option, NARROW)
     image, state, expected = defaults(architecture, backbone, drops)
     tasks, auxiliary = tasks_of(architecture)
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
 from pipeline.networks.backbones.backbone import Backbone
+from pipeline.networks.blocks import ConvNorm
 from pipeline.networks.heads.multi_scale import MultiScaleHead
 from pipeline.networks.outputs import Outputs
 from pipeline.networks.sca.attention import PADDINGS, WindowSelfAttention
@@ -32,7 +33,9 @@ class SequentialAttention(nn.Module):
 
     Options, the released code's behaviour first: ctam_reduction, fpma_mask, csam_attention (see the blocks);
     window_padding and, for ATT, small_map_shift (see `WindowBlock`); att_drop_path, the probability of stochastic depth
-    in ATT's second, shifted block.
+    in ATT's second, shifted block; scale_channels, "backbone" or the most that a scale may have before ATT: a wider one
+    is projected to so many by 1x1 convolution, batch norm and ReLU. That is not in the paper: parameters and time grow
+    with the square of the channels, and only HRNet has few.
     Ablations: att=False leaves the backbone's maps as they are, ctam=False and fpma=False pass each task's
     own map on, csam=False aggregates the scales without attention.
 
@@ -46,6 +49,7 @@ class SequentialAttention(nn.Module):
         "window_padding": PADDINGS,
         "small_map_shift": (True, False),
         "att_drop_path": (0.2, 0.0),
+        "scale_channels": ("backbone", 64, 128, 256),
         "att": (True, False),
         "ctam": (True, False),
         "fpma": (True, False),
@@ -64,6 +68,7 @@ class SequentialAttention(nn.Module):
         window_padding: str = "attended",
         small_map_shift: bool = True,
         att_drop_path: float = 0.2,
+        scale_channels: str | int = "backbone",
         att: bool = True,
         ctam: bool = True,
         fpma: bool = True,
@@ -78,7 +83,7 @@ class SequentialAttention(nn.Module):
             )
         self.tasks, self.all_tasks = tuple(tasks), tuple(everything)
         self.backbone = backbone
-        base = backbone.channels
+        self.projections, base = _narrowed(backbone.channels, scale_channels)
         self.att = (
             nn.ModuleList(
                 WindowSelfAttention(
@@ -114,6 +119,8 @@ class SequentialAttention(nn.Module):
 
     def forward(self, image: Tensor) -> Outputs:
         maps = self.backbone(image)
+        if self.projections is not None:
+            maps = [project(x) for x, project in zip(maps, self.projections, strict=True)]
         if self.att is not None:
             maps = [torch.cat([x, attend(x)], 1) for x, attend in zip(maps, self.att, strict=True)]
         distilled, auxiliary = self._across_tasks(maps)
@@ -136,3 +143,13 @@ class SequentialAttention(nn.Module):
     def _across_scales(self, task: str, maps: list[Tensor]) -> Tensor:
         """CSAM and aggregation: K maps -> raw prediction at the finest scale."""
         return self.heads[task]([[x] for x in maps] if self.csam is None else self.csam[task](maps))
+
+
+def _narrowed(channels: list[int], most: str | int) -> tuple[nn.ModuleList | None, list[int]]:
+    """Modules that bring each scale to `most` channels if it has more, None for "backbone"; and the channels then."""
+    if isinstance(most, str):
+        return None, channels
+    narrow = [min(c, most) for c in channels]
+    return nn.ModuleList(
+        ConvNorm(c, n) if n < c else nn.Identity() for c, n in zip(channels, narrow, strict=True)
+    ), narrow
