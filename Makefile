@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-parallel test test-fast test-soak test-faults lint bench bench-gpu ui clean
+.PHONY: help setup repro repro-parallel study study-gpu test test-fast test-soak test-faults lint bench bench-gpu ui clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 16
@@ -32,6 +32,14 @@ repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-par
 	python -m stages.parallel $(if $(N),--jobs $(N))
 	@python -m stages.compare --show
 	@echo "reports/report.md has curves and pictures; \`make ui\` compares the runs in MLflow"
+
+study: $(STAMP)  ## docs/study.md on two CPU cores, two hours: puts profiles/study.yaml into params.yaml
+study-gpu: $(STAMP)  ## the study's larger form for one GPU: profiles/study_gpu.yaml
+study study-gpu:
+	@cmp -s profiles/$(subst -,_,$@).yaml params.yaml || git diff --quiet HEAD -- params.yaml || \
+	{ echo "params.yaml has edits that no commit holds: commit them, or \`git checkout params.yaml\`, then again"; exit 1; }
+	cp profiles/$(subst -,_,$@).yaml params.yaml
+	@$(MAKE) --no-print-directory repro
 
 test: $(STAMP)  ## all tests, on two cores
 	python -m pytest -n logical --maxprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -6,7 +6,7 @@ import argparse
 
 from pipeline.comparison.baselines import DELTA_M, compare
 from pipeline.comparison.load_results import load_results
-from pipeline.comparison.tables import format_table, write_delta
+from pipeline.comparison.tables import format_table, write_delta, write_summary
 from pipeline.comparison.tuning import add_tuning
 from pipeline.core import paths
 from pipeline.params.schema import Params
@@ -15,7 +15,7 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params, show: bool = False) -> None:
-    """Write delta.json and delta.csv, print the table, log Δm to MLflow; `show`: only print what was written last."""
+    """Write the comparison, print its table, log Δm to MLflow; `show`: only print what was written last."""
     if show:
         print(format_table(Comparison.read(paths.DELTA_JSON)))
         return
@@ -26,6 +26,7 @@ def main(params: Params, show: bool = False) -> None:
 
     delta = add_intervals(delta, results)
     write_delta(delta)
+    write_summary(delta)
     print(format_table(delta))
     with imports():
         from pipeline.tracking.conclusions import Compared, log_conclusions

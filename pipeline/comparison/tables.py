@@ -1,4 +1,4 @@
-"""The comparison as files and as text: reports/delta.json, reports/delta.csv and the terminal's table."""
+"""The comparison as files and as text: delta.json, delta.csv and summary.json in reports, and the terminal's table."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def write_delta(delta: Comparison, json_path: Path = paths.DELTA_JSON, csv_path:
         writer.writeheader()
         writer.writerows(map(asdict, delta.per_seed))
         writer.writerows(_summary_rows(delta))
+
+
+def write_summary(delta: Comparison, path: Path = paths.SUMMARY_JSON) -> None:
+    """Write what `dvc metrics` and `dvc exp show` show: of each run its primary scores, Δm and Δm's interval."""
+    summary: dict[str, dict[str, float | None]] = {}
+    for run, tasks in delta.scores.items():
+        summary[run] = {f"{task}_{entry.metric}": entry.mean for task, entry in tasks.items()}
+        if gain := delta.delta_m.get(run):
+            summary[run] |= {DELTA_M: gain.mean} | {f"{DELTA_M}_{k}": v for k, v in _bounds(gain.interval).items()}
+    paths.write_json(path, summary)
 
 
 def _summary_rows(delta: Comparison) -> Iterator[dict[str, Any]]:

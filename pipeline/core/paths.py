@@ -37,6 +37,7 @@ PACKED_FROM = REPORTS / "packed_from.json"  # in git, for traces in a clone; apa
 METRICS = REPORTS / "metrics"
 DELTA_JSON = REPORTS / "delta.json"
 DELTA_CSV = REPORTS / "delta.csv"
+SUMMARY_JSON = REPORTS / "summary.json"
 REPORT = REPORTS / "report.md"
 FIGURES = REPORTS / "figures"
 HISTORY = REPORTS / "history"

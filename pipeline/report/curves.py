@@ -35,7 +35,7 @@ def curves_section(
     batch = {name: params.run(name).training.batch_size for name in results}
     steps = {name: max(1, seeds[0].training_samples // batch[name]) for name, seeds in results.items()}
     if found := gain_curves(delta, histories, steps):
-        figures.save(figures.gain_curves(found), paths.FIGURES / "gain_by_step.png")
+        figures.save(figures.gain_curves(found, figures.run_styles(results)), paths.FIGURES / "gain_by_step.png")
         text += f"\n\n![Δm by step](figures/gain_by_step.png)\n\n{_ABOUT}"
     return text
 

@@ -194,7 +194,7 @@ def _gain_section(tasks: tuple[str, ...], delta: Comparison) -> str:
     text += "Δm = 100/M · Σ s (m − b)/b over the M tasks of a run, positive is better, against baselines of the same "
     text += "backbone, data, schedule and seed.\n\n"
     text += table(["run", *(f"{get_task(task).title} %" for task in tasks), "Δm %"], rows)
-    return f"{text}{caveats}\n\n![Gain by task](figures/gains.png)"
+    return f"{text}{caveats}\n\n![Gain by task; of Δm with its 95 % interval](figures/gains.png)"
 
 
 def _published_section(params: Params, tasks: tuple[str, ...], delta: Comparison, info: DatasetInfo) -> str:

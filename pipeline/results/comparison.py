@@ -113,7 +113,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison(ResultFile):
-    """All of reports/delta.json; `dvc metrics` shows what is in mappings and skips lists.
+    """All of reports/delta.json.
 
     delta_m: {run: Δm}, of runs that have baselines for all tasks. scores: {run: {task: score}}. per_seed: as in
     delta.csv. conclusions: a sentence for each Δm, by its interval. caveats: what a reader must know.

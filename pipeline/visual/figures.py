@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.core import paths
 from pipeline.data.sample import Sample
@@ -24,6 +26,18 @@ from pipeline.visual.paint import paint
 
 _DPI = 130
 _BASELINE = "#8c8c8c"
+# Told apart by the colour-blind too: Okabe and Ito, "Color Universal Design", 2008, without its yellow.
+_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_DASHES = ("-", "--", ":", "-.")  # for one turn of the palette after the other
+
+
+def run_styles(runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and line style of each run, as matplotlib's arguments: the same in every figure of the same runs."""
+    count = len(_PALETTE)
+    return {
+        run: {"color": _PALETTE[i % count], "linestyle": _DASHES[i // count % len(_DASHES)]}
+        for i, run in enumerate(runs)
+    }
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -92,8 +106,7 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
     figure, axes = plt.subplots(
         2, len(tasks), figsize=(3.4 * len(tasks) + 0.6, 5), squeeze=False, sharex=True, layout="constrained"
     )
-    tab10 = [plt.get_cmap("tab10")(i) for i in range(10)]
-    colors = dict(zip(histories, tab10 * (len(histories) // 10 + 1), strict=False))
+    styles = run_styles(histories)
     for column, name in enumerate(tasks):
         task = get_task(name)
         for axis, key in ((axes[0, column], f"loss/{name}"), (axes[1, column], f"{name}/{task.primary_metric}")):
@@ -102,15 +115,10 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
                 if not seeds:
                     continue
                 mean = pd.concat(seeds, axis=1).mean(axis=1)
-                axis.plot(
-                    mean.index,
-                    mean,
-                    marker="o" if len(mean) < 12 else None,
-                    ms=3,
-                    color=colors[run],
-                    label=run,
-                )
+                marker = "o" if len(mean) < 12 else None
+                axis.plot(mean.index, mean, marker=marker, ms=3, label=run, **styles[run])
             axis.grid(alpha=0.3)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0, column].set_title(task.title, fontsize=10)
         axes[0, column].set_ylabel("training loss" if column == 0 else "")
         arrow = "higher is better" if task.higher_is_better else "lower is better"
@@ -125,13 +133,17 @@ def curves(histories: Mapping[str, Sequence[pd.DataFrame]], tasks: Sequence[str]
     return figure
 
 
-def gain_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Δm against steps, a line for each run, its interval shaded. curves: {run: mean, low and high by step}."""
+def gain_curves(curves: Mapping[str, pd.DataFrame], styles: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Δm against steps, a line for each run, its interval shaded.
+
+    curves: {run: mean, low and high by step}. styles: those of `run_styles`.
+    """
     figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
     for run, curve in curves.items():
-        (line,) = axis.plot(curve.index, curve["mean"], marker="o" if len(curve) < 16 else None, ms=3, label=run)
+        marker = "o" if len(curve) < 16 else None
+        axis.plot(curve.index, curve["mean"], marker=marker, ms=3, label=run, **styles[run])
         if curve["low"].notna().all():
-            axis.fill_between(curve.index, curve["low"], curve["high"], color=line.get_color(), alpha=0.15, lw=0)
+            axis.fill_between(curve.index, curve["low"], curve["high"], color=styles[run]["color"], alpha=0.15, lw=0)
     bounds = np.concatenate([curve["mean"] for curve in curves.values()] + [[0.0]])
     margin = 1.5 * (bounds.max() - bounds.min()) + 1  # of two seeds an interval hides everything else
     axis.set_ylim(bounds.min() - margin, bounds.max() + margin)
@@ -143,21 +155,31 @@ def gain_curves(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def gains(scores: Mapping[str, Mapping[str, Score]], delta_m: Mapping[str, Gain]) -> Figure:
-    """Relative gain over the single-task baseline by task, and Δm, for each multi-task run; whiskers: one deviation."""
+    """Relative gain over the single-task baseline by task, and Δm with its 95 % interval, for each multi-task run.
+
+    scores: of all runs, baselines too. Colours are those of `run_styles` of them.
+    """
     runs = list(delta_m)
     tasks = list(dict.fromkeys(task for run in runs for task in scores[run]))
-    labels = [get_task(task).title for task in tasks] + ["Δm"]
-    figure, axis = plt.subplots(figsize=(1.6 * len(labels) + 2, 3.4), layout="constrained")
+    titles = [get_task(task).title for task in tasks] + ["Δm, 95 %"]
+    figure, axis = plt.subplots(figsize=(1.6 * len(titles) + 2, 3.4), layout="constrained")
     width = 0.8 / len(runs)
+    styles = run_styles(scores)
     for i, run in enumerate(runs):
         found = [scores[run][task].delta if task in scores[run] else None for task in tasks]
         values = [np.nan if gain is None else gain for gain in found] + [delta_m[run].mean]
-        whiskers = [0.0] * len(tasks) + [delta_m[run].std or 0.0]
-        places = np.arange(len(labels)) + (i - (len(runs) - 1) / 2) * width
-        bars = axis.bar(places, values, width, yerr=[w or np.nan for w in whiskers], capsize=3, label=run)
-        axis.bar_label(bars, fmt="%+.1f", fontsize=7, padding=2)
+        places = np.arange(len(titles)) + (i - (len(runs) - 1) / 2) * width
+        bars = axis.bar(places, values, width, color=styles[run]["color"], label=run)
+        labels = ["" if np.isnan(v) else f"{round(v, 1) + 0.0:+.1f}" for v in values]
+        if interval := delta_m[run].interval:
+            middle, low, high = values[-1], interval.low, interval.high
+            axis.errorbar(places[-1], middle, [[middle - low], [high - middle]], color="black", capsize=3, lw=1)
+            top = places[-1], max(high, 0.0)
+            axis.annotate(labels.pop(), top, (0, 3), textcoords="offset points", ha="center", fontsize=7)
+            labels.append("")
+        axis.bar_label(bars, labels, fontsize=7, padding=2)
     axis.axhline(0, color=_BASELINE, lw=1)
-    axis.set_xticks(range(len(labels)), labels)
+    axis.set_xticks(range(len(titles)), titles)
     axis.set_ylabel("gain over single task, %")
     axis.margins(y=0.15)
     axis.legend(fontsize=8, frameon=False)

@@ -66,5 +66,5 @@ def test_a_single_seed_has_no_interval(tmp_path):
     one = {name: frames[:1] for name, frames in HISTORIES.items()}
     curve = gain_curves(DELTA, one, {"both": 10})["both"]
     assert curve["mean"].tolist() == pytest.approx([5, 25, 5, 25]) and curve[["low", "high"]].isna().all(axis=None)
-    figures.save(figures.gain_curves({"both": curve}), tmp_path / "one.png")
+    figures.save(figures.gain_curves({"both": curve}, figures.run_styles(["both"])), tmp_path / "one.png")
     assert (tmp_path / "one.png").stat().st_size > 5000
