@@ -1,4 +1,4 @@
-"""Compare multi-task runs with their single-task baselines: python -m stages.compare [--show]."""
+"""Compare multi-task runs with their single-task baselines: python -m stages.compare [--show | --against RUN]."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from pipeline.results.comparison import Comparison
 from stages._entry import imports, run_stage
 
 
-def main(params: Params, show: bool = False) -> None:
-    """Write the comparison, print its table, log Δm to MLflow; `show`: only print what was written last."""
+def main(params: Params, show: bool = False, against: str | None = None) -> None:
+    """Write the comparison, print its table, log Δm to MLflow.
+
+    show: only print what was written last. against: only print how the runs' Δm differ from that of this run.
+    """
     if show:
         print(format_table(Comparison.read(paths.DELTA_JSON)))
         return
     results = load_results(params)
     delta = add_tuning(compare(results, params.evaluation.allow_different), params)
     with imports():
-        from pipeline.comparison.intervals import add_intervals  # NumPy: `--show` and refusals do without
+        from pipeline.comparison.intervals import add_intervals, differences  # NumPy: `--show` and refusals do without
 
+    if against is not None:
+        print("\n".join(differences(delta, results, against)))
+        return
     delta = add_intervals(delta, results)
     write_delta(delta)
     write_summary(delta)
@@ -42,4 +48,5 @@ def main(params: Params, show: bool = False) -> None:
 if __name__ == "__main__":
     command = argparse.ArgumentParser(description=__doc__)
     command.add_argument("--show", action="store_true", help="only print the table that was written last")
+    command.add_argument("--against", metavar="RUN", help="only print how Δm of the others differs from that of RUN")
     run_stage(main, parser=command)

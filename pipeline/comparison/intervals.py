@@ -52,6 +52,44 @@ def add_intervals(delta: Comparison, results: Sequence[RunMetrics]) -> Compariso
     )
 
 
+def differences(delta: Comparison, results: Sequence[RunMetrics], reference: str) -> list[str]:
+    """A sentence for each other run with a Δm: its difference to that of `reference`, with the same seeds and images.
+
+    Raises ComparisonError for a reference that has no Δm, and DataError as `add_intervals` does.
+    """
+    if reference not in delta.delta_m:
+        raise ComparisonError(f"{reference} has no Δm to compare with; these have: {', '.join(delta.delta_m)}")
+    resampled, counted = _resample(results)
+    first = _gains(delta, resampled, reference)
+    sentences = []
+    for run in delta.delta_m:
+        if run == reference:
+            continue
+        if _baselines(delta, run) != _baselines(delta, reference):
+            sentences.append(f"{run}: not comparable with {reference}, whose Δm is over other tasks or baselines")
+            continue
+        own = _gains(delta, resampled, run)
+        seeds = [seed for seed in own if seed in first]
+        rows = [Row(run, seed, DELTA_M, delta=own[seed][0] - first[seed][0]) for seed in seeds]
+        found = _estimate([own[seed][1] - first[seed][1] for seed in seeds], rows, delta, counted) if seeds else None
+        fewest = min(_networks(delta, results, name) for name in (run, reference))
+        sentences.append(conclusion(run, found, fewest, reference))
+    return sentences
+
+
+def _gains(delta: Comparison, resampled: Resampled, run: str) -> dict[int, tuple[float, np.ndarray]]:
+    """By seed: Δm, where it is defined, and Δm by resample."""
+    return {
+        row.seed: (row.delta, _performance(delta.per_seed, resampled, run, row.seed))
+        for row in _of(delta.per_seed, run, DELTA_M)
+        if row.delta is not None
+    }
+
+
+def _baselines(delta: Comparison, run: str) -> dict[str, str | None]:
+    return {task: score.baseline_run for task, score in delta.scores[run].items()}
+
+
 def _networks(delta: Comparison, results: Sequence[RunMetrics], run: str) -> int:
     """How many different networks there are of a run, or of that of its baselines which has the fewest."""
     own = {run, *(row.baseline_run for row in delta.per_seed if row.run == run and row.baseline_run)}
@@ -158,8 +196,11 @@ def _interval(found: Estimate) -> Interval:
 # -- in words -----------------------------------------------------------------------------------------------
 
 
-def conclusion(run: str, found: Estimate | None, networks: int | None = None) -> str:
-    """What Δm and its interval say of a run, in a sentence. networks: how many there are; None: one a seed."""
+def conclusion(run: str, found: Estimate | None, networks: int | None = None, reference: str | None = None) -> str:
+    """What Δm and its interval say of a run, in a sentence. networks: how many there are; None: one a seed.
+
+    reference: the run to which `found` is the difference in Δm; None: to its baselines.
+    """
     if found is None:
         return f"{run}: no interval, since too few images have a score and a baseline"
     digits = _digits(found.low, found.high)
@@ -169,13 +210,12 @@ def conclusion(run: str, found: Estimate | None, networks: int | None = None) ->
     if networks is not None and networks < found.seeds:
         alone += f"; {_count(networks, 'network')} for {found.seeds} seeds: another training may give another sign"
     if found.verdict != "not distinguishable":
-        by = f"{abs(found.mean):.{digits}f}"
-        return f"{run}: {found.verdict} than its baselines by {by} % (95 % interval {low} to {high}, {size}){alone}"
+        by = f"{abs(found.mean):.{digits}f} {'points of Δm' if reference else '%'}"
+        than = reference or "its baselines"
+        return f"{run}: {found.verdict} than {than} by {by} (95 % interval {low} to {high}, {size}){alone}"
     mean = _signed(found.mean, digits)
-    return (
-        f"{run}: not distinguishable from its baselines at 95 %: Δm {mean} ({low} to {high}, {size}); "
-        f"{_needed(found)}{alone}"
-    )
+    what = f"{reference} at 95 %: difference in" if reference else "its baselines at 95 %:"
+    return f"{run}: not distinguishable from {what} Δm {mean} ({low} to {high}, {size}); {_needed(found)}{alone}"
 
 
 def _needed(found: Estimate) -> str:

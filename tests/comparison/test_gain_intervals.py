@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.comparison.baselines import compare
 from pipeline.comparison.estimate import Estimate
-from pipeline.comparison.intervals import add_intervals, conclusion
+from pipeline.comparison.intervals import add_intervals, conclusion, differences
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
@@ -114,6 +114,66 @@ def test_a_task_that_few_images_have_a_label_of_counts_those(results, in_tmp):
     assert delta.scores["semseg"]["semseg"].interval.images == delta.delta_m["both"].interval.images == 6
     assert delta.scores["depth"]["depth"].interval.images == 40
     assert "2 seeds, 6 images" in delta.conclusions[0]
+
+
+# -- two runs that share their baselines --------------------------------------------------------------------
+
+
+def another(results, scores):
+    """A run `other` with the baselines of `both` and these scores, {seed: {task: score}}."""
+    return [
+        replace(
+            one,
+            run="other",
+            weights_sha256=f"{5 + one.seed}" * 64,
+            tasks={
+                task: {one.primary_metric[task].metric: value, "images": 8} for task, value in scores[one.seed].items()
+            },
+        )
+        for one in results
+        if one.run == "both"
+    ]
+
+
+def test_two_runs_differ_by_their_gains_with_the_same_seed(results, in_tmp):
+    """Δm of both is 25 and -5, of other 12.5 and -5: 12.5 and 0 apart, 6.25 on the mean, t(1) = 12.7 times 6.25."""
+    other = another(results, {0: {"semseg": 36.0, "depth": 0.7}, 1: {"semseg": 40.0, "depth": 0.55}})
+    kept = [with_statistics(one, noise=1e-6) for one in [*results, *other]]
+    delta = compare(kept)
+    assert [delta.delta_m[run].mean for run in ("both", "other")] == pytest.approx([10, 3.75])
+    (sentence,) = differences(delta, kept, "other")
+    half = 12.706 * 6.25
+    assert sentence.startswith(
+        f"both: not distinguishable from other at 95 %: difference in Δm 6 "
+        f"(−{half - 6.25:.0f} to {half + 6.25:.0f}, 2 seeds, 40 images); "
+    )
+    (reverse,) = differences(delta, kept, "both")
+    assert f"difference in Δm −6 (−{half + 6.25:.0f} to {half - 6.25:.0f}," in reverse
+
+
+def test_a_small_constant_difference_is_found_whatever_the_seeds_do_to_both(results, in_tmp):
+    """Against the baselines neither run is distinguishable (25 and -5 by seed); against one another they are."""
+    scores = {one.seed: {"semseg": 0.0, "depth": 0.0} for one in results}
+    for one in results:
+        if one.run == "both":  # one point of each task's gain less: the baseline's hundredth
+            baseline = {each.run: each for each in results if each.seed == one.seed}
+            scores[one.seed]["semseg"] = one.tasks["semseg"]["mIoU"] - baseline["semseg"].tasks["semseg"]["mIoU"] / 100
+            scores[one.seed]["depth"] = one.tasks["depth"]["rmse"] + baseline["depth"].tasks["depth"]["rmse"] / 100
+    kept = [with_statistics(one, noise=1e-6) for one in [*results, *another(results, scores)]]
+    delta = add_intervals(compare(kept), kept)
+    assert {gain.verdict for gain in delta.delta_m.values()} == {"not distinguishable"}
+    (sentence,) = differences(delta, kept, "both")
+    assert sentence.startswith("other: worse than both by 1.00"), sentence
+
+
+def test_runs_without_the_same_baselines_are_not_compared(kept):
+    delta = compare(kept)
+    with pytest.raises(ComparisonError, match="semseg has no Δm to compare with; these have: both"):
+        differences(delta, kept, "semseg")
+    others = {"delta_m": delta.delta_m["both"], "scores": {}, "runs": delta.runs["both"]}
+    lone = replace(delta, **{name: getattr(delta, name) | {"lone": value} for name, value in others.items()})
+    told = "lone: not comparable with both, whose Δm is over other tasks or baselines"
+    assert differences(lone, kept, "both") == [told]
 
 
 # -- files -------------------------------------------------------------------------------------------------
