@@ -75,9 +75,7 @@ bench-gpu: $(STAMP)  ## the same for one CUDA device
 	python -m benchmarks.throughput --device cuda --profile pascal_context
 
 ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
-	@case "$$MLFLOW_TRACKING_URI" in http*) echo "MLflow: $$MLFLOW_TRACKING_URI (MLFLOW_TRACKING_URI)";; \
-	*) echo "MLflow: http://127.0.0.1:$(PORT) (Ctrl-C stops it; up in about 15 s)"; \
-	mlflow ui --port $(PORT) --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}";; esac
+	@python -m stages.ui --port $(PORT)
 
 clean:  ## remove the environment and tools' caches; data, models, results and MLflow's store stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -35,14 +35,16 @@ def main(params: Params, show: bool = False, against: str | None = None) -> None
     write_summary(delta)
     print(format_table(delta))
     with imports():
-        from pipeline.tracking.conclusions import Compared, log_conclusions
+        from pipeline.tracking import conclusions, pages
     sentences = dict(zip(delta.delta_m, delta.conclusions, strict=True))
     gains = {(row.run, row.seed): row.delta for row in delta.per_seed if row.task == DELTA_M}
-    log_conclusions(
-        Compared(result.run, result.seed, result.weights_sha256, gain, sentences[result.run])
+    conclusions.log_conclusions(
+        conclusions.Compared(result.run, result.seed, result.weights_sha256, gain, sentences[result.run])
         for result in results
         if (gain := gains.get((result.run, result.seed))) is not None and result.run in sentences
     )
+    scores = {f"{task}/{score.metric}" for of in delta.scores.values() for task, score in of.items()}
+    pages.show_columns(params.experiment, [conclusions.DELTA_M, *sorted(scores), "cost/training_seconds"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""The page of runs in a real store, served by `stages.ui` and opened in a real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from pipeline.tracking import mlflow_run
+from pipeline.tracking.pages import runs_page, show_columns
+from tests.support.mlflow_server import free_port
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+BASE = "http://127.0.0.1:5000"
+
+
+@pytest.fixture
+def experiment_id(tmp_path, monkeypatch):
+    """Of `rooms` in the store of a project, with two runs."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    id_ = mlflow_run.connect("rooms")
+    for seed in (0, 1):
+        with mlflow_run.training_run(id_, f"pair-{seed}", f"{seed}", {"run": "pair", "seed": f"{seed}"}) as log:
+            mlflow.MlflowClient().log_metric(log.id, "delta_m", 1.25 + seed)
+    return id_
+
+
+def test_the_page_is_that_of_training_runs_with_the_columns_that_were_asked_for(experiment_id):
+    page = f"{BASE}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=TABLE"
+    assert runs_page(f"{BASE}/", "rooms") == page
+    for columns in (["delta_m", "semseg/mIoU"], ["delta_m"]):
+        show_columns("rooms", columns)
+        assert runs_page(BASE, "rooms") == f"{page}&viewStateShareKey=runs"
+        (state,) = mlflow.MlflowClient().get_experiment(experiment_id).tags.values()
+        assert [f"metrics.`{name}`" in state for name in ("delta_m", "semseg/mIoU")] == [True, len(columns) == 2]
+
+
+def test_an_experiment_that_is_not_there_yet_has_no_page(experiment_id, tmp_path):
+    show_columns("other", ["delta_m"])
+    assert runs_page(BASE, "other") == BASE
+    (tmp_path / "mlflow.db").unlink()
+    show_columns("rooms", ["delta_m"])
+    assert runs_page(BASE, "rooms") == BASE and not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_the_address_that_the_command_prints_shows_the_runs_in_a_browser(experiment_id, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium or google-chrome here")
+    show_columns("rooms", ["delta_m"])
+    port = free_port()
+    command = [sys.executable, "-m", "stages.ui", "--port", str(port)]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as ui:
+        try:
+            page = next(found[1] for line in ui.stdout if (found := re.search(r"the runs of rooms: (\S+)", line)))
+            options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+            shown = subprocess.run(
+                [browser, *options, "--window-size=1600,900", "--virtual-time-budget=30000", "--dump-dom", page],
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=True,
+            ).stdout
+        finally:
+            os.killpg(ui.pid, signal.SIGINT)
+        said = ui.stderr.read()  # its end: that of MLflow's processes, too
+        assert ui.wait() == 0 and "Traceback" not in said, said
+    assert {"pair-0", "pair-1", "delta_m", "1.25", "2.25"} <= set(re.findall(r">([\w.-]+)<", shown))
+
+
+def test_a_server_of_others_is_named_not_started(monkeypatch, tmp_path, experiment_id):
+    """What MLFLOW_TRACKING_URI names has a page of its own; here nothing listens there, and one line says so."""
+    environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.ui"], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and environment["MLFLOW_TRACKING_URI"] in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
