@@ -21,7 +21,7 @@ from types import MappingProxyType
 import psutil
 
 from pipeline.core import dvc_lock, paths
-from pipeline.core.console import warn
+from pipeline.core.console import duration, warn
 from pipeline.core.errors import DataError, ParamsError, StageError
 from pipeline.core.shutdown import STARTER
 from pipeline.core.workers import VARIABLE as WORKERS
@@ -35,6 +35,10 @@ Efforts = Mapping[str, int]
 
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # what DVC says when another one holds the lock
 _BUSY_TRIES = 20
+_CHATTER = (
+    "To track the changes with git, run:", "git add ", "To enable auto staging, run:", "dvc config core.autostage",
+    "Use `dvc push`", "Updating lock file", "Generating lock file", "> python -m stages.",
+)  # fmt: skip
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 12.0  # for stages to end in: longer than they may take (pipeline/core/shutdown.py)
@@ -205,7 +209,8 @@ class _Running:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said.append(line)
-            print(f"[{self.job[0].partition('@')[2]}] {line}", end="", flush=True)
+            if not _is_chatter(line):
+                print(f"[{self.job[0].partition('@')[2]}] {line}", end="", flush=True)
 
     def finish(self) -> int:
         """The exit code, once everything that was said is printed."""
@@ -220,6 +225,12 @@ class _Running:
     def again(self) -> _Running:
         time.sleep(1)
         return _Running(self.job, self.slot, self.tries + 1)
+
+
+def _is_chatter(line: str) -> bool:
+    """Whether DVC says it after every stage: advice that one reads once, and that it will record what it ran."""
+    line = line.strip()
+    return not line or line.startswith(_CHATTER) or (line.startswith("Stage '") and line.endswith("skipping"))
 
 
 def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: Efforts) -> None:
@@ -268,7 +279,7 @@ def progress(
     known = all(efforts[_run_of(job)] for job in jobs)
     ahead, behind = (sum(efforts[_run_of(job)] if known else 1 for job in some) for some in (rest, done))
     left = seconds * ahead / behind
-    return f"{words}, about {f'{left / 60:.0f} min' if left > 90 else f'{max(left, 1):.0f} s'} to go"
+    return f"{words}, about {duration(left)} to go"
 
 
 def _end(processes: list[subprocess.Popen]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 
 from pipeline.compute import distributed
 from pipeline.compute.device import Device
@@ -19,6 +18,7 @@ from pipeline.loading.loader import TrainingBatches
 from pipeline.params.schema import ResolvedRun, Training
 from pipeline.train.augment import Augmenter
 from pipeline.train.epoch_selection import Selection
+from pipeline.train.progress import Progress
 from pipeline.train.resume import Checkpoints
 from pipeline.train.state import EpochRecord, LossWindow, Scores, TrainingState, is_loss
 from pipeline.train.step import Step, make_step
@@ -73,7 +73,8 @@ class TrainingLoop:
         distributed.separate_random_streams(self.seed)
         if checkpoints:
             checkpoints.restore(state)
-        with self._progress(state.step) as progress:
+        name, total = f"{self.run.name}-{self.seed}", recipe.epochs * len(self.batches)
+        with Progress(name, total, state.step, distributed.is_main_process()) as progress:
             while state.epoch < recipe.epochs:
                 rate = learning_rate(recipe, state.epoch)
                 for group in step.optimizer.param_groups:
@@ -89,16 +90,7 @@ class TrainingLoop:
             self.selection.restore(network)
         return state.history
 
-    def _progress(self, done: int) -> tqdm:
-        return tqdm(
-            total=self.run.training.epochs * len(self.batches),
-            initial=done,
-            desc=f"{self.run.name}-{self.seed}",
-            unit="step",
-            disable=None if distributed.is_main_process() else True,  # None: where nobody looks at a terminal
-        )
-
-    def _train_epoch(self, state: TrainingState, step: Step, progress: tqdm) -> None:
+    def _train_epoch(self, state: TrainingState, step: Step, progress: Progress) -> None:
         """The steps of the epoch at hand that are still to be done, and a checkpoint after the last.
 
         Processes save and stop after the same step, as soon as one of them is to.
@@ -127,14 +119,14 @@ class TrainingLoop:
                     warn(f"asked to end: stopped after step {state.step}")
                 return
 
-    def _log_window(self, state: TrainingState, progress: tqdm) -> None:
+    def _log_window(self, state: TrainingState, progress: Progress) -> None:
         """Empty the window of losses: into the log, and into the sums of the epoch."""
         length = len(state.window.rows)
         means = state.window.drain(state.step)
         losses = {name: mean for name, mean in means.items() if is_loss(name)}
         state.sums.update({name: mean * length for name, mean in losses.items()})
         self.log(means | {"learning_rate": state.optimizer.param_groups[0]["lr"]}, state.step)
-        progress.set_postfix({"loss": f"{sum(losses.values()):.3f}"}, refresh=False)
+        progress.show_loss(sum(losses.values()))
 
     def _score(self, state: TrainingState) -> Scores:
         """Score the network after an epoch, log that, and offer it to the selection."""

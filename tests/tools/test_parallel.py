@@ -66,6 +66,10 @@ def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_ot
     assert soak.resumptions(project) == {"semseg-0": 1, "depth-0": 1}
     told = again.output.read_text()
     assert "[wrong-0] the loss of depth is" in told
+    own = [line.partition("] ")[2] for line in told.splitlines() if line.startswith("[depth-0]")]
+    stages = dict.fromkeys(line for line in own if line.startswith("Running stage"))  # again, where DVC was busy
+    assert list(stages) == ["Running stage 'train@depth-0':", "Running stage 'evaluate@depth-0':"]
+    assert not any("git" in line or not line.strip() for line in own), "what DVC says after every stage"
     assert told.endswith("failed, see above: train@wrong-0. What succeeded beside them is recorded\n")
 
 
