@@ -1,8 +1,9 @@
-"""A trained network on photographs of your own: python -m stages.predict RUN-SEED PHOTO... [--out FOLDER].
+"""Trained networks on photographs of your own: python -m stages.predict RUN-SEED[,RUN-SEED...] PHOTO... [--out FOLDER].
 
-For each photograph a folder of its name with, for each task, <task>.npy (class indices, metres, unit vectors or
-probabilities, at the photograph's size) and <task>.png to look at. RUN-SEED names a folder in models, or is the path of
-such a folder anywhere: its weights.safetensors and run.json are all that is needed.
+PHOTO is a file, or a folder of them. For each photograph a folder of its name without the ending, and in it: for each
+network a folder with <task>.npy (class indices, metres, unit vectors or probabilities, at the photograph's size) and
+<task>.png to look at; and overview.png, all networks and tasks on a page with the keys of their colours. RUN-SEED names
+a folder in models, or is the path of such a folder anywhere: its weights.safetensors and run.json are all it takes.
 """
 
 from __future__ import annotations
@@ -14,20 +15,28 @@ from pipeline.core import paths
 from stages._entry import imports, run_stage
 
 
-def main(model: Path, photos: list[Path], out: Path) -> None:
+def main(models: list[Path], photos: list[Path], out: Path) -> None:
     """Write predictions for photographs."""
     with imports():
         from pipeline.tools.predict import Predictor, places, predict_photos  # imports torch: once arguments are read
 
     targets = places(photos, out)
-    for folder in predict_photos(Predictor(model), targets):
+    for folder in predict_photos({model.absolute().name: Predictor(model) for model in models}, targets):
         print(folder)
+
+
+def model_folders(text: str) -> list[Path]:
+    """What is said between commas, each as `model_folder` has it. Their names tell them apart in the results."""
+    found = [model_folder(text)] if Path(text).is_dir() else [model_folder(each) for each in text.split(",")]
+    if len({path.absolute().name for path in found}) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} names two folders of one name, which would share their results")
+    return found
 
 
 def model_folder(text: str) -> Path:
     """`pair-0` in models, or the path of a model's folder, as a shell completes it."""
     path = Path(text)
-    if path.is_dir() or len(path.parts) > 1:
+    if text and (path.is_dir() or len(path.parts) > 1):
         return path
     name, _, seed = text.rpartition("-")
     if not (name and seed.isdigit()):
@@ -40,8 +49,10 @@ def model_folder(text: str) -> Path:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_argument("model", type=model_folder, metavar="RUN-SEED", help="such as multi_task-0, or a path")
-    command.add_argument("photos", type=Path, nargs="+", metavar="PHOTO")
+    command.add_argument(
+        "models", type=model_folders, metavar="RUN-SEED", help="such as multi_task-0, or a path; several between commas"
+    )
+    command.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="a file, or a folder of them")
     command.add_argument("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: predictions")
     return command
 

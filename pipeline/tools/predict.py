@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from pipeline.evaluation.scoring import as_map, predict_batch, task_context
 from pipeline.loading.loader import image_tensor, resize_image
 from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
+from pipeline.tasks.spec import TaskContext
 from pipeline.tools.saved_model import read_saved_model
+from pipeline.visual.figures import save
+from pipeline.visual.overview import overview
 from pipeline.visual.paint import paint, write_png
 
 _SHOWN = 3  # photographs that a message names
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # of pictures in a folder
 
 
 class Predictor:
@@ -51,30 +56,52 @@ class Predictor:
 
     def paint(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the network said, to look at: (H, W, 3) uint8 RGB by task."""
+        contexts = self.contexts
         return {
-            task: paint(task, value, np.ones(value.shape[:2], bool), task_context(self.info, task))
+            task: paint(task, value, np.ones(value.shape[:2], bool), contexts[task])
             for task, value in predictions.items()
         }
+
+    @property
+    def contexts(self) -> dict[str, TaskContext]:
+        """What it takes to paint each task."""
+        return {task: task_context(self.info, task) for task in self.run.tasks}
 
 
 def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
     """{photograph: the folder below `out` for what is predicted of it}; nothing is written yet.
 
-    That is the photograph's name, with as many of the folders above it as tell it from others of that name. Raises
-    DataError for photographs that are missing and for an `out` where files are in the way, its own ones for example.
+    photos: files, and folders, which stand for the pictures right in them. A photograph's folder has its name without
+    the ending, with as many of the folders above it as tell it from others of that name; where two differ in the ending
+    alone, with that. Raises DataError for photographs that are missing, for a folder without any, and for an `out`
+    where files are in the way, its own ones for example.
     """
-    photos = list({os.path.abspath(photo): photo for photo in photos}.values())
+    photos = list({os.path.abspath(photo): photo for each in photos for photo in _pictures(each)}.values())
     if missing := [photo for photo in photos if not photo.is_file()]:
         named = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
-        folders = " (a folder: name the photographs in it)" if missing[0].is_dir() else ""
-        raise DataError(f"{len(missing)} of {len(photos)} photographs are no files: {named}{folders}; nothing was done")
-    found = {photo: out / _tail(photo, photos) for photo in photos}
+        raise DataError(f"{len(missing)} of {len(photos)} photographs are no files: {named}; nothing was done")
+    stems = Counter(os.path.abspath(photo.with_suffix("")).casefold() for photo in photos)
+    named_as = {
+        photo: photo if stems[os.path.abspath(photo.with_suffix("")).casefold()] > 1 else photo.with_suffix("")
+        for photo in photos
+    }
+    found = {photo: out / _tail(name, list(named_as.values())) for photo, name in named_as.items()}
     for photo, folder in found.items():
         if in_the_way := next((each for each in (folder, *folder.parents) if each.is_file()), None):
             raise DataError(
                 f"--out {out}: {in_the_way} is a file where the folder of results of {photo} should be; give a folder "
                 "of its own"
             )
+    return found
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The path itself, or the pictures right in a folder, by name."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(each for each in path.iterdir() if each.suffix.lower() in _ENDINGS and each.name[0] != ".")
+    if not found:
+        raise DataError(f"{path} is a folder without pictures ({', '.join(_ENDINGS)}); nothing was done")
     return found
 
 
@@ -95,10 +122,11 @@ def _parts(path: Path) -> tuple[str, ...]:
     return Path(os.path.abspath(path)).parts[1:]
 
 
-def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterator[Path]:
-    """Write <task>.npy and <task>.png of each photograph into its folder; yields the folders as they are written.
+def predict_photos(predictors: Mapping[str, Predictor], targets: Mapping[Path, Path]) -> Iterator[Path]:
+    """Write predictions of each photograph into its folder; yields the folders as they are written.
 
-    A photograph that can't be read is reported on stderr and left out; DataError says so after the last.
+    For each network, by its name in `predictors`, a folder with <task>.npy and <task>.png; and overview.png of all. A
+    photograph that can't be read is reported on stderr and left out; DataError says so after the last.
     """
     broken = []
     for photo, folder in targets.items():
@@ -108,15 +136,22 @@ def predict_photos(predictor: Predictor, targets: Mapping[Path, Path]) -> Iterat
             warn(str(error))
             broken.append(photo)
             continue
-        predictions = predictor(image)
+        found = {name: predictor(image) for name, predictor in predictors.items()}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for task, picture in predictor.paint(predictions).items():
-                with paths.atomic(folder / f"{task}.npy", "wb") as file:
-                    np.save(file, predictions[task])
-                write_png(folder / f"{task}.png", picture)
+            for name, predictions in found.items():
+                _write(folder / name, predictions, predictors[name].paint(predictions))
+            contexts = {task: context for each in predictors.values() for task, context in each.contexts.items()}
+            save(overview(image, found, contexts), folder / "overview.png")
         except OSError as error:
             raise DataError(f"{folder} can't be written: {error}") from None
         yield folder
     if broken:
         raise DataError(f"{len(broken)} of {len(targets)} photographs could not be read and were left out")
+
+
+def _write(folder: Path, predictions: Mapping[str, np.ndarray], pictures: Mapping[str, np.ndarray]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, picture in pictures.items():
+        with paths.atomic(folder / f"{task}.npy", "wb") as file:
+            np.save(file, predictions[task])
+        write_png(folder / f"{task}.png", picture)

@@ -79,16 +79,16 @@ def label(task: str) -> Label:
 def test_it_is_what_evaluation_scores(network, in_tmp, capsys):
     Image.fromarray(PHOTO).save("photo.png")
     code, out, _ = run(capsys, "models/all-0", "photo.png")
-    assert (code, out) == (0, "predictions/photo.png\n")
+    assert (code, out) == (0, "predictions/photo\n")
     write_split(in_tmp / "val", [Sample("0", PHOTO, {task: label(task) for task in TASKS})], TASKS)
     run_of, device = load_params().run("all"), choose_device("float32", True)
     store = Store(in_tmp / "val", TASKS)
     ((_, expected),) = predict(device.network(network), store, run_of.tasks, run_of.training, 1, device)
     for task in TASKS:
-        found = np.load(f"predictions/photo.png/{task}.npy")
+        found = np.load(f"predictions/photo/all-0/{task}.npy")
         np.testing.assert_array_equal(found, as_map(expected[task][0]))
-        assert cv2.imread(f"predictions/photo.png/{task}.png").shape == PHOTO.shape
-    assert np.allclose(np.linalg.norm(np.load("predictions/photo.png/normals.npy"), axis=-1), 1, atol=0.3)
+        assert cv2.imread(f"predictions/photo/all-0/{task}.png").shape == PHOTO.shape
+    assert np.allclose(np.linalg.norm(np.load("predictions/photo/all-0/normals.npy"), axis=-1), 1, atol=0.3)
 
 
 def test_a_photograph_that_is_turned_by_its_tag_is_seen_upright(network, capsys):
@@ -96,7 +96,7 @@ def test_a_photograph_that_is_turned_by_its_tag_is_seen_upright(network, capsys)
     exif[0x0112] = 6  # a quarter turn
     Image.fromarray(PHOTO).save("turned.png", exif=exif)
     assert run(capsys, "all-0", "turned.png", "--out", "there")[0] == 0
-    assert np.load("there/turned.png/depth.npy").shape == SIZE[::-1]
+    assert np.load("there/turned/all-0/depth.npy").shape == SIZE[::-1]
 
 
 @pytest.mark.parametrize(
@@ -107,17 +107,17 @@ def test_a_photograph_that_is_turned_by_its_tag_is_seen_upright(network, capsys)
         (["all", "photo.png"], "'all' is not of the form <run>-<seed>, as the folders in models are"),
         (["all-3", "photo.png"], "no weights in models/all-3/weights.safetensors"),
         (["all-0", "nowhere.png"], "1 of 1 photographs are no files: nowhere.png; nothing was done"),
-        (
-            ["all-0", "photo.png", "models"],
-            "1 of 2 photographs are no files: models (a folder: name the photo",
-        ),
+        (["all-0", "photo.png", "models"], "models is a folder without pictures (.jpg, .jpeg, .png,"),
+        (["all-0,models/all-0", "photo.png"], "names two folders of one name, which would share their results"),
+        (["all-0,", "photo.png"], "'' is not of the form <run>-<seed>"),
         (["all-0", "params.yaml"], "params.yaml is not an image, or a damaged one"),
-        (["all-0", "photo.png", "--out", "."], "photo.png is a file where the folder of results of photo.png should"),
+        (["all-0", "photo", "--out", "."], "photo is a file where the folder of results of photo should"),
         (["all-0", "photo.png", "--out", "photo.png"], "photo.png is a file where the folder of results"),
     ],
 )
 def test_mistakes_are_told(network, capsys, arguments, told):
     Image.fromarray(PHOTO).save("photo.png")
+    shutil.copy("photo.png", "photo")
     code, _, err = run(capsys, *arguments)
     assert code == 2 and told in err and "Traceback" not in err
 
@@ -131,11 +131,11 @@ def test_the_models_folder_alone_is_enough(network, in_tmp, tmp_path_factory, mo
     shutil.copytree("models/all-0", elsewhere / "kitchen")
     Image.fromarray(PHOTO).save(elsewhere / "photo.png")
     monkeypatch.chdir(elsewhere)
-    assert run(capsys, str(elsewhere / "kitchen"), "photo.png") == (0, "predictions/photo.png\n", "")
+    assert run(capsys, str(elsewhere / "kitchen"), "photo.png") == (0, "predictions/photo\n", "")
+    there, here = elsewhere / "predictions/photo/kitchen", in_tmp / "predictions/photo/all-0"
     for task in TASKS:
         for kind in ("npy", "png"):
-            name = f"predictions/photo.png/{task}.{kind}"
-            assert (elsewhere / name).read_bytes() == (in_tmp / name).read_bytes()
+            assert (there / f"{task}.{kind}").read_bytes() == (here / f"{task}.{kind}").read_bytes()
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_what_has_become_of_params_and_data_does_not_matter(network, in_tmp, cap
     (in_tmp / "params.yaml").write_text(yaml.safe_dump(PARAMS).replace("hrnet_w18_small", "resnet18"))
     paths.write_json(paths.PREPARED / "dataset.json", INFO | {"classes": {"semseg": ["a", "b"]}})
     assert run(capsys, "all-0", "photo.png")[0] == 0
-    assert np.load("predictions/photo.png/semseg.npy").max() <= 2
+    assert np.load("predictions/photo/all-0/semseg.npy").max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,32 @@ def test_photographs_of_one_name_do_not_write_over_each_other(network, in_tmp, c
     top = in_tmp.name
     assert code == 0
     assert out.splitlines() == [
-        f"predictions/{top}/a/x.png", "predictions/b/x.png", "predictions/y.png", "predictions/b/a/x.png"
+        f"predictions/{top}/a/x", "predictions/b/x", "predictions/y", "predictions/b/a/x"
     ]  # fmt: skip
-    found = [np.load(f"{folder}/depth.npy") for folder in out.splitlines()]
+    found = [np.load(f"{folder}/all-0/depth.npy") for folder in out.splitlines()]
     assert not any(np.array_equal(found[i], found[j]) for i, j in ((0, 1), (0, 3), (1, 3)))
+
+
+@pytest.mark.slow
+def test_a_folder_stands_for_its_pictures_and_two_that_differ_in_the_ending_keep_it(network, in_tmp, capsys):
+    (in_tmp / "trip/more").mkdir(parents=True)
+    for name in ("b.png", "a.JPG", "a.png", ".hidden.png", "more/c.png"):
+        Image.fromarray(PHOTO).save(in_tmp / "trip" / name)
+    (in_tmp / "trip/notes.txt").write_text("none")
+    code, out, err = run(capsys, "all-0", "trip", "trip/b.png")
+    assert (code, out.splitlines(), err) == (0, ["predictions/a.JPG", "predictions/a.png", "predictions/b"], "")
+
+
+@pytest.mark.slow
+def test_several_networks_lie_beside_one_another_and_on_one_page(network, in_tmp, capsys):
+    Image.fromarray(PHOTO).save("photo.png")
+    shutil.copytree("models/all-0", "other")
+    code, out, _ = run(capsys, "all-0,other", "photo.png")
+    assert (code, out) == (0, "predictions/photo\n")
+    found = sorted(str(path.relative_to("predictions/photo")) for path in Path("predictions/photo").rglob("*.*"))
+    expected = [f"{name}/{task}.{kind}" for name in ("all-0", "other") for task in TASKS for kind in ("npy", "png")]
+    assert found == sorted([*expected, "overview.png"])
+    assert cv2.imread("predictions/photo/overview.png").size > 100_000
 
 
 @pytest.mark.slow
@@ -206,7 +228,7 @@ def test_one_that_is_damaged_does_not_stop_the_others(network, in_tmp, capsys):
         Image.fromarray(PHOTO).save(name)
     (in_tmp / "2.png").write_bytes((in_tmp / "1.png").read_bytes()[:900])
     code, out, err = run(capsys, "all-0", "1.png", "2.png", "3.png")
-    assert (code, out) == (2, "predictions/1.png\npredictions/3.png\n")
+    assert (code, out) == (2, "predictions/1\npredictions/3\n")
     assert "2.png" in err and "1 of 3 photographs could not be read and were left out" in err
 
 
