@@ -9,6 +9,8 @@ from pipeline.comparison.load_results import load_results
 from pipeline.comparison.tables import format_table, write_delta, write_summary
 from pipeline.comparison.tuning import add_tuning
 from pipeline.core import paths
+from pipeline.core.console import warn
+from pipeline.core.errors import TrackingError
 from pipeline.params.schema import Params
 from pipeline.results.comparison import Comparison
 from stages._entry import imports, run_stage
@@ -25,10 +27,13 @@ def main(params: Params, show: bool = False, against: str | None = None) -> None
     results = load_results(params)
     delta = add_tuning(compare(results, params.evaluation.allow_different), params)
     with imports():
-        from pipeline.comparison.intervals import add_intervals, differences  # NumPy: `--show` and refusals do without
+        from pipeline.comparison.intervals import (
+            add_intervals,
+            gain_differences,
+        )  # NumPy: `--show` and refusals do without
 
     if against is not None:
-        print("\n".join(differences(delta, results, against)))
+        print("\n".join([*gain_differences(delta, results, against), *(f"* {each}" for each in delta.caveats)]))
         return
     delta = add_intervals(delta, results)
     write_delta(delta)
@@ -44,11 +49,15 @@ def main(params: Params, show: bool = False, against: str | None = None) -> None
         if (gain := gains.get((result.run, result.seed))) is not None and result.run in sentences
     )
     scores = {f"{task}/{score.metric}" for of in delta.scores.values() for task, score in of.items()}
-    pages.show_columns(params.experiment, [conclusions.DELTA_M, *sorted(scores), "cost/training_seconds"])
+    try:
+        pages.show_columns(params.experiment, [conclusions.DELTA_M, *sorted(scores), "cost/training_seconds"])
+    except TrackingError as error:
+        warn(f"warning: MLflow's table of runs keeps its columns: {error}")
 
 
 if __name__ == "__main__":
     command = argparse.ArgumentParser(description=__doc__)
-    command.add_argument("--show", action="store_true", help="only print the table that was written last")
-    command.add_argument("--against", metavar="RUN", help="only print how Δm of the others differs from that of RUN")
+    one = command.add_mutually_exclusive_group()
+    one.add_argument("--show", action="store_true", help="only print the table that was written last")
+    one.add_argument("--against", metavar="RUN", help="only print how Δm of the others differs from that of RUN")
     run_stage(main, parser=command)

@@ -9,6 +9,7 @@ a folder in models, or is the path of such a folder anywhere: its weights.safete
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from pipeline.core import paths
@@ -18,25 +19,22 @@ from stages._entry import imports, run_stage
 def main(models: list[Path], photos: list[Path], out: Path) -> None:
     """Write predictions for photographs."""
     with imports():
-        from pipeline.tools.predict import Predictor, places, predict_photos  # imports torch: once arguments are read
+        from pipeline.tools.predict import places, predict_photos, predictors_of  # imports torch: once all is read
 
     targets = places(photos, out)
-    for folder in predict_photos({model.absolute().name: Predictor(model) for model in models}, targets):
+    for folder in predict_photos(predictors_of(models), targets):
         print(folder)
 
 
 def model_folders(text: str) -> list[Path]:
-    """What is said between commas, each as `model_folder` has it. Their names tell them apart in the results."""
-    found = [model_folder(text)] if Path(text).is_dir() else [model_folder(each) for each in text.split(",")]
-    if len({path.absolute().name for path in found}) < len(found):
-        raise argparse.ArgumentTypeError(f"{text!r} names two folders of one name, which would share their results")
-    return found
+    """What is said between commas, each as `model_folder` has it."""
+    return [model_folder(text)] if os.path.isdir(text) else [model_folder(each) for each in text.split(",")]
 
 
 def model_folder(text: str) -> Path:
     """`pair-0` in models, or the path of a model's folder, as a shell completes it."""
     path = Path(text)
-    if text and (path.is_dir() or len(path.parts) > 1):
+    if text and (os.path.isdir(text) or len(path.parts) > 1):
         return path
     name, _, seed = text.rpartition("-")
     if not (name and seed.isdigit()):

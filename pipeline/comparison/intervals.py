@@ -52,13 +52,16 @@ def add_intervals(delta: Comparison, results: Sequence[RunMetrics]) -> Compariso
     )
 
 
-def differences(delta: Comparison, results: Sequence[RunMetrics], reference: str) -> list[str]:
+def gain_differences(delta: Comparison, results: Sequence[RunMetrics], reference: str) -> list[str]:
     """A sentence for each other run with a Δm: its difference to that of `reference`, with the same seeds and images.
 
     Raises ComparisonError for a reference that has no Δm, and DataError as `add_intervals` does.
     """
     if reference not in delta.delta_m:
-        raise ComparisonError(f"{reference} has no Δm to compare with; these have: {', '.join(delta.delta_m)}")
+        others = f"these have: {', '.join(delta.delta_m)}" if delta.delta_m else "nor has any other run"
+        raise ComparisonError(f"{reference} has no Δm to compare with; {others}")
+    if len(delta.delta_m) == 1:
+        raise ComparisonError(f"{reference} is the only run with a Δm: there is none to compare with")
     resampled, counted = _resample(results)
     first = _gains(delta, resampled, reference)
     sentences = []

@@ -76,7 +76,7 @@ def metrics_file(run: str, seed: int) -> Path:
 
 
 def history_file(run: str, seed: int) -> Path:
-    """Losses, learning rate and scores by epoch, in the layout that `dvc plots` draws."""
+    """Losses, learning rate and scores by epoch."""
     return HISTORY / f"{run}-{seed}.csv"
 
 

@@ -80,10 +80,12 @@ def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
     if missing := [photo for photo in photos if not photo.is_file()]:
         named = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
         raise DataError(f"{len(missing)} of {len(photos)} photographs are no files: {named}; nothing was done")
-    stems = Counter(os.path.abspath(photo.with_suffix("")).casefold() for photo in photos)
+    whole = Counter(_key(photo) for photo in photos)
+    stems = Counter(_key(photo.with_suffix("")) for photo in photos)
     named_as = {
-        photo: photo if stems[os.path.abspath(photo.with_suffix("")).casefold()] > 1 else photo.with_suffix("")
+        photo: photo if stems[key] > 1 or (whole[key] and photo.suffix) else photo.with_suffix("")
         for photo in photos
+        for key in [_key(photo.with_suffix(""))]
     }
     found = {photo: out / _tail(name, list(named_as.values())) for photo, name in named_as.items()}
     for photo, folder in found.items():
@@ -95,11 +97,18 @@ def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
     return found
 
 
+def _key(path: Path) -> str:
+    """Of a name; case does not tell names apart on every disk."""
+    return os.path.abspath(path).casefold()
+
+
 def _pictures(path: Path) -> list[Path]:
     """The path itself, or the pictures right in a folder, by name."""
     if not path.is_dir():
         return [path]
-    found = sorted(each for each in path.iterdir() if each.suffix.lower() in _ENDINGS and each.name[0] != ".")
+    found = sorted(
+        each for each in path.iterdir() if each.suffix.lower() in _ENDINGS and each.name[0] != "." and each.is_file()
+    )
     if not found:
         raise DataError(f"{path} is a folder without pictures ({', '.join(_ENDINGS)}); nothing was done")
     return found
@@ -120,6 +129,26 @@ def _tail(photo: Path, photos: list[Path]) -> Path:
 
 def _parts(path: Path) -> tuple[str, ...]:
     return Path(os.path.abspath(path)).parts[1:]
+
+
+def predictors_of(folders: Iterable[Path]) -> dict[str, Predictor]:
+    """The networks of models' folders, by the folder's name, under which their results lie.
+
+    Raises DataError for two of one name, and for two that call a task's classes differently: one picture can't show
+    both.
+    """
+    found: dict[str, Predictor] = {}
+    named: dict[str, tuple[str, tuple[str, ...] | None]] = {}
+    for folder in folders:
+        name = os.path.basename(os.path.abspath(folder))
+        if name in found:
+            raise DataError(f"two of the networks lie in folders called {name}, and would share their results")
+        found[name] = Predictor(folder)
+        for task, context in found[name].contexts.items():
+            other, classes = named.setdefault(task, (name, context.classes))
+            if classes != context.classes:
+                raise DataError(f"{other} and {name} have other classes of {task}: predict with one after the other")
+    return found
 
 
 def predict_photos(predictors: Mapping[str, Predictor], targets: Mapping[Path, Path]) -> Iterator[Path]:

@@ -14,14 +14,14 @@ _RUNS = "{base}/#/experiments/{id}/runs?workflowType=machine_learning&compareRun
 
 
 def runs_page(base: str, experiment: str) -> str:
-    """The page of an experiment's training runs; that of all experiments where there is none of the name yet.
+    """The page of an experiment's training runs; that of all experiments where there is none of the name, or no more.
 
     base: the server's address. Raises TrackingError where the store can't be read.
     """
     base = base.rstrip("/")
     with reader() as client:
         found = None if client is None else client.get_experiment_by_name(experiment)
-        if found is None:
+        if found is None or found.lifecycle_stage != "active":
             return base
         page = _RUNS.format(base=base, id=found.experiment_id)
         return f"{page}&viewStateShareKey={_VIEW}" if _TAG in found.tags else page
@@ -51,5 +51,7 @@ def show_columns(experiment: str, metrics: Sequence[str]) -> None:
     value = json.dumps(state)
     with reader() as client:
         found = None if client is None else client.get_experiment_by_name(experiment)
-        if client is not None and found is not None and found.tags.get(_TAG) != value:
+        if client is None or found is None or found.lifecycle_stage != "active":
+            return
+        if found.tags.get(_TAG) != value:
             client.set_experiment_tag(found.experiment_id, _TAG, value)

@@ -119,7 +119,7 @@ def _peak_memory_mb() -> int:
 
 
 def _write_history(path: Path, history: list[EpochRecord]) -> None:
-    """One row an epoch, for `dvc plots`.
+    """One row an epoch.
 
     Columns: epoch, learning_rate, loss (the sum of all), loss/<task>, loss_auxiliary/<task>, <task>/<primary_metric>.
     """

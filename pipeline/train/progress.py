@@ -20,7 +20,7 @@ class Progress:
         # None: tqdm draws its bar on a terminal only.
         self._bar = tqdm(total=total, initial=done, desc=name, unit="step", disable=None if shown else True)
         self._lines = shown and self._bar.disable
-        self._total, self._before, self._done = total, done, done
+        self._name, self._total, self._before, self._done = name, total, done, done
         self._began = self._last = time.monotonic()
         self._loss = ""
 
@@ -41,7 +41,7 @@ class Progress:
         if self._lines and now - self._last >= _SECONDS:
             self._last = now
             left = (now - self._began) / (self._done - self._before) * (self._total - self._done)
-            warn(f"step {self._done} of {self._total}{self._loss}, about {duration(left)} to go")
+            warn(f"{self._name}: step {self._done} of {self._total}{self._loss}, about {duration(left)} to go")
 
     def show_loss(self, loss: float) -> None:
         """The loss that is shown from now on."""

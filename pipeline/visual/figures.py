@@ -26,9 +26,10 @@ from pipeline.visual.paint import paint
 
 _DPI = 130
 _BASELINE = "#8c8c8c"
-# Told apart by the colour-blind too: Okabe and Ito, "Color Universal Design", 2008, without its yellow.
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_DASHES = ("-", "--", ":", "-.")  # for one turn of the palette after the other
+# Told apart by the colour-blind too: Okabe and Ito, "Color Universal Design", 2008, with grey for yellow and black.
+_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+_DASHES = ("-", "--", ":", "-.")  # for one turn of the palette after the other; _HATCHES: the same of bars
+_HATCHES = ("", "//", "..", "xx")
 
 
 def run_styles(runs: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -169,7 +170,8 @@ def gains(scores: Mapping[str, Mapping[str, Score]], delta_m: Mapping[str, Gain]
         found = [scores[run][task].delta if task in scores[run] else None for task in tasks]
         values = [np.nan if gain is None else gain for gain in found] + [delta_m[run].mean]
         places = np.arange(len(titles)) + (i - (len(runs) - 1) / 2) * width
-        bars = axis.bar(places, values, width, color=styles[run]["color"], label=run)
+        hatch = _HATCHES[_DASHES.index(styles[run]["linestyle"])]
+        bars = axis.bar(places, values, width, color=styles[run]["color"], hatch=hatch, edgecolor="white", label=run)
         labels = ["" if np.isnan(v) else f"{round(v, 1) + 0.0:+.1f}" for v in values]
         if interval := delta_m[run].interval:
             middle, low, high = values[-1], interval.low, interval.high

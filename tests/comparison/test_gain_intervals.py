@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.comparison.baselines import compare
 from pipeline.comparison.estimate import Estimate
-from pipeline.comparison.intervals import add_intervals, conclusion, differences
+from pipeline.comparison.intervals import add_intervals, conclusion, gain_differences
 from pipeline.comparison.tables import format_table, write_delta
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError, DataError
@@ -141,13 +141,13 @@ def test_two_runs_differ_by_their_gains_with_the_same_seed(results, in_tmp):
     kept = [with_statistics(one, noise=1e-6) for one in [*results, *other]]
     delta = compare(kept)
     assert [delta.delta_m[run].mean for run in ("both", "other")] == pytest.approx([10, 3.75])
-    (sentence,) = differences(delta, kept, "other")
+    (sentence,) = gain_differences(delta, kept, "other")
     half = 12.706 * 6.25
     assert sentence.startswith(
         f"both: not distinguishable from other at 95 %: difference in Δm 6 "
         f"(−{half - 6.25:.0f} to {half + 6.25:.0f}, 2 seeds, 40 images); "
     )
-    (reverse,) = differences(delta, kept, "both")
+    (reverse,) = gain_differences(delta, kept, "both")
     assert f"difference in Δm −6 (−{half + 6.25:.0f} to {half - 6.25:.0f}," in reverse
 
 
@@ -162,18 +162,22 @@ def test_a_small_constant_difference_is_found_whatever_the_seeds_do_to_both(resu
     kept = [with_statistics(one, noise=1e-6) for one in [*results, *another(results, scores)]]
     delta = add_intervals(compare(kept), kept)
     assert {gain.verdict for gain in delta.delta_m.values()} == {"not distinguishable"}
-    (sentence,) = differences(delta, kept, "both")
+    (sentence,) = gain_differences(delta, kept, "both")
     assert sentence.startswith("other: worse than both by 1.00"), sentence
 
 
 def test_runs_without_the_same_baselines_are_not_compared(kept):
     delta = compare(kept)
     with pytest.raises(ComparisonError, match="semseg has no Δm to compare with; these have: both"):
-        differences(delta, kept, "semseg")
+        gain_differences(delta, kept, "semseg")
+    with pytest.raises(ComparisonError, match="both is the only run with a Δm: there is none to compare with"):
+        gain_differences(delta, kept, "both")
+    with pytest.raises(ComparisonError, match="both has no Δm to compare with; nor has any other run"):
+        gain_differences(replace(delta, delta_m={}), kept, "both")
     others = {"delta_m": delta.delta_m["both"], "scores": {}, "runs": delta.runs["both"]}
     lone = replace(delta, **{name: getattr(delta, name) | {"lone": value} for name, value in others.items()})
     told = "lone: not comparable with both, whose Δm is over other tasks or baselines"
-    assert differences(lone, kept, "both") == [told]
+    assert gain_differences(lone, kept, "both") == [told]
 
 
 # -- files -------------------------------------------------------------------------------------------------

@@ -220,6 +220,7 @@ DEFAULTS = [
     ("backbone", "case"),
     [
         ("hrnet_w18_small", (PAIR, {}, {}, (64, 96))),
+        ("hrnet_w18_small", (PAIR, {"sal": 1}, {"scale_channels": 64}, (64, 64))),  # its last map has 128
         *((NARROW, case) for case in (*DEFAULTS, *(random_case(seed) for seed in range(6)))),
     ],
 )

@@ -262,6 +262,7 @@ class PlainSequentialAttention(nn.Module):
         window_padding: str = "attended",
         small_map_shift: bool = True,
         att_drop_path: float = 0.2,
+        scale_channels: str | int = "backbone",
         att: bool = True,
         ctam: bool = True,
         fpma: bool = True,
@@ -271,7 +272,14 @@ class PlainSequentialAttention(nn.Module):
         everything, names = {**tasks, **auxiliary_tasks}, [*tasks, *auxiliary_tasks]
         self.tasks = tuple(tasks)
         self.backbone = backbone
-        base = backbone.channels
+        base, self.projections = backbone.channels, None
+        if scale_channels != "backbone":
+            narrow = [min(c, scale_channels) for c in base]
+            self.projections = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(c, n, 1, bias=False), nn.BatchNorm2d(n), nn.ReLU()) if n < c else nn.Identity()
+                for c, n in zip(base, narrow, strict=True)
+            )
+            base = narrow
         windows = window_padding, small_map_shift, att_drop_path
         self.att = nn.ModuleList(PlainWindowSelfAttention(c, 6, 2, *windows) for c in base) if att else None
         channels = [2 * c for c in base] if att else list(base)
@@ -296,6 +304,8 @@ class PlainSequentialAttention(nn.Module):
 
     def forward(self, image: Tensor) -> Outputs:
         maps = self.backbone(image)
+        if self.projections is not None:
+            maps = [project(x) for x, project in zip(maps, self.projections, strict=True)]
         if self.att is not None:
             maps = [torch.cat([x, attend(x)], 1) for x, attend in zip(maps, self.att, strict=True)]
         distilled: list[dict[str, Tensor]] = []

@@ -108,7 +108,7 @@ def test_a_photograph_that_is_turned_by_its_tag_is_seen_upright(network, capsys)
         (["all-3", "photo.png"], "no weights in models/all-3/weights.safetensors"),
         (["all-0", "nowhere.png"], "1 of 1 photographs are no files: nowhere.png; nothing was done"),
         (["all-0", "photo.png", "models"], "models is a folder without pictures (.jpg, .jpeg, .png,"),
-        (["all-0,models/all-0", "photo.png"], "names two folders of one name, which would share their results"),
+        (["all-0,models/all-0", "photo.png"], "two of the networks lie in folders called all-0, and would share their"),
         (["all-0,", "photo.png"], "'' is not of the form <run>-<seed>"),
         (["all-0", "params.yaml"], "params.yaml is not an image, or a damaged one"),
         (["all-0", "photo", "--out", "."], "photo is a file where the folder of results of photo should"),
@@ -206,8 +206,12 @@ def test_a_folder_stands_for_its_pictures_and_two_that_differ_in_the_ending_keep
     for name in ("b.png", "a.JPG", "a.png", ".hidden.png", "more/c.png"):
         Image.fromarray(PHOTO).save(in_tmp / "trip" / name)
     (in_tmp / "trip/notes.txt").write_text("none")
+    (in_tmp / "trip/folder.png").mkdir()
     code, out, err = run(capsys, "all-0", "trip", "trip/b.png")
     assert (code, out.splitlines(), err) == (0, ["predictions/a.JPG", "predictions/a.png", "predictions/b"], "")
+    Image.fromarray(PHOTO).save(in_tmp / "b.png")
+    shutil.copy("b.png", "b.png.png")
+    assert run(capsys, "all-0", "b.png", "b.png.png")[1].splitlines() == ["predictions/b", "predictions/b.png.png"]
 
 
 @pytest.mark.slow
@@ -220,6 +224,16 @@ def test_several_networks_lie_beside_one_another_and_on_one_page(network, in_tmp
     expected = [f"{name}/{task}.{kind}" for name in ("all-0", "other") for task in TASKS for kind in ("npy", "png")]
     assert found == sorted([*expected, "overview.png"])
     assert cv2.imread("predictions/photo/overview.png").size > 100_000
+
+
+@pytest.mark.slow
+def test_networks_with_other_classes_are_not_shown_side_by_side(network, in_tmp, capsys):
+    Image.fromarray(PHOTO).save("photo.png")
+    shutil.copytree("models/all-0", "other")
+    dataset = paths.read_json(Path("other/run.json"))["dataset"] | {"classes": {"semseg": ["a", "b", "c"]}}
+    paths.write_json(Path("other/run.json"), paths.read_json(Path("other/run.json")) | {"dataset": dataset})
+    code, out, err = run(capsys, "all-0,other", "photo.png")
+    assert (code, out) == (2, "") and "all-0 and other have other classes of semseg" in err
 
 
 @pytest.mark.slow

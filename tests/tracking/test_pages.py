@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from pipeline.core.errors import ParamsError
+from pipeline.tools.mlflow_ui import serve
 from pipeline.tracking import mlflow_run
 from pipeline.tracking.pages import runs_page, show_columns
 from tests.support.mlflow_server import free_port
@@ -85,6 +88,19 @@ def test_the_address_that_the_command_prints_shows_the_runs_in_a_browser(experim
         said = ui.stderr.read()  # its end: that of MLflow's processes, too
         assert ui.wait() == 0 and "Traceback" not in said, said
     assert {"pair-0", "pair-1", "delta_m", "1.25", "2.25"} <= set(re.findall(r">([\w.-]+)<", shown))
+
+
+def test_a_port_in_use_is_named_so_that_nobody_looks_at_another_project(experiment_id):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ParamsError, match=f"port {port} can't be used .*choose another, `make ui PORT=5001`"):
+            serve("rooms", port)
+
+
+def test_a_deleted_experiment_is_left_alone(experiment_id):
+    mlflow.MlflowClient().delete_experiment(experiment_id)
+    show_columns("rooms", ["delta_m"])
+    assert runs_page(BASE, "rooms") == BASE
 
 
 def test_a_server_of_others_is_named_not_started(monkeypatch, tmp_path, experiment_id):

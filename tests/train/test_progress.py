@@ -37,15 +37,15 @@ def test_a_log_gets_a_line_a_minute(clock, capsys):
         assert capsys.readouterr().err == ""
         steps(progress, clock, 61, 1.0)
         assert capsys.readouterr().err.splitlines() == [
-            "step 60 of 500, loss 1.250, about 7 min to go",
-            "step 120 of 500, loss 1.250, about 6 min to go",
+            "pair-0: step 60 of 500, loss 1.250, about 7 min to go",
+            "pair-0: step 120 of 500, loss 1.250, about 6 min to go",
         ]
 
 
 def test_what_a_former_process_did_counts_as_done_and_not_as_speed(clock, capsys):
     with Progress("pair-0", 500, 400, shown=True) as progress:
         steps(progress, clock, 60, 1.0)
-    assert capsys.readouterr().err == "step 460 of 500, about 40 s to go\n"
+    assert capsys.readouterr().err == "pair-0: step 460 of 500, about 40 s to go\n"
 
 
 def test_other_processes_of_a_training_say_nothing(clock, capsys):
