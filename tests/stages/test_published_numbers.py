@@ -1,0 +1,80 @@
+"""The numbers in README and docs/study.md are those of the files of results beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.comparison.tables import format_table
+from pipeline.core import names
+from pipeline.results.comparison import Comparison
+
+ROOT = Path(__file__).parents[2]
+README, STUDY = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/study.md"))
+RESULTS = {
+    name: Comparison.read(ROOT / f"docs/study/{name}.json") for name in ("rooms", "rooms_as_searched", "ccp")
+} | {"default": Comparison.read(ROOT / "reports/delta.json")}
+INTERVAL = re.compile(r"(−?\d+(?:\.\d+)?) to (−?\d+(?:\.\d+)?)")
+
+
+def signed(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def tables(text: str) -> Iterator[list[list[str]]]:
+    """Rows of cells below the header of each table, without code marks and emphasis."""
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        lines = [
+            [re.sub(r"[`*]", "", cell).strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()
+        ]
+        yield lines[2:]
+
+
+def expected(delta: Comparison, run: str) -> list[str]:
+    """Cells of a run: each primary score, Δm, its interval. Those of `single task`: the scores of the baselines."""
+    single = {
+        task: score
+        for name, facts in delta.runs.items()
+        if facts.architecture == names.SINGLE_TASK
+        for task, score in delta.scores[name].items()
+    }
+    scores = single if run == "single task" else delta.scores[run]
+    cells = [f"{scores[task].mean:.2f} ± {scores[task].std:.2f}" for task in single]
+    if run == "single task":
+        return [*cells, "0", ""]
+    gain = delta.delta_m[run]
+    return [*cells, signed(gain.mean, 1), f"{signed(gain.interval.low, 1)} to {signed(gain.interval.high, 1)}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [(README, "rooms"), (STUDY, "rooms"), (STUDY, "rooms_as_searched"), (STUDY, "ccp")],
+    ids=["README", "rooms", "as searched", "ccp"],
+)
+def test_a_table_of_the_study_has_its_numbers(text, result):
+    delta = RESULTS[result]
+    wanted = {run: expected(delta, run) for run in ("single task", *delta.delta_m)}
+    shown = [{row[0]: row[1:] for row in rows} for rows in tables(text)]
+    assert any(
+        {run: cells[: len(wanted[run])] for run, cells in rows.items() if run in wanted} == wanted for rows in shown
+    ), wanted
+
+
+def test_every_interval_of_the_study_is_one_that_was_computed():
+    known = {
+        (signed(gain.interval.low, 1), signed(gain.interval.high, 1))
+        for delta in RESULTS.values()
+        for gain in delta.delta_m.values()
+    }
+    quoted = set(INTERVAL.findall("".join(re.findall(r"```\n(.*?)```", STUDY, re.DOTALL))))  # what a command said
+    in_words = set(INTERVAL.findall(re.sub(r"```\n.*?```", "", STUDY, flags=re.DOTALL)))
+    assert in_words <= known | quoted and len(in_words) > 3
+
+
+def test_the_default_ends_with_what_the_readme_shows():
+    shown = format_table(RESULTS["default"])
+    lines = [line.rstrip() for line in README.splitlines()]
+    assert all(line in lines for line in shown.splitlines()), shown
