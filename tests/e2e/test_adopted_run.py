@@ -147,9 +147,8 @@ def test_mlflow_says_so(project, adopted):
 def test_other_commands_take_it_as_any_run(project, adopted):
     photo = project.root / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(photo)
-    for run in ("mti", "published"):
-        project.stage("predict", f"{run}-0", "photo.png", "--out", f"predicted/{run}")
-    ours, theirs = (np.load(project.root / f"predicted/{run}/photo.png/depth.npy") for run in ("mti", "published"))
+    project.stage("predict", "mti-0,published-0", "photo.png", "--out", "predicted")
+    ours, theirs = (np.load(project.root / f"predicted/photo/{run}-0/depth.npy") for run in ("mti", "published"))
     assert np.array_equal(ours, theirs)
     code, output = project.ends("trace", "reports/metrics/published-0.json")
     assert code == 0 and "note: its weights were adopted, trained elsewhere" in output
