@@ -33,7 +33,7 @@ repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-par
 	@python -m stages.compare --show
 	@echo "reports/report.md has curves and pictures; \`make ui\` compares the runs in MLflow"
 
-study: $(STAMP)  ## docs/study.md on two CPU cores, two hours: puts profiles/study.yaml into params.yaml
+study: $(STAMP)  ## docs/study.md on two CPU cores, an hour and a half: puts profiles/study.yaml into params.yaml
 study-gpu: $(STAMP)  ## the study's larger form for one GPU: profiles/study_gpu.yaml
 study study-gpu:
 	@cmp -s profiles/$(subst -,_,$@).yaml params.yaml || git diff --quiet HEAD -- params.yaml || \

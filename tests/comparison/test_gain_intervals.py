@@ -176,8 +176,8 @@ def test_runs_without_the_same_baselines_are_not_compared(kept):
         gain_differences(replace(delta, delta_m={}), kept, "both")
     others = {"delta_m": delta.delta_m["both"], "scores": {}, "runs": delta.runs["both"]}
     lone = replace(delta, **{name: getattr(delta, name) | {"lone": value} for name, value in others.items()})
-    told = "lone: not comparable with both, whose Δm is over other tasks or baselines"
-    assert gain_differences(lone, kept, "both") == [told]
+    sentence = "lone: not comparable with both, whose Δm is over other tasks or baselines"
+    assert gain_differences(lone, kept, "both") == [sentence]
 
 
 # -- files -------------------------------------------------------------------------------------------------

@@ -64,13 +64,13 @@ def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_ot
     assert again.end(within=400) == 2
     assert statuses(project) == {"semseg-0": "FINISHED", "depth-0": "FINISHED", "wrong-0": "FAILED"}
     assert soak.resumptions(project) == {"semseg-0": 1, "depth-0": 1}
-    told = again.output.read_text()
-    assert "[wrong-0] the loss of depth is" in told
-    own = [line.partition("] ")[2] for line in told.splitlines() if line.startswith("[depth-0]")]
+    output = again.output.read_text()
+    assert "[wrong-0] the loss of depth is" in output
+    own = [line.partition("] ")[2] for line in output.splitlines() if line.startswith("[depth-0]")]
     stages = dict.fromkeys(line for line in own if line.startswith("Running stage"))  # again, where DVC was busy
     assert list(stages) == ["Running stage 'train@depth-0':", "Running stage 'evaluate@depth-0':"]
     assert not any("git" in line or not line.strip() for line in own), "what DVC says after every stage"
-    assert told.endswith("failed, see above: train@wrong-0. What succeeded beside them is recorded\n")
+    assert output.endswith("failed, see above: train@wrong-0. What succeeded beside them is recorded\n")
 
 
 def test_two_processes_train_one_network_by_torchrun(project):

@@ -59,7 +59,7 @@ def test_an_experiment_that_is_not_there_yet_has_no_page(experiment_id, tmp_path
 @pytest.mark.slow
 def test_the_address_that_the_command_prints_shows_the_runs_in_a_browser(experiment_id, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
+    if browser is None:  # no Python package: the machine has one or not; the tests above hold the address without it
         pytest.skip("no chromium or google-chrome here")
     show_columns("rooms", ["delta_m"])
     port = free_port()
