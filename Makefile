@@ -8,7 +8,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro repro-parallel study study-gpu test test-fast test-soak test-faults lint bench bench-gpu ui clean
+.PHONY: help setup repro repro-parallel study study-gpu test test-fast test-soak test-faults lint bench bench-gpu ui demo clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 16
@@ -76,6 +76,9 @@ bench-gpu: $(STAMP)  ## the same for one CUDA device
 
 ui: $(STAMP)  ## compare runs in MLflow; PORT=5000
 	@python -m stages.ui --port $(PORT)
+
+demo: $(STAMP)  ## drop a photograph into a page and see what the trained networks predict; PORT=7860
+	@python -m stages.demo $(if $(filter-out file,$(origin PORT)),--port $(PORT))
 
 clean:  ## remove the environment and tools' caches; data, models, results and MLflow's store stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -1,6 +1,8 @@
 """What every stage does first and last: check params, and tell a person's mistake without a traceback.
 
 A stage is a process of some seconds, so what is lost at its start and end counts: `imports` and `_leave` save a third.
+Threads that have nothing to compute sleep: spinning, as OpenMP has them do by itself, they keep a core from whoever
+else has work, which slows both down several times (benchmarks/busy.py).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def run_stage(
     A stage that is asked to end, or whose DVC is gone, exits with 130 (pipeline/core/shutdown.py).
     Any other exception is our own bug and keeps its traceback.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it once, as torch is imported
     exit_code: list[int] = []
     own_process = main.__module__ == "__main__"
     if own_process:

@@ -8,18 +8,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from pipeline.compute.device import choose_device
+from pipeline.compute.device import NORMALIZATIONS, choose_device
 from pipeline.core import paths
 from pipeline.core.console import warn
 from pipeline.core.errors import REPAIR, DataError
 from pipeline.datasets.files import read_photo_as_seen
+from pipeline.evaluation.cross_attention import attention_at
 from pipeline.evaluation.scoring import as_map, predict_batch, task_context
 from pipeline.loading.loader import image_tensor, resize_image
 from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
 from pipeline.tasks.spec import TaskContext
 from pipeline.tools.saved_model import read_saved_model
+from pipeline.visual.attention import Place, TaskAttention
 from pipeline.visual.figures import save
 from pipeline.visual.overview import overview
 from pipeline.visual.paint import paint, write_png
@@ -49,10 +52,19 @@ class Predictor:
         Class indices, probabilities (edge, sal), metres (depth), unit vectors (normals: x right, y up, z towards the
         camera). The photograph is resized to the network's input size first, aspect not kept, as in training.
         """
-        image = image_tensor(resize_image(photo, self.run.training.input_size))[None]
+        image = self._input(photo)
         sizes = {task: [photo.shape[:2]] for task in self.run.tasks}
         predictions = predict_batch(self._network, image, sizes, self.run.training, self._device)
         return {task: as_map(each) for task, (each,) in predictions.items()}
+
+    def attention(self, photo: np.ndarray, place: Place) -> dict[str, TaskAttention]:
+        """What the pixel at `place` gathered by cross attention, by task; raises as `attention_at`."""
+        image = self._device.image(self._input(photo), NORMALIZATIONS[self.run.training.normalization])
+        return attention_at(self._network, image, place)
+
+    def _input(self, photo: np.ndarray) -> Tensor:
+        """(1, 3, h, w) in 0..255 at the network's input size."""
+        return image_tensor(resize_image(photo, self.run.training.input_size))[None]
 
     def paint(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the network said, to look at: (H, W, 3) uint8 RGB by task."""

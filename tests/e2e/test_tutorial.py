@@ -1,0 +1,89 @@
+"""docs/tutorial.md, followed to the letter: its blocks, in order, in a project of its own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from tests.support.project import ROOT, Project
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
+HEREDOC = re.compile(r"<<'(\w+)'$")
+
+
+def commands(block: str) -> Iterator[str]:
+    """Its commands, each with the document that it reads, if any."""
+    lines = iter(block.splitlines(keepends=True))
+    for line in lines:
+        if opening := HEREDOC.search(line.rstrip()):
+            body = [line]
+            while body[-1].rstrip() != opening[1]:
+                body.append(next(lines))
+            yield "".join(body)
+        else:
+            yield line
+
+
+def follow(project: Project, block: str) -> str:
+    """What its commands print. DVC and stages are forks of a process that has imported all, others a shell's."""
+    printed = ""
+    for command in commands(block):
+        words = shlex.split(command.splitlines()[0])
+        if words[0] == "dvc":
+            printed += project.dvc(*words[1:])
+        elif words[:2] == ["python", "-m"] and words[2] not in project.processes:
+            printed += project.stage(words[2].removeprefix("stages."), *words[3:])
+        else:
+            printed += subprocess.run(
+                ["bash", "-ec", command], cwd=project.root, env=project.environment, check=True, capture_output=True,
+                text=True,
+            ).stdout  # fmt: skip
+    return printed
+
+
+def test_every_block_ends_where_it_says(tmp_path):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    project = Project(tmp_path / "clone", params)
+    first, table, change, differences, trace, own, train_own, use, network, cost, back = BLOCKS
+
+    follow(project, first)
+    shown = follow(project, table)
+    assert all(run in shown for run in ("single task", "multi_task", "sequential_attention")) and "Δm" in shown
+    project.git("add", ".")
+    project.git("commit", "-m", "First result")
+
+    trained = project.json("models/semseg-0/run.json"), project.json("models/multi_task-0/run.json")
+    follow(project, change)
+    assert project.json("models/semseg-0/run.json") == trained[0]
+    assert project.json("models/multi_task-0/run.json") != trained[1]
+    assert "runs.multi_task.training.lr" in follow(project, differences)
+    assert "reproducible" in follow(project, trace) or "multi_task-0" in follow(project, trace)
+
+    assert "train-00000.png" in follow(project, own) and (project.root / "data/own/gt_sets/val.txt").exists()
+    assert "multi_task" in follow(project, train_own)
+    assert project.json("data/prepared/dataset.json")["dataset"] == "kitchens"
+    pages = follow(project, use).split()
+    assert len(pages) == 40 + 2 and all((project.root / page).exists() for page in pages)
+    assert (project.root / "predictions/kitchens/val-00000/sequential_attention-0/normals.npy").exists()
+
+    follow(project, network)
+    project.processes = ("stages.check", "stages.cost")  # they run what was just edited
+    assert re.search(r"gated\s", follow(project, cost))
+    follow(project, back)
+    assert project.git("status", "--porcelain", "pipeline", "params.yaml") == ""
+    assert not (project.root / "pipeline/networks/gated.py").exists()
+
+
+def test_blocks_that_are_not_run_say_what_they_need():
+    *_, last = parts = re.split(r"^```(\w*)\n", TUTORIAL, flags=re.MULTILINE)  # text, kind, block, "", text, ...
+    assert last is parts[-1] and set(parts[3::4]) == {""}  # every block is closed
+    for text, kind in zip(parts[0::4], parts[1::4], strict=False):
+        assert kind == "sh" or text.rstrip().rpartition("\n\n")[2].startswith("Needs: "), text
