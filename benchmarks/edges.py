@@ -1,6 +1,9 @@
-"""How long odsF takes: noisy predictions of real-sized edge labels through EdgeMetric.
+"""How long odsF takes: noisy predictions of real-sized edge labels, counted by EdgeMetric and by the plain form.
 
     python -m benchmarks.edges --images 100 --size 480 640 --workers 2
+
+The two take turns, ten images at a time, and must count the same; the ratio is of processor time, that of compilation
+included. The plain form (tests/reference/boundaries.py) is what EdgeMetric was before, in one thread of this process.
 
 The labels are those of generated rooms, or the edge maps of a folder (`--labels FOLDER`: .npy or .png, non-zero on an
 edge; NYUD_MT/edge, say). A prediction is its label, displaced by smooth noise of 2 pixels, blurred, with smooth and
@@ -17,7 +20,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 import torch
 from scipy import ndimage
 
@@ -25,7 +27,9 @@ from benchmarks.machine import describe
 from pipeline.datasets.rooms.dataset import render_frame
 from pipeline.metrics import edges
 from pipeline.metrics.edges import EdgeMetric
+from tests.reference.boundaries import count_boundaries
 
+TURN = 10  # images
 FRAMES = 20  # rooms that are rendered; more images reuse their labels with other noise
 
 
@@ -33,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("H", "W"), help="of the rooms")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that match")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads that match")
     parser.add_argument("--max-dist", type=float, default=0.011, help="share of the image diagonal")
     parser.add_argument("--nms", action="store_true")
     parser.add_argument("--labels", type=Path, help="folder of edge maps instead of rooms")
@@ -75,10 +79,28 @@ def images(args: argparse.Namespace) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield predict(maps[i % len(maps)], rng), maps[i % len(maps)]
 
 
-def cpu_seconds() -> float:
-    """User and system time so far of this process and of its workers."""
-    me = psutil.Process()
-    return sum(sum(process.cpu_times()[:2]) for process in (me, *me.children(recursive=True)))
+def compare(split: list[list[torch.Tensor]], metric: EdgeMetric) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds (wall, CPU) of EdgeMetric and of the plain form. Raises RuntimeError where one counts otherwise."""
+    seconds = np.zeros((2, 2))
+
+    def timed(which: int, start: float, cpu: float) -> None:
+        seconds[which] += time.perf_counter() - start, time.process_time() - cpu
+
+    for first in range(0, len(split), TURN):
+        turn = split[first : first + TURN]
+        clock = time.perf_counter(), time.process_time()
+        for probability, label in turn:
+            metric.update(probability, label.byte(), torch.ones_like(label))
+        kept = metric.statistics  # waits for the threads
+        timed(0, *clock)
+        clock = time.perf_counter(), time.process_time()
+        arrays = [(p[0, 0].numpy(), label[0, 0].numpy()) for p, label in turn]
+        expected = [count_boundaries(*each, np.ones_like(each[1]), metric.max_dist, metric.nms) for each in arrays]
+        timed(1, *clock)
+        for i, counts in enumerate(expected, first):
+            if not all(np.array_equal(kept[name][i], getattr(counts, name)) for name in counts._fields):
+                raise RuntimeError(f"image {i}: EdgeMetric and the plain form count otherwise")
+    return seconds[0], seconds[1]
 
 
 def main() -> None:
@@ -87,19 +109,16 @@ def main() -> None:
     edges._WORKERS = args.workers
     split = [[torch.from_numpy(array)[None, None] for array in image] for image in images(args)]
     metric = EdgeMetric(args.max_dist, args.nms)
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    for probability, label in split:
-        metric.update(probability, label.byte(), torch.ones_like(label))
+    ours, plain = compare(split, metric)
     scores = metric.compute()
-    wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     source = args.labels or "rooms"
     sizes = {f"{label.shape[-2]}x{label.shape[-1]}" for _, label in split}
-    print(f"odsF of {args.images} images of {' '.join(sorted(sizes))} ({source}), {args.workers} worker processes")
-    print(f"  {describe('numpy', 'scipy')}, load {os.getloadavg()[0]:.1f}")
+    print(f"odsF of {args.images} images of {' '.join(sorted(sizes))} ({source}), {args.workers} threads")
+    print(f"  {describe('numpy', 'scipy', 'numba')}, load {os.getloadavg()[0]:.1f}")
     print(f"  max_dist {args.max_dist:g}, nms {args.nms}, seed {args.seed}")
-    print(
-        f"  wall {wall:.1f} s, {wall / args.images:.2f} s an image; CPU {cpu:.1f} s, {cpu / args.images:.2f} s an image"
-    )
+    for name, (wall, cpu) in (("EdgeMetric", ours), ("plain form", plain)):
+        print(f"  {name}: wall {wall:.1f} s; CPU {cpu:.1f} s, {cpu / args.images:.3f} s an image")
+    print(f"  CPU of EdgeMetric / plain form: {ours[1] / plain[1]:.3f}, equal counts of all images")
     print("  " + ", ".join(f"{name} {scores[name]:.2f}" for name in ("odsF", "precision", "recall", "threshold")))
 
 

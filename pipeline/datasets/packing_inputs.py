@@ -10,7 +10,7 @@ from pipeline.core import names, paths
 from pipeline.core.provenance import ABSENT, Inputs, collect_inputs
 from pipeline.params.schema import Data
 
-_PACKING_VERSIONS = ("numpy", "opencv-python-headless", "scipy")  # the last reads .mat files and thins boundaries
+_PACKING_VERSIONS = ("numba", "numpy", "opencv-python-headless", "scipy")  # thins boundaries; and reads .mat files
 _BLOCK = 1 << 22
 _IGNORED = (".*.partial", ".*.tmp", ".DS_Store", "._*", ".nfs*")  # as in .dvcignore
 

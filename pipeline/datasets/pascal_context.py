@@ -29,7 +29,6 @@ from pipeline.data.sample import Label, Sample
 from pipeline.datasets.checks import check_classes
 from pipeline.datasets.files import Size, read_ids, read_mat, read_photo, read_png, shown
 from pipeline.datasets.spec import Dataset
-from pipeline.metrics.boundaries import thin
 from pipeline.params.schema import Data
 
 CLASSES = (
@@ -140,6 +139,8 @@ def _edge(files: _Files) -> Label:
 
     Taken literally, as the field does: where ids differ by amounts that cancel, such as 1, 2, 3 in a row, it has a gap.
     """
+    from pipeline.metrics.thinning import thin  # here: it imports Numba, which no other label needs
+
     return _everywhere(thin(cv2.Laplacian(files.label_map.astype(np.float64), cv2.CV_64F, ksize=1) != 0))
 
 

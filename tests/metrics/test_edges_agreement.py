@@ -24,8 +24,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics.boundaries import THRESHOLDS, count_boundaries, thin
+from pipeline.metrics.boundaries import THRESHOLDS, count_boundaries
 from pipeline.metrics.edges import EdgeMetric
+from pipeline.metrics.thinning import thin
 from tests.metrics.test_edges import scene
 
 WHY = "pyEdgeEval, the published correspondence code, is not installed: see this file's first lines"
