@@ -61,10 +61,15 @@ def code(text: str) -> list[str]:
 
 
 def missing_paths(text: str) -> Iterator[str]:
-    """`<name>` in a path stands for any name."""
+    """`<name>` in a path stands for any name; what the text itself writes by `cat > FILE` is there."""
+    written = set(re.findall(r"cat > (\S+)", text))
     for word in " ".join(code(text)).split():
         name = word.strip("`'\"(),;:.").partition("#")[0].partition("::")[0]
-        if name.startswith(FOLDERS) and not any(ROOT.glob(re.sub(r"<\w+>", "*", name.rstrip("/")))):
+        if (
+            name.startswith(FOLDERS)
+            and name not in written
+            and not any(ROOT.glob(re.sub(r"<\w+>", "*", name.rstrip("/"))))
+        ):
             yield f"{name}: not there"
 
 
