@@ -104,6 +104,9 @@ def import_everything() -> None:
     before = dict(os.environ)
     for name in PRELOADED:
         importlib.import_module(name)
+    numpy, boundaries = sys.modules["numpy"], importlib.import_module("pipeline.metrics.boundaries")
+    edge = numpy.eye(4, dtype=bool)  # what it takes is compiled once, for all forks
+    boundaries.count_boundaries(edge.astype("float32"), edge, numpy.ones_like(edge), 0.1)
     assert sys.modules["torch"].get_num_threads() == 1, "threads would not survive the fork"
     sys.modules["dvc.stage.run"].subprocess = SubprocessOfDvc()
     sys.modules["pipeline.tools.parallel"].subprocess = SubprocessOfParallel()
