@@ -25,7 +25,6 @@ from scipy import ndimage
 
 from benchmarks.machine import describe
 from pipeline.datasets.rooms.dataset import render_frame
-from pipeline.metrics import edges
 from pipeline.metrics.edges import EdgeMetric
 from tests.reference.boundaries import count_boundaries
 
@@ -106,9 +105,8 @@ def compare(split: list[list[torch.Tensor]], metric: EdgeMetric) -> tuple[np.nda
 def main() -> None:
     args = arguments()
     torch.set_num_threads(1)
-    edges._WORKERS = args.workers
     split = [[torch.from_numpy(array)[None, None] for array in image] for image in images(args)]
-    metric = EdgeMetric(args.max_dist, args.nms)
+    metric = EdgeMetric(args.max_dist, args.nms, args.workers)
     ours, plain = compare(split, metric)
     scores = metric.compute()
     source = args.labels or "rooms"

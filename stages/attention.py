@@ -28,7 +28,7 @@ def main(models: list[Path], photos: list[Path], at: list[tuple[int, int]], out:
 def point(text: str) -> tuple[int, int]:
     """`X,Y`: a pixel's column and row."""
     column, _, row = text.partition(",")
-    if not (column.strip().isdigit() and row.strip().isdigit()):
+    if not (column.isdecimal() and row.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r}: a pixel is its column and row, such as 320,240")
     return int(column), int(row)
 

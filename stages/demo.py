@@ -1,7 +1,8 @@
 """Trained networks on photographs in a browser: python -m stages.demo [RUN-SEED[,RUN-SEED...]] [--port 7860].
 
 Serves a page on this machine until Ctrl-C: drop a photograph, and see all tasks of a network. RUN-SEED is as for
-stages.predict; by default all that models holds. --host 0.0.0.0 lets other machines use it, with no password.
+stages.predict; by default every run and seed of params.yaml that is trained. --host 0.0.0.0 lets other machines use it,
+with no password.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from pipeline.core import paths
 from pipeline.core.errors import DataError
+from pipeline.params.load import load_params
 from stages._entry import imports, run_stage
 from stages.predict import model_folders
 
@@ -18,9 +20,11 @@ from stages.predict import model_folders
 def main(models: list[Path] | None, host: str, port: int) -> None:
     """Serve the page."""
     if models is None:
-        models = sorted(path.parent for path in paths.MODELS.glob(f"*/{paths.WEIGHTS}"))
+        params = load_params()
+        folders = (paths.model_dir(name, seed) for name in params.all_runs for seed in params.seeds)
+        models = [folder for folder in folders if (folder / paths.WEIGHTS).is_file()]
     if not models:
-        raise DataError(f"{paths.MODELS} holds no trained network: run `make repro` first")
+        raise DataError(f"no run of {paths.PARAMS} is trained yet: run `make repro` first")
     with imports():
         from pipeline.tools.demo import serve
 
@@ -35,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         type=model_folders,
         nargs="?",
         metavar="RUN-SEED",
-        help="several between commas; default: all there are",
+        help="several between commas; default: all of params.yaml",
     )
     command.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine alone")
     command.add_argument("--port", type=int, default=7860, help="default: 7860")

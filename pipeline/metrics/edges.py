@@ -27,7 +27,8 @@ class EdgeMetric(Metric):
 
     Images are matched in threads while the network predicts, whatever their sizes.
 
-    max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD). Raises ValueError for a share that
+    max_dist: share of the image diagonal, 0.0075 (BSDS, PASCAL) or 0.011 (NYUD). workers: threads, by default as many
+    as `worker_count` gives. Raises ValueError for a share that
     is not between 0 and 1, and for a valid label that is neither 0 nor 1.
     """
 
@@ -39,17 +40,23 @@ class EdgeMetric(Metric):
     images: Tensor
     valid_pixels: Tensor
 
-    def __init__(self, max_dist: float, nms: bool = False) -> None:
+    def __init__(self, max_dist: float, nms: bool = False, workers: int | None = None) -> None:
         super().__init__()
         if not 0 < max_dist < 1:
             raise ValueError(f"max_dist {max_dist}: a share of the image diagonal is expected, above 0 and below 1")
         self._pending: deque[Future[BoundaryCounts] | None] = deque()  # None: an image that is not scored
         self.max_dist = max_dist
         self.nms = nms
+        self._workers = workers or worker_count()
         for name in ("matched", "predicted"):
             self.add_state(name, torch.zeros(len(THRESHOLDS), dtype=torch.long))
         for name in ("labelled", "images", "valid_pixels"):
             self.add_state(name, torch.zeros((), dtype=torch.long))
+
+    def reset(self) -> None:
+        """See `Metric`; images under way are forgotten."""
+        self._pending.clear()
+        super().reset()
 
     def _add(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """prediction: (1, 1, H, W) probability; target: (1, 1, H, W) 0 or 1; valid: (1, 1, H, W) bool."""
@@ -58,15 +65,17 @@ class EdgeMetric(Metric):
         self.images += scored
         self.valid_pixels += valid.sum()
         count = partial(count_boundaries, max_dist=self.max_dist, nms=self.nms)
-        image = [x[0, 0].cpu().numpy() for x in (prediction.float(), label, valid)]
-        self._pending.append(_pool(_WORKERS).submit(count, *image) if scored else None)
-        self._collect(leave=_AHEAD * _WORKERS)
+        # Copies: a caller may change its tensors before a thread looks at them.
+        image = [x[0, 0].to("cpu", copy=True).numpy() for x in (prediction.float(), label, valid)]
+        self._pending.append(_pool(self._workers).submit(count, *image) if scored else None)
+        self._collect(leave=_AHEAD * self._workers)
 
     def _collect(self, leave: int = 0) -> None:
         """Add the counts of finished images, the oldest first, until at most `leave` are still under way."""
         while len(self._pending) > leave:
-            image = self._pending.popleft()
+            image = self._pending[0]
             matched, predicted, labelled = image.result() if image is not None else _NOTHING
+            self._pending.popleft()  # not before: one that failed fails again, and is never left out of a score
             counts = {"matched": torch.from_numpy(matched), "predicted": torch.from_numpy(predicted)}
             counts["labelled"] = torch.tensor(labelled)
             self.keep(**counts, scored=torch.tensor(int(image is not None)))
@@ -98,8 +107,9 @@ class EdgeMetric(Metric):
             "float32; not interpolated between them), from counts summed over the images; precision, recall and "
             f"threshold are that one's. Of a prediction: {first}; each thresholded map is thinned (Guo and Hall 1989, "
             "MATLAB's bwmorph thin) and paired one to one with the label's edge pixels, as they stand, at most "
-            f"{self.max_dist:g} of the image diagonal apart; the number of pairs is the largest there is (maximum "
-            "flow). Pixels that are not valid hold no edge on either side; images without a valid pixel are not scored."
+            f"{self.max_dist:g} of the image diagonal apart; the number of pairs is the largest there is (a "
+            "maximum matching). Pixels that are not valid hold no edge on either side; images without a valid pixel "
+            "are not scored."
         )
 
     def compute(self) -> dict[str, float]:
@@ -123,7 +133,6 @@ class EdgeMetric(Metric):
 
 
 _NOTHING = BoundaryCounts(np.zeros(len(THRESHOLDS), np.int64), np.zeros(len(THRESHOLDS), np.int64), 0)
-_WORKERS = worker_count()
 _AHEAD = 8  # images a thread that may wait: enough to keep all busy, few enough for memory
 
 

@@ -11,8 +11,8 @@ from pipeline.core import paths
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.datasets.files import read_photo_as_seen
 from pipeline.tasks import get_task
+from pipeline.tools.attention_page import TaskAttention, attention_page
 from pipeline.tools.predict import Predictor
-from pipeline.visual.attention import TaskAttention, attention_page
 from pipeline.visual.figures import save
 
 Point = tuple[int, int]
@@ -45,9 +45,12 @@ def show_attention(
                     raise ParamsError(f"{name}: {error}") from None
                 for task, attention in found.items():
                     page = folder / name / f"{task}-{column}-{row}.png"
-                    _write(page.with_suffix(".npz"), attention)
                     title = f"{get_task(task).title} of {name} at {column},{row}"
-                    save(attention_page(image, place, attention, title), page)
+                    try:
+                        _write(page.with_suffix(".npz"), attention)
+                        save(attention_page(image, place, attention, title), page)
+                    except OSError as error:
+                        raise DataError(f"{page} can't be written: {error}") from None
                     yield page
 
 
@@ -56,9 +59,6 @@ def _write(path: Path, attention: TaskAttention) -> None:
     found += [("csam", f"{k + 1}/{j + 1}", g) for k, of in enumerate(attention.scales) for j, g in of.items()]
     arrays: dict[str, np.ndarray] = {f"{module}/{name}": gathered.weights for module, name, gathered in found}
     arrays |= {f"{module}/{name}/change": np.array(gathered.change, np.float32) for module, name, gathered in found}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with paths.atomic(path, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
-    except OSError as error:
-        raise DataError(f"{path} can't be written: {error}") from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with paths.atomic(path, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options

@@ -1,17 +1,20 @@
 """A page on this machine where one drops a photograph and sees what trained networks make of it. Nothing leaves it.
 
-The standard library serves it: one page (demo.html), and four addresses that it asks for JSON and pictures.
+The standard library serves it: the page, demo.html, and three addresses that it asks for JSON and pictures.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
+import socket
+import sys
 import tempfile
-import threading
 import time
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,40 +24,53 @@ from urllib.parse import unquote, urlsplit
 import cv2
 import numpy as np
 
+from pipeline.compute.device import use_cpu_threads
 from pipeline.core import paths
 from pipeline.core.errors import DataError, ParamsError, PipelineError
 from pipeline.data.store import Store, read_info
 from pipeline.datasets.files import read_photo_as_seen, shown
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
-from pipeline.tools.predict import Predictor, predictors_of
-from pipeline.visual.paint import PAINTERS, paint_classes, palette
+from pipeline.tools.predict import Predictor
+from pipeline.tools.saved_model import read_saved_model
+from pipeline.visual.paint import MEASURED, PAINTERS, fit, paint_classes, palette
 
 LARGEST = 64 * 2**20  # bytes of a photograph
 _LONGEST = 1024  # pixels of the longer side of a picture on the page
+_READ = 4 * LARGEST  # bytes that are read before a larger photograph is refused
 _EXAMPLES = 6
+_KEPT = 4  # networks in memory
 _PAGE = Path(__file__).with_name("demo.html")
 
 
 class Demo:
-    """What the page can ask for. Networks compute one after the other, whoever asks."""
+    """What the page can ask for.
 
-    def __init__(self, predictors: Mapping[str, Predictor], examples: list[np.ndarray]):
-        self._predictors, self._examples = predictors, examples
-        self._turn = threading.Lock()
+    Networks are read when they are first asked for, and compute in one thread, one after the other: torch's number of
+    threads is a setting of the thread that computes.
+
+    folders: of the models, by the name that the page shows.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], examples: list[np.ndarray]):
+        self._folders, self._examples = folders, examples
+        self._read = lru_cache(_KEPT)(Predictor)
+        self._computing = ThreadPoolExecutor(1, "computing")
 
     def describe(self) -> dict[str, Any]:
-        """The networks with their tasks, and how many example pictures there are."""
-        networks = [{"name": name, "tasks": list(each.run.tasks)} for name, each in self._predictors.items()]
-        return {"networks": networks, "examples": len(self._examples)}
+        """The networks, how many example pictures there are, and the most bytes of a photograph."""
+        return {"networks": list(self._folders), "examples": len(self._examples), "largest": LARGEST}
 
     def example(self, index: int) -> bytes:
         """PNG of an example. Raises IndexError."""
         return _png(self._examples[index])
 
     def predict(self, name: str, photo: bytes) -> dict[str, Any]:
-        """Seconds, size, and for each task its title, picture, and key. Raises DataError for what is no photograph."""
-        predictor = self._predictors[name]
+        """Seconds, size, and for each task its title, picture, and key.
+
+        Raises DataError for what is no photograph, and for a network that can't be read; KeyError for one unknown.
+        """
+        folder = self._folders[name]
         with tempfile.NamedTemporaryFile(prefix="photograph-") as file:
             file.write(photo)
             file.flush()
@@ -62,10 +78,7 @@ class Demo:
                 image = read_photo_as_seen(Path(file.name))
             except DataError as error:
                 raise DataError(str(error).replace(shown(Path(file.name)), "this file")) from None
-        with self._turn:
-            start = time.perf_counter()
-            predictions = predictor(image)
-            seconds = time.perf_counter() - start
+        predictor, predictions, seconds = self._computing.submit(self._predict, folder, image).result()
         pictures, contexts = predictor.paint(predictions), predictor.contexts
         return {
             "seconds": round(seconds, 3),
@@ -82,9 +95,16 @@ class Demo:
             ],
         }
 
+    def _predict(self, folder: Path, image: np.ndarray) -> tuple[Predictor, dict[str, np.ndarray], float]:
+        predictor = self._read(folder)
+        use_cpu_threads(predictor.run.training.cpu_threads)  # another network's may have been in force
+        start = time.perf_counter()
+        predictions = predictor(image)
+        return predictor, predictions, time.perf_counter() - start
+
 
 def _key(task: str, prediction: np.ndarray, context: TaskContext) -> dict[str, Any]:
-    """What the colours mean: the classes that occur, the largest first; or the range of what has a unit."""
+    """What the colours mean: the classes that occur, the largest first; or the range of the numbers."""
     if PAINTERS[task] is paint_classes and context.classes is not None:
         found, counts = np.unique(prediction, return_counts=True)
         colours = palette(len(context.classes))
@@ -101,17 +121,20 @@ def _key(task: str, prediction: np.ndarray, context: TaskContext) -> dict[str, A
         }
     if prediction.ndim == 2:
         low, middle, high = (float(value) for value in np.quantile(prediction, (0, 0.5, 1)))
-        return {"range": {"low": low, "middle": middle, "high": high, "unit": get_task(task).unit}}
+        return {
+            "range": {
+                "low": low,
+                "median": middle,
+                "high": high,
+                "unit": get_task(task).unit if task in MEASURED else "",
+            }
+        }
     return {}
 
 
 def _embedded(picture: np.ndarray) -> str:
     """A picture, not larger than the page shows it, as a data address."""
-    factor = _LONGEST / max(picture.shape[:2])
-    if factor < 1:
-        size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return "data:image/png;base64," + base64.b64encode(_png(picture)).decode()
+    return "data:image/png;base64," + base64.b64encode(_png(fit(picture, _LONGEST))).decode()
 
 
 def _png(picture: np.ndarray) -> bytes:
@@ -156,28 +179,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """/predict/<network>: the body is a photograph."""
+        length = self.headers.get("Content-Length", "")
+        size = int(length) if length.isdecimal() else LARGEST + 1
+        photo = self.rfile.read(min(size, _READ))  # before any answer: a browser first sends all that it has
+        self.close_connection = size > _READ
         if not self._is_asked_as_known():
             return
+        if size > LARGEST:
+            message = f"a photograph of at most {LARGEST >> 20} MiB is expected"
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+            return
         name = unquote(urlsplit(self.path).path).removeprefix("/predict/")
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > LARGEST:
-            self.close_connection = True  # what it sends is not read
-            self._refuse(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a photograph of at most {LARGEST >> 20} MiB is expected"
-            )
-            return
-        photo = self.rfile.read(int(length))
-        if name not in {each["name"] for each in self._demo.describe()["networks"]}:
-            self._refuse(HTTPStatus.NOT_FOUND, f"there is no network {name}")
-            return
         try:
             self._send_json(self._demo.predict(name, photo))
+        except KeyError:
+            self._refuse(HTTPStatus.NOT_FOUND, f"there is no network {name}")
         except PipelineError as error:
             self._refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        except (
+            MemoryError,
+            RuntimeError,
+        ) as error:  # torch's, of a GPU without memory: the page says so, and serves on
+            message = str(error).splitlines()[0] if str(error) else "no memory"
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, message)
 
     def _is_asked_as_known(self) -> bool:
-        known = urlsplit(f"//{self.headers.get('Host', '')}").hostname in self._hosts or not self._hosts
+        try:
+            known = not self._hosts or urlsplit(f"//{self.headers.get('Host', '')}").hostname in self._hosts
+        except ValueError:  # no name at all
+            known = False
         if not known:
+            self.close_connection = True
             self._refuse(HTTPStatus.FORBIDDEN, f"this page answers as {self._hosts[0]}")
         return known
 
@@ -198,25 +230,41 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the page shows what went wrong."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asked has left: no error of ours. Everything else is, and keeps its traceback."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
 def server(demo: Demo, host: str, port: int) -> ThreadingHTTPServer:
     """A server that answers at `port`, 0 for any free one, once `serve_forever` runs.
 
-    host: an address of this machine; another than 127.0.0.1 lets others use it. Raises ParamsError where it is taken.
+    host: an IPv4 address or name of this machine; another than 127.0.0.1 lets others use it. Raises ParamsError where
+    it or the port can't be used.
     """
-    hosts = ("127.0.0.1", "localhost", "::1") if host in ("127.0.0.1", "localhost", "::1") else ()
+    hosts = ("127.0.0.1", "localhost") if host in ("127.0.0.1", "localhost") else ()
     try:
-        found = ThreadingHTTPServer((host, port), partial(_Handler, demo, hosts))
+        return _Server((host, port), partial(_Handler, demo, hosts))
     except (OSError, OverflowError) as error:
-        raise ParamsError(f"{host}:{port} can't be used ({error}): choose another, `make demo PORT=7861`") from None
-    found.daemon_threads = True
-    return found
+        raise ParamsError(f"{host}:{port} can't be used ({error}): give another --port, or another --host") from None
 
 
-def serve(folders: list[Path], host: str, port: int) -> None:
+def serve(folders: Iterable[Path], host: str, port: int) -> None:
     """Serve the page for the networks of models' folders until Ctrl-C, and print its address.
 
-    Raises DataError as `predictors_of`, ParamsError as `server`.
+    Raises DataError for a folder that is no model's, or of which there are two of one name; ParamsError as `server`.
     """
-    with server(Demo(predictors_of(folders), examples()), host, port) as running:
-        print(f"drop a photograph at http://{host}:{running.server_port}/ (Ctrl-C stops it)", flush=True)
+    named: dict[str, Path] = {}
+    for folder in folders:
+        read_saved_model(folder)
+        name = os.path.basename(os.path.abspath(folder))
+        if name in named:
+            raise DataError(f"two of the networks lie in folders called {name}: the page could not tell them apart")
+        named[name] = folder
+    with server(Demo(named, examples()), host, port) as running:
+        shown_as = socket.gethostname() if host in ("0.0.0.0", "") else host
+        print(f"drop a photograph at http://{shown_as}:{running.server_port}/ (Ctrl-C stops it)", flush=True)
         running.serve_forever(poll_interval=0.2)

@@ -15,14 +15,14 @@ from pipeline.core import paths
 from pipeline.core.console import warn
 from pipeline.core.errors import REPAIR, DataError
 from pipeline.datasets.files import read_photo_as_seen
-from pipeline.evaluation.cross_attention import attention_at
 from pipeline.evaluation.scoring import as_map, predict_batch, task_context
 from pipeline.loading.loader import image_tensor, resize_image
 from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
 from pipeline.tasks.spec import TaskContext
+from pipeline.tools.attention_page import Place, TaskAttention
+from pipeline.tools.cross_attention import attention_at
 from pipeline.tools.saved_model import read_saved_model
-from pipeline.visual.attention import Place, TaskAttention
 from pipeline.visual.figures import save
 from pipeline.visual.overview import overview
 from pipeline.visual.paint import paint, write_png

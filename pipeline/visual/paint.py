@@ -26,6 +26,17 @@ def write_png(path: Path, picture: np.ndarray) -> None:
         file.write(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
 
+def fit(picture: np.ndarray, longest: int, enlarge: bool = False) -> np.ndarray:
+    """The picture with a longer side of at most `longest` pixels; exactly so, in whole pixels, where it may grow."""
+    import cv2
+
+    factor = longest / max(picture.shape[:2])
+    if factor >= 1 and not enlarge:
+        return picture
+    size = (max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
+
+
 def paint_classes(value: np.ndarray, valid: np.ndarray, context: TaskContext) -> np.ndarray:
     """Class index -> colour of a fixed palette; class 0 is black."""
     return _finish(palette(256 if context.classes is None else len(context.classes))[value], valid)

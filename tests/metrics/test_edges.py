@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -134,21 +135,47 @@ def test_counts_are_pooled_before_the_best_threshold_is_chosen():
     assert (result["precision"], result["recall"]) == pytest.approx((100 * precision[best], 100 * recall[best]))
 
 
-def test_threads_do_not_change_the_score(monkeypatch):
+def test_threads_do_not_change_the_score():
     images = [(*scene((32, 40), seed), np.ones((32, 40), bool)) for seed in range(4)]
-    monkeypatch.setattr(edges, "_WORKERS", 1)
-    alone = update(edges.EdgeMetric(0.02), *images)
-    monkeypatch.setattr(edges, "_WORKERS", 2)
-    assert update(edges.EdgeMetric(0.02), *images) == alone
+    alone = update(edges.EdgeMetric(0.02, workers=1), *images)
+    assert update(edges.EdgeMetric(0.02, workers=2), *images) == alone
 
 
-def test_a_forked_process_has_threads_of_its_own(monkeypatch):
-    monkeypatch.setattr(edges, "_WORKERS", 2)
+def test_tensors_may_change_once_they_are_given():
     image = (*scene((32, 40)), np.ones((32, 40), bool))
-    alone = update(edges.EdgeMetric(0.02), image)
+    metric = edges.EdgeMetric(0.02, workers=1)
+    busy = threading.Event()
+    edges._pool(1).submit(busy.wait)  # the image has to wait for its turn
+    tensors = [torch.from_numpy(np.array(x))[None, None] for x in image]
+    metric.update(*tensors)
+    for tensor in tensors:
+        tensor.zero_()
+    busy.set()
+    assert metric.compute() == update(edges.EdgeMetric(0.02), image)
+
+
+def test_an_image_that_failed_is_never_left_out_of_a_score(monkeypatch):
+    def fail(*arguments, **options):
+        raise MemoryError("no memory")
+
+    metric = edges.EdgeMetric(0.02, workers=1)
+    image = (*scene((32, 40)), np.ones((32, 40), bool))
+    with monkeypatch.context() as patch:
+        patch.setattr(edges, "count_boundaries", fail)
+        metric.update(*(torch.from_numpy(x)[None, None] for x in image))
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            metric.compute()
+    metric.reset()
+    assert update(metric, image) == update(edges.EdgeMetric(0.02), image)
+
+
+def test_a_forked_process_has_threads_of_its_own():
+    image = (*scene((32, 40)), np.ones((32, 40), bool))
+    alone = update(edges.EdgeMetric(0.02, workers=2), image)
     child = os.fork()
     if not child:
-        os._exit(0 if update(edges.EdgeMetric(0.02), image) == alone else 1)
+        os._exit(0 if update(edges.EdgeMetric(0.02, workers=2), image) == alone else 1)
     deadline = time.monotonic() + 60
     while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
         time.sleep(0.05)

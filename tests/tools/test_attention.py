@@ -9,8 +9,8 @@ from PIL import Image
 
 import stages.attention
 from pipeline.compute.device import NORMALIZATIONS
-from pipeline.evaluation.cross_attention import attention_at
 from pipeline.loading.loader import image_tensor, resize_image
+from pipeline.tools.cross_attention import attention_at
 from stages._entry import run_stage
 from tests.support.narrow_hrnet import NARROW
 from tests.support.saved_network import save_network
@@ -73,7 +73,8 @@ def test_each_point_has_a_page_and_its_numbers(project, capsys):
             ["multi_task-0", "photo.png", "--at", "50,3"],
             "photo.png has no pixel 50,3: it is 50 pixels wide and",
         ),
-        (["multi_task-0", "photo.png", "--at", "-1,3"], "expected one argument"),
+        (["multi_task-0", "photo.png", "--at=-1,3"], "'-1,3': a pixel is its column and row, such as 320,240"),
+        (["multi_task-0", "photo.png", "--at", "²,3"], "'²,3': a pixel is its column and row, such as 320,240"),
         (["multi_task-0", "photo.png", "--at", "middle"], "'middle': a pixel is its column and row, such as 320,240"),
     ],
 )

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pipeline.core.errors import ParamsError
-from pipeline.evaluation.cross_attention import attention_at
 from pipeline.networks.registry import build
+from pipeline.tools.cross_attention import attention_at
 from tests.reference.sca import PlainHRNet, PlainSequentialAttention
 from tests.support.narrow_hrnet import NARROW
 

@@ -23,7 +23,7 @@ from pipeline.networks.sca.attention import CrossAttention
 from pipeline.networks.sca.csam import CrossScaleAttention
 from pipeline.networks.sca.ctam import CrossTaskAttention
 from pipeline.networks.sca.network import SequentialAttention
-from pipeline.visual.attention import Gathered, Place, TaskAttention
+from pipeline.tools.attention_page import Gathered, Place, TaskAttention
 
 
 @torch.inference_mode()

@@ -17,6 +17,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from pipeline.visual.paint import fit
+
 _LONGEST = 480  # pixels of a picture's longer side
 _MOST = 4.0  # times the mean weight that gets the brightest colour
 _COLOURS = "inferno"
@@ -57,7 +59,7 @@ def attention_page(photo: np.ndarray, place: Place, attention: TaskAttention, ti
     Colours are weights as multiples of their mean, so a source that is asked everywhere alike is dark violet all over;
     what they lie on is the photograph in grey. Above each picture stands what the answer changes in the prediction.
     """
-    photo = _small(photo)
+    photo = fit(photo, _LONGEST, enlarge=True)  # small maps stay sharp
     grey = np.repeat(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
     rows = [_cells(*of) for of in zip(attention.tasks, attention.scales, strict=True)]
     sources = list(dict.fromkeys(source for row in rows for source in row))
@@ -89,14 +91,6 @@ def attention_page(photo: np.ndarray, place: Place, attention: TaskAttention, ti
 def _cells(tasks: Mapping[str, Gathered], scales: Mapping[int, Gathered]) -> dict[str, Gathered]:
     """What one scale gathered, by the name of the source."""
     return {**tasks, **{f"scale {source + 1}": gathered for source, gathered in scales.items()}}
-
-
-def _small(photo: np.ndarray) -> np.ndarray:
-    """The photograph, no longer than `_LONGEST` pixels, and no shorter, so that small maps stay sharp."""
-    height, width = photo.shape[:2]
-    factor = _LONGEST / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
 
 
 def _coloured(grey: np.ndarray, weights: np.ndarray) -> np.ndarray:
