@@ -23,7 +23,7 @@ def write_markdown(content: Content) -> None:
     paths.FIGURES.mkdir(parents=True)
     sections = [
         f"# {content.params.experiment}: multi-task performance\n",
-        texts.introduction(content) + _label_counts(content),
+        texts.introduction(content, "mean ± standard deviation over seeds") + _label_counts(content),
         "## Scores\n\n" + _scores(content),
         _gain_section(content),
         _certainty_section(content),

@@ -45,8 +45,8 @@ def label(params: Params, name: str) -> str:
     return f"`{name}` (adopted)" if params.all_runs[name].adopted else f"`{name}`"
 
 
-def introduction(content: Content) -> str:
-    """What was trained and scored, on what."""
+def introduction(content: Content, numbers: str) -> str:
+    """What was trained and scored, on what. numbers: what scores are, in words."""
     params, info = content.params, content.info
     recipe = params.training
     height, width = recipe.input_size
@@ -60,7 +60,7 @@ def introduction(content: Content) -> str:
         f"Dataset `{info.dataset}` ({counts}; digest `{info.digest[:12]}`), backbone `{recipe.backbone}`, "
         f"input {height}x{width}, {recipe.epochs} epochs, batch {recipe.batch_size}, seeds {seeds}. "
         f"Scores are of {weights} on the {params.evaluation.split} split at the labels' own resolution; "
-        f"mean ± standard deviation over seeds.{_balanced(params)}{_adopted(params)}{skipped}"
+        f"{numbers}.{_balanced(params)}{_adopted(params)}{skipped}"
         f"{_tuned(params, content.delta)}"
     )
 

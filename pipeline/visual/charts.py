@@ -113,7 +113,7 @@ def curves(about: str, lines: Sequence[Line], x_title: str, zero: bool = False, 
     return drawing(_WIDTH, height, about, *parts)
 
 
-def in_order(about: str, values: Sequence[float], unit: str) -> str:
+def in_order(about: str, values: Sequence[float]) -> str:
     """A bar a value, from the greatest to the least; colours tell gains, above 0, from losses, below."""
     height, left, top, bottom = 150.0, 46.0, 8.0, 138.0
     ordered = sorted(values, reverse=True)
@@ -132,7 +132,6 @@ def in_order(about: str, values: Sequence[float], unit: str) -> str:
             steps = [(left + (begin + i + side) * width, y_axis(v)) for i, v in enumerate(some) for side in (0, 1)]
             ends = [(steps[0][0], y_axis(0)), *steps, (steps[-1][0], y_axis(0))]
             parts.append(path(ends, close=True, class_=kind))
-    parts.append(label(unit, _WIDTH - 8, top + 8, "end"))
     return drawing(_WIDTH, height, about, *parts)
 
 

@@ -44,7 +44,7 @@ def _angle(prediction: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.rad2deg(np.arccos(cosine.clip(-1, 1)))
 
 
-_CLASSES = ErrorMap(_other, 1.3, "another class")  # of the brightest, text and frames would be lost: three quarters
+_CLASSES = ErrorMap(_other, 1.3, "another class")  # wrong at three quarters of the scale: the rest is near white
 ERROR_MAPS = {
     "semseg": _CLASSES,
     "human_parts": _CLASSES,
@@ -65,9 +65,12 @@ def paint_errors(task: str, prediction: np.ndarray, label: Label) -> np.ndarray:
     return np.where(label.valid[..., None], colormaps[_MAP](level, bytes=True)[..., :3], INVALID)
 
 
-def scale_colours(count: int = 9) -> list[str]:
-    """Colours from right to wrong, as #rrggbb, for a key."""
+def scale_colours(task: str, count: int = 9) -> list[str]:
+    """Colours from right to wrong, as #rrggbb, for a key: all that occur, or where something is right or wrong, two."""
     from matplotlib import colormaps
 
-    colours = colormaps[_MAP](np.linspace(0, 1, count), bytes=True)[:, :3]
+    levels = np.linspace(0, 1, count)
+    if ERROR_MAPS[task].error is _other:
+        levels = (levels > 0.5) / ERROR_MAPS[task].top
+    colours = colormaps[_MAP](levels, bytes=True)[:, :3]
     return [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours.tolist()]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.report.cells import number
+from pipeline.report.cells import MISSING
 from pipeline.report.content import Content
 from pipeline.report.page.scores import best_of
 from pipeline.report.tables import mean
@@ -83,7 +83,8 @@ def _iou(content: Content, task: str, runs: list[str]) -> ClassTable:
             continue
         best = best_of(known, higher_is_better=True)
         cells = [
-            ClassCell(number(score), score or 0.0, run in best, run_class(styles[run])) for run, score in scores.items()
+            ClassCell(MISSING if score is None else f"{score:.2f}", score or 0.0, run in best, run_class(styles[run]))
+            for run, score in scores.items()
         ]
         rows.append((name, f"{100 * labelled[i] / max(labelled.sum(), 1):.1f}", cells))
     return ClassTable(runs, rows, absent)

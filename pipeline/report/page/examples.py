@@ -15,8 +15,8 @@ from pipeline.report.content import Content
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
 from pipeline.visual.embedded import data_uri
-from pipeline.visual.error_maps import ERROR_MAPS, paint_errors
-from pipeline.visual.paint import paint
+from pipeline.visual.error_maps import ERROR_MAPS, paint_errors, scale_colours
+from pipeline.visual.paint import paint, palette
 
 _LONGEST = 320  # pixels of a picture's longer side
 
@@ -40,11 +40,20 @@ class Panel:
 
 @dataclass(frozen=True)
 class TaskPanels:
-    """Of one task; bright: what the brightest of its error maps means."""
+    """Of one task; scale, bright: colours of its error maps, from right to wrong, and what the last one means.
+
+    classes: name and colour of those that some label or prediction shows; empty where colours are no classes.
+    """
 
     title: str
+    classes: list[tuple[str, str]]
+    scale: list[str]
     bright: str
     panels: list[Panel]
+
+
+Predicted = list[tuple[str, Sample, dict[str, np.ndarray]]]
+"""Of each image a head, the sample, and by run the prediction of one task."""
 
 
 def chosen_panels(content: Content) -> list[TaskPanels]:
@@ -52,20 +61,15 @@ def chosen_panels(content: Content) -> list[TaskPanels]:
     run = content.flagship
     if not content.params.evaluation.panels:
         return []
-    kept = content.statistics[run][0]
     found = []
-    for task, ranks in chosen_of(kept).items():
-        scores = scores_of_each(kept.tasks[task], kept.formulas[task])
-        samples = {i: content.scored[i] for i in sorted(set(ranks.values()))}
-        context = painting_contexts(content.info, [task], list(samples.values()))[task]
-        panels = []
+    for task, ranks in chosen_of(content.statistics[run][0]).items():
+        shown: Predicted = []
         for rank in (rank for rank in RANKS if rank in ranks):
-            sample = samples[ranks[rank]]
-            predictions = {run: content.predictions[run][f"{sample.id}/{task}"]}
-            head = f"{rank}: `{sample.id}`, {_score(task, scores[ranks[rank]])}"
-            panels.append(Panel(head, _pictures(sample, task, predictions, context)))
-        if panels:
-            found.append(TaskPanels(get_task(task).title, ERROR_MAPS[task].shown, panels))
+            sample = content.scored[ranks[rank]]
+            head = f"{rank}: `{sample.id}`, {_score_of(content, run, task, ranks[rank])}"
+            shown.append((head, sample, {run: content.predictions[run][f"{sample.id}/{task}"]}))
+        if shown:
+            found.append(_panels(content, task, shown))
     return found
 
 
@@ -75,16 +79,35 @@ def shared_panels(content: Content) -> list[TaskPanels]:
     places = panel_indices(len(content.scored), content.params.evaluation.panels)
     found = []
     for task, baseline in content.baselines(run).items() if places else ():
-        samples = [content.scored[i] for i in places]
-        context = painting_contexts(content.info, [task], samples)[task]
-        panels = []
-        for i, sample in zip(places, samples, strict=True):
+        shown: Predicted = []
+        for i in places:
+            sample = content.scored[i]
+            said = ", ".join(f"`{name}` {_score_of(content, name, task, i)}" for name in (baseline, run))
             predictions = {name: content.predictions[name][f"{sample.id}/{task}"] for name in (baseline, run)}
-            scores = {name: _score_of(content, name, task, i) for name in predictions}
-            said = ", ".join(f"`{name}` {score}" for name, score in scores.items())
-            panels.append(Panel(f"`{sample.id}`: {said}", _pictures(sample, task, predictions, context)))
-        found.append(TaskPanels(get_task(task).title, ERROR_MAPS[task].shown, panels))
+            shown.append((f"`{sample.id}`: {said}", sample, predictions))
+        found.append(_panels(content, task, shown))
     return found
+
+
+def _panels(content: Content, task: str, shown: Predicted) -> TaskPanels:
+    context = painting_contexts(content.info, [task], [sample for _, sample, _ in shown])[task]
+    return TaskPanels(
+        title=get_task(task).title,
+        classes=_classes(task, context, shown),
+        scale=scale_colours(task),
+        bright=ERROR_MAPS[task].shown,
+        panels=[Panel(head, _pictures(sample, task, predictions, context)) for head, sample, predictions in shown],
+    )
+
+
+def _classes(task: str, context: TaskContext, shown: Predicted) -> list[tuple[str, str]]:
+    if context.classes is None:
+        return []
+    maps = [sample.labels[task].value[sample.labels[task].valid] for _, sample, _ in shown]
+    maps += [prediction.ravel() for _, _, predictions in shown for prediction in predictions.values()]
+    colours = palette(len(context.classes)).tolist()
+    occur = np.unique(np.concatenate(maps)).tolist()
+    return [(context.classes[i], "#{:02x}{:02x}{:02x}".format(*colours[i])) for i in occur]
 
 
 def _score_of(content: Content, run: str, task: str, place: int) -> str:

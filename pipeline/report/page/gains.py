@@ -94,12 +94,13 @@ def gain_charts(content: Content) -> list[Chart]:
         gain = delta.delta_m[run]
         seeds = [row.delta for row in delta.per_seed if (row.run, row.task) == (run, DELTA_M) and row.delta is not None]
         low, high = (gain.interval.low, gain.interval.high) if gain.interval else (None, None)
-        charts[DELTA_M].append(Whisker(run, styles[run], gain.mean, low, high, seeds, bounds(gain, sign=True)))
+        text = bounds(gain, sign=True).replace("-", "−")
+        charts[DELTA_M].append(Whisker(run, styles[run], gain.mean, low, high, seeds, text))
         for task, of in tasks.items():
             text = number(of.mean, sign=True)
             if of.low is not None and of.high is not None:
                 text = f"{text} ({of.low:+.2f} to {of.high:+.2f})"
-            row = Whisker(run, styles[run], of.mean, of.low, of.high, of.seeds, text)
+            row = Whisker(run, styles[run], of.mean, of.low, of.high, of.seeds, text.replace("-", "−"))
             charts.setdefault(task, []).append(row)
     scale = _scale([row for rows in charts.values() for row in rows])
     order = [DELTA_M, *(task for task in content.tasks if task in charts)]

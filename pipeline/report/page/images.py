@@ -92,8 +92,9 @@ def _task_images(content: Content, run: str, style: int, task: str, baseline: st
     unit = "points" if unit == "%" else unit
     summary = (
         f"better on {better} of {known.size} images, worse on {worse}; the median image "
-        f"{number(float(np.median(gains[known])), sign=True)} {unit}"
+        f"{number(float(np.median(gains[known])), sign=True)}"
     )
+    about = f"{run}, {spec.title.lower()}, gain of each image in {unit}: {summary}"
     return TaskImages(
         run=run,
         style=style,
@@ -102,7 +103,7 @@ def _task_images(content: Content, run: str, style: int, task: str, baseline: st
         metric=spec.primary_metric,
         unit=unit,
         summary=summary,
-        drawing=in_order(f"{run}, {spec.title.lower()}, gain of each image: {summary}", gains[known].tolist(), unit),
+        drawing=in_order(about, gains[known].tolist()),
         gains=rows(order[:_MOST][gains[order[:_MOST]] > 0]),
         losses=rows(order[::-1][:_MOST][gains[order[::-1][:_MOST]] < 0]),
     )

@@ -23,7 +23,6 @@ from pipeline.report.page.sources import sources
 from pipeline.report.page.training import gain_chart, training_charts
 from pipeline.visual import figures
 from pipeline.visual.charts import key
-from pipeline.visual.error_maps import scale_colours
 from pipeline.visual.svg import RUN_STYLES
 
 _FOLDER = Path(__file__).parent
@@ -47,7 +46,7 @@ def render(content: Content) -> str:
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8") + _run_colours()),  # of ours alone
         experiment=params.experiment,
         info=content.info,
-        introduction=texts.introduction(content),
+        introduction=texts.introduction(content, "means over seeds, with 95 % intervals"),
         verdicts=_verdicts(content),
         legend=[(name, key(i), _kind(content, name)) for i, name in enumerate(content.results)],
         scores=score_table(content),
@@ -70,7 +69,6 @@ def render(content: Content) -> str:
         first_seed=params.seeds[0],
         chosen=chosen_panels(content),
         shared=shared_panels(content),
-        scale=scale_colours(),
         images=image_gains(content),
         published=tables.published_table(content),
         published_texts=(tables.published_about(), published.PROTOCOL),

@@ -67,8 +67,8 @@ def score_table(content: Content) -> ScoreTable:
 
 
 def best_of(values: dict[str, float], higher_is_better: bool) -> set[str]:
-    """The names of the best value: several that are equal, none where there is nothing to compare."""
-    if len(values) < 2:
+    """The names of the best value: several that are equal, none where all are, or there is but one."""
+    if len(set(values.values())) < 2:
         return set()
     best = max(values.values()) if higher_is_better else min(values.values())
     return {name for name, value in values.items() if value == best}
