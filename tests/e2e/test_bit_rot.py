@@ -80,6 +80,7 @@ JSON = {
     "models/adoption.json": (),  # likewise
     "reports/metrics/semseg-0.json": ("compare", "report", "trace"),
     "reports/delta.json": ("show", "report"),
+    "reports/panels/semseg-0/confusion.json": ("report",),
 }
 
 
