@@ -25,13 +25,13 @@ repro: $(STAMP)  ## run what params.yaml and the code changed, using all cores o
 	@python -m stages.check
 	python -m stages.parallel
 	@python -m stages.compare --show
-	@echo "reports/report.md has curves and pictures; \`make ui\` compares the runs in MLflow"
+	@echo "reports/report.html has curves and pictures; \`make ui\` compares the runs in MLflow"
 
 repro-parallel: $(STAMP)  ## the same with N stages side by side: make repro-parallel N=4; 1 is `dvc repro`
 	@python -m stages.check
 	python -m stages.parallel $(if $(N),--jobs $(N))
 	@python -m stages.compare --show
-	@echo "reports/report.md has curves and pictures; \`make ui\` compares the runs in MLflow"
+	@echo "reports/report.html has curves and pictures; \`make ui\` compares the runs in MLflow"
 
 study: $(STAMP)  ## docs/study.md on two CPU cores, an hour and a half: puts profiles/study.yaml into params.yaml
 study-gpu: $(STAMP)  ## the study's larger form for one GPU: profiles/study_gpu.yaml

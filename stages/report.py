@@ -1,4 +1,4 @@
-"""DVC stage `report`: reports/report.md with its tables, curves and pictures."""
+"""DVC stage `report`: reports/report.md and report.html with tables, curves and pictures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from stages._entry import imports, run_stage
 
 
 def main(params: Params) -> None:
-    """Write reports/report.md and its figures."""
+    """Write reports/report.md, its figures, and reports/report.html."""
     with imports():
-        from pipeline.report.markdown import write_report
+        from pipeline.report.write import write_report
 
     write_report(params)
 

@@ -20,7 +20,9 @@ from pipeline.core.console import warn
 from pipeline.core.integrity import file_sha256, read_recorded
 from pipeline.data.sample import Sample
 from pipeline.data.store import DatasetInfo, Store, read_info
+from pipeline.evaluation.confusion import write_confusion
 from pipeline.evaluation.cost import measure
+from pipeline.evaluation.examples import chosen_of, predictions_of_chosen
 from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, score_with, task_context
 from pipeline.evaluation.statistics import SplitStatistics
 from pipeline.networks.from_params import build_network
@@ -46,8 +48,9 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     """Score run `name` with `seed` on the split that `evaluation.split` names.
 
     Writes reports/metrics/<run>-<seed>.json, what each image adds to the primary scores beside it under
-    reports/statistics/ and, for `evaluation.panels` samples, predictions and a picture under
-    reports/panels/<run>-<seed>/; adds scores and picture to the MLflow run that training began.
+    reports/statistics/ and, under reports/panels/<run>-<seed>/, confusion matrices, predictions and a picture of
+    `evaluation.panels` samples and, unless that is 0, predictions of those that were chosen by their scores
+    (pipeline/evaluation/examples.py); adds scores and picture to the MLflow run that training began.
     Raises TrainingError when an input was edited meanwhile, DataError where the dataset has no such split.
     """
     run, info, split = params.run(name), read_info(), params.evaluation.split
@@ -74,12 +77,16 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
 
     score_with(scorer, network, store, run.tasks, run.training, params.evaluation.batch_size, device, keep)
     cost, scores = asdict(measure(network, run.training.input_size)), scorer.compute()
-    inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
-    picture = _write_panels(paths.panel_dir(name, seed), kept, run, info)
     primary = {task: get_task(task) for task in run.tasks}
     values = finite_or_none(scores)
     statistics = SplitStatistics(store.ids, scorer.statistics, scorer.formulas)
     statistics.check_scores({task: values[task][of.primary_metric] for task, of in primary.items()})
+    examples = chosen_of(statistics) if shown else {}
+    chosen = predictions_of_chosen(network, store, examples, recipe, params.evaluation.batch_size, device)
+    arrays = {f"{id_}/{task}": prediction for id_, task, prediction in chosen}
+    inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
+    picture = _write_panels(paths.panel_dir(name, seed), kept, arrays, run, info)
+    write_confusion(name, seed, scorer.confusions)
     statistics.write(paths.statistics_file(name, seed))
     metrics = RunMetrics(
         run=name,
@@ -172,12 +179,16 @@ def painting_contexts(info: DatasetInfo, tasks: Iterable[str], shown: Sequence[S
 
 
 def _write_panels(
-    folder: Path, kept: list[tuple[Sample, dict[str, np.ndarray]]], run: ResolvedRun, info: DatasetInfo
+    folder: Path,
+    kept: list[tuple[Sample, dict[str, np.ndarray]]],
+    chosen: dict[str, np.ndarray],
+    run: ResolvedRun,
+    info: DatasetInfo,
 ) -> Path | None:
-    """predictions.npz for the report, and one picture of this run alone for MLflow."""
+    """predictions.npz for the report, `chosen` among them, and one picture of the `kept` alone for MLflow."""
     removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
-    arrays = {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
+    arrays = chosen | {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
     with paths.atomic(folder / "predictions.npz", "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # a name could be `allow_pickle`: all have a /
     if not kept:

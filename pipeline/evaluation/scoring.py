@@ -145,6 +145,12 @@ class Scorer:
         return {task: metric.formula for task, metric in self._metrics.items()}
 
     @property
+    def confusions(self) -> dict[str, np.ndarray]:
+        """By task that has classes: pixels of the split so far, (K, K) int64, label by prediction."""
+        states = {task: metric.states.get("confusion") for task, metric in self._metrics.items()}
+        return {task: state.cpu().numpy() for task, state in states.items() if state is not None}
+
+    @property
     def protocol(self) -> dict[str, str]:
         """What each task's metric does, in words."""
         return {task: metric.protocol for task, metric in self._metrics.items()}

@@ -63,6 +63,9 @@ FORMULAS: dict[str, Callable[..., np.ndarray]] = {
 
 A metric names its own as `formula`, and calls its statistics as that calls its arguments."""
 
+_BY_THRESHOLD = {"best_mean": ("value",), "best_f_measure": ("matched", "predicted")}
+"""Of formulas that choose one of T thresholds: the statistics that are (N, T)."""
+
 
 def draw(images: int, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
     """How often each image occurs in each resample: (R, N) float64 whole numbers, rows that sum to N.
@@ -96,6 +99,21 @@ def scores_without_each(statistics: Statistics, formula: str) -> np.ndarray:
         whole, step = _whole(values)
         sums[name] = (whole.sum(0) - whole) * step
     return FORMULAS[formula](**sums)
+
+
+def scores_of_each(statistics: Statistics, formula: str) -> np.ndarray:
+    """The score (N,) of each image by itself, NaN for one that has nothing to score.
+
+    A metric that chooses a threshold takes the one that is best for the split: an image alone would choose its own.
+    """
+    if names := _BY_THRESHOLD.get(formula):
+        count = statistics[names[0]].shape[1]
+        at_each = [
+            {name: values[:, [i]] if name in names else values for name, values in statistics.items()}
+            for i in range(count)
+        ]
+        statistics = max(at_each, key=lambda each: score(each, formula))
+    return FORMULAS[formula](**{name: values.astype(np.float64) for name, values in statistics.items()})
 
 
 def score(statistics: Statistics, formula: str) -> float:

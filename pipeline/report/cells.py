@@ -32,11 +32,16 @@ def spread(entry: Score | Gain, sign: bool = False) -> str:
 
 def bounds(entry: Score | Gain, sign: bool = False) -> str:
     """A mean and its interval, in as many digits."""
-    text, interval = number(entry.mean, sign), entry.interval
-    if interval is None:
-        return text
-    low, high = (f"{value:{'+' if sign else ''}.{_digits(text)}f}" for value in (interval.low, interval.high))
-    return f"{text} ({low} to {high})"
+    text, between = number(entry.mean, sign), limits(entry, sign)
+    return f"{text} ({between})" if between else text
+
+
+def limits(entry: Score | Gain, sign: bool = False) -> str:
+    """The interval of a mean, in as many digits; nothing where it has none."""
+    if (interval := entry.interval) is None:
+        return ""
+    digits = _digits(number(entry.mean, sign))
+    return " to ".join(f"{value:{'+' if sign else ''}.{digits}f}" for value in (interval.low, interval.high))
 
 
 def shares(interval: Interval | None) -> list[str]:

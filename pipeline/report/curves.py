@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,41 +9,38 @@ import pandas as pd
 
 from pipeline.comparison.estimate import half_width
 from pipeline.core import paths
-from pipeline.core.integrity import read_recorded
 from pipeline.metrics.delta import multi_task_performance
-from pipeline.params.schema import Params
+from pipeline.report.content import Content
 from pipeline.results.comparison import Comparison
-from pipeline.results.run_metrics import RunMetrics
 from pipeline.tasks import get_task
 from pipeline.visual import figures
 
-_ABOUT = (
+ABOUT = (
     "Δm while training, by the scores of `validate_every`; shaded: 95 % over seeds. All points of a curve are of one "
     "training, whose learning rate still falls: a training that ends there scores otherwise."
 )
 _FEWEST = 3  # points that make a curve
 
 
-def curves_section(
-    params: Params, tasks: tuple[str, ...], delta: Comparison, results: Mapping[str, Sequence[RunMetrics]]
-) -> str:
-    """Draw the curves into reports/figures. results: metrics files by run. Raises DataError for a lacking history."""
-    histories = {name: [_history(result) for result in seeds] for name, seeds in results.items()}
-    figures.save(figures.curves(histories, tasks), paths.FIGURES / "curves.png")
+def curves_section(content: Content) -> str:
+    """Draw the curves into reports/figures."""
+    figures.save(figures.curves(content.histories, content.tasks), paths.FIGURES / "curves.png")
     text = "![Training curves](figures/curves.png)"
-    batch = {name: params.run(name).training.batch_size for name in results}
-    steps = {name: max(1, seeds[0].training_samples // batch[name]) for name, seeds in results.items()}
-    if found := gain_curves(delta, histories, steps):
-        figures.save(figures.gain_curves(found, figures.run_styles(results)), paths.FIGURES / "gain_by_step.png")
-        text += f"\n\n![Δm by step](figures/gain_by_step.png)\n\n{_ABOUT}"
+    if found := gain_curves_of(content):
+        figures.save(
+            figures.gain_curves(found, figures.run_styles(content.results)), paths.FIGURES / "gain_by_step.png"
+        )
+        text += f"\n\n![Δm by step](figures/gain_by_step.png)\n\n{ABOUT}"
     return text
 
 
-def _history(result: RunMetrics) -> pd.DataFrame:
-    """The history of the training that a metrics file is of. Raises DataError for a file that is another or missing."""
-    run, seed = result.run, result.seed
-    content = read_recorded(paths.history_file(run, seed), result.history_sha256, paths.metrics_file(run, seed))
-    return pd.read_csv(io.BytesIO(content))
+def gain_curves_of(content: Content) -> dict[str, pd.DataFrame]:
+    """Those of the report's runs, see `gain_curves`."""
+    steps = {
+        name: max(1, seeds[0].training_samples // content.params.run(name).training.batch_size)
+        for name, seeds in content.results.items()
+    }
+    return gain_curves(content.delta, content.histories, steps)
 
 
 def gain_curves(

@@ -33,6 +33,7 @@ _JSON = (
     "reports/packed_from.json", "data/prepared/dataset.json", "data/prepared/*/index.json", "data/raw/source.json",
     "models/*-[0-9]*/run.json", "models/digests/*-[0-9]*.json", "models/selection.json", "models/adoption.json",
     "models/start/*-[0-9]*.json", "reports/delta.json", "reports/summary.json", "reports/metrics/*-[0-9]*.json",
+    "reports/panels/*-[0-9]*/confusion.json",
 )  # fmt: skip
 _KINDS: dict[str, type[ResultFile]] = {
     "models/*/run.json": RunRecord, "reports/metrics/*.json": RunMetrics, "reports/delta.json": Comparison,

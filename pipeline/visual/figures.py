@@ -27,16 +27,18 @@ from pipeline.visual.paint import paint
 _DPI = 130
 _BASELINE = "#8c8c8c"
 # Told apart by the colour-blind too: Okabe and Ito, "Color Universal Design", 2008, with grey for yellow and black.
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
+DARK_PALETTE = ("#3f9fe0", "#ff8f52", "#2fc79b", "#e2a0c8", "#f2b93b", "#9bd7fa", "#a9a9a9")
+"""The same hues, light enough for a dark page."""
 _DASHES = ("-", "--", ":", "-.")  # for one turn of the palette after the other; _HATCHES: the same of bars
 _HATCHES = ("", "//", "..", "xx")
 
 
 def run_styles(runs: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and line style of each run, as matplotlib's arguments: the same in every figure of the same runs."""
-    count = len(_PALETTE)
+    count = len(PALETTE)
     return {
-        run: {"color": _PALETTE[i % count], "linestyle": _DASHES[i // count % len(_DASHES)]}
+        run: {"color": PALETTE[i % count], "linestyle": _DASHES[i // count % len(_DASHES)]}
         for i, run in enumerate(runs)
     }
 

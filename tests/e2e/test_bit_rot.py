@@ -49,7 +49,7 @@ BYTES = {
     "models/semseg-0/weights.safetensors": ("evaluate", "predict", "train fused"),
     "reports/history/semseg-0.csv": ("report",),
     "reports/panels/semseg-0/predictions.npz": ("report",),
-    "reports/statistics/semseg-0.parquet": ("compare",),
+    "reports/statistics/semseg-0.parquet": ("compare", "report"),
     **TRAIN,
     **VAL,
 }
@@ -80,6 +80,7 @@ JSON = {
     "models/adoption.json": (),  # likewise
     "reports/metrics/semseg-0.json": ("compare", "report", "trace"),
     "reports/delta.json": ("show", "report"),
+    "reports/panels/semseg-0/confusion.json": ("report",),
 }
 
 

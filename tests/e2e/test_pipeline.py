@@ -113,6 +113,8 @@ def test_report_shows_what_it_names(project):
     for picture in pictures:
         assert (project.root / "reports" / picture).stat().st_size > 5000
     assert "| trivial predictor |" in report
+    page = (project.root / "reports/report.html").read_text()
+    assert all(f"<code>{run}</code>" in page for run in RUNS) and 'id="pictures"' in page and "alt=" in page
     parameters, macs, activations = (project.json("reports/metrics/sca-0.json")[key] for key in COST)
     told = f"| {parameters / 1e6:.2f} | {macs / 1e9:.2f} | {activations / 2**20:.1f} |"
     assert told in next(line for line in report.splitlines() if line.startswith("| `sca` |"))

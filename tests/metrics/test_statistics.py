@@ -13,6 +13,7 @@ from pipeline.metrics.resampling import (
     resampled_performance,
     resampled_scores,
     score,
+    scores_of_each,
     scores_without_each,
 )
 from pipeline.tasks import TASKS
@@ -45,6 +46,33 @@ def test_the_score_follows_from_the_statistics(task):
         assert {len(array) for array in metric.statistics.values()} == {N}
         assert {array.dtype.name for array in metric.statistics.values()} <= {"int64", "float64"}
         assert score(metric.statistics, metric.formula) == pytest.approx(primary(task, data), rel=1e-12)
+
+
+@EVERY
+def test_the_score_of_each_image_is_that_of_a_split_of_it_alone(task):
+    """Brute force. Where the metric chooses a threshold, an image alone would choose its own: no worse one."""
+    data = holed(task)
+    metric = scored(task, data)
+    found = scores_of_each(metric.statistics, metric.formula)
+    alone = np.array([primary(task, tuple(each[i : i + 1] for each in data)) for i in range(N)])
+    assert np.array_equal(np.isnan(found), np.isnan(alone)) and np.isnan(found).any() and np.isfinite(found).any()
+    if metric.formula.startswith("best_"):
+        assert (found[np.isfinite(found)] <= alone[np.isfinite(alone)] + 1e-9).all()
+    else:
+        assert found == pytest.approx(alone, rel=1e-12, nan_ok=True)
+
+
+def test_images_share_the_threshold_that_is_best_for_the_split():
+    """By hand: of two thresholds the second is best in sum, the first for the first image."""
+    iou = {"value": np.array([[0.9, 0.8], [0.1, 0.6]]), "scored": np.array([1, 1])}
+    assert scores_of_each(iou, "best_mean") == pytest.approx([80, 60])
+    edges = {
+        "matched": np.array([[4, 3], [0, 4]]),
+        "predicted": np.array([[4, 4], [4, 4]]),
+        "labelled": np.array([4, 4]),
+        "scored": np.array([1, 1]),
+    }
+    assert scores_of_each(edges, "best_f_measure") == pytest.approx([75, 100])
 
 
 @EVERY

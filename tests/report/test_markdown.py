@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.params.load import parse_params
-from pipeline.report.markdown import _below_trivial
+from pipeline.report.texts import below_trivial
 from pipeline.results.comparison import Comparison, RunFacts, Score
 from tests.support.params_tree import some_params
 
@@ -26,7 +26,7 @@ def test_a_score_below_the_constant_is_called_that_and_no_gain():
     trivial = {"semseg": {"mIoU": 2.7}, "depth": {"rmse": 1.13}}
     scores = {name: {} for name in params.all_runs}
     scores |= {"depth": {"depth": entry(4.85)}, "both": {"semseg": entry(2.7), "depth": entry(1.12)}}
-    found = list(_below_trivial(params, tasks, compared(scores), trivial))
+    found = list(below_trivial(params, tasks, compared(scores), trivial))
     assert len(found) == 2
     assert "`depth` has learned nothing of depth**: rmse 4.850 is no better than 1.130" in found[0]
     assert "`both` has learned nothing of semantic segmentation**: mIoU 2.70" in found[1]
@@ -35,6 +35,6 @@ def test_a_score_below_the_constant_is_called_that_and_no_gain():
 def test_a_score_that_is_not_defined_says_nothing():
     params = parse_params(some_params())
     scores = {name: {"semseg": entry(None)} for name in params.all_runs}
-    assert not list(_below_trivial(params, ("semseg",), compared(scores), {"semseg": {"mIoU": 2.7}}))
+    assert not list(below_trivial(params, ("semseg",), compared(scores), {"semseg": {"mIoU": 2.7}}))
     scores = {name: {"semseg": entry(1.0)} for name in params.all_runs}
-    assert not list(_below_trivial(params, ("semseg",), compared(scores), {"semseg": {"mIoU": None}}))
+    assert not list(below_trivial(params, ("semseg",), compared(scores), {"semseg": {"mIoU": None}}))

@@ -101,7 +101,7 @@ def run(command: Command, capsys: pytest.CaptureFixture) -> tuple[int, str]:
 def numbers() -> dict[str, bytes | dict]:
     """All that a person reads numbers in; JSON by what it says."""
     found = {}
-    for pattern in ("metrics/*.json", "delta.*", "report.md", "history/*.csv"):
+    for pattern in ("metrics/*.json", "delta.*", "report.*", "history/*.csv"):
         for path in sorted(paths.REPORTS.glob(pattern)):
             found[str(path)] = paths.read_json(path) if path.suffix == ".json" else path.read_bytes()
     return found
