@@ -12,13 +12,12 @@ import numpy as np
 from pipeline.compute.device import choose_device
 from pipeline.core import paths
 from pipeline.core.console import warn
-from pipeline.core.errors import REPAIR, DataError
+from pipeline.core.errors import DataError
 from pipeline.datasets.files import read_photo_as_seen
-from pipeline.evaluation.scoring import as_map, predict_batch, task_context
-from pipeline.loading.loader import image_tensor, resize_image
-from pipeline.networks.from_params import build_network
-from pipeline.networks.saved_weights import load_weights
 from pipeline.tasks.spec import TaskContext
+from pipeline.tools.export.config import CONFIG
+from pipeline.tools.export.model import open_model
+from pipeline.tools.export.trained import open_trained
 from pipeline.tools.saved_model import read_saved_model
 from pipeline.visual.figures import save
 from pipeline.visual.overview import overview
@@ -29,30 +28,23 @@ _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # of pic
 
 
 class Predictor:
-    """The trained network of a model's folder: a photograph in, one map a task out.
+    """A trained network, of a folder in models or an exported one: a photograph in, one map a task out.
 
-    Needs nothing but the folder. Raises DataError as `read_saved_model` and `load_weights` do.
+    Needs nothing but the folder. Raises DataError as `open_model`, `read_saved_model` and `load_weights` do.
     """
 
     def __init__(self, folder: Path):
-        model = read_saved_model(folder)
-        self.run, self.info = model.run, model.info
-        recipe = self.run.training
-        self._device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
-        self._network = self._device.network(build_network(self.run, self.info)).eval()
-        remedy = f"copy both from one place, or {REPAIR}"
-        load_weights(self._network, model.weights, model.sha256, folder / paths.RUN_RECORD, remedy)
+        if (folder / CONFIG).is_file():
+            self.model = open_model(folder)
+            return
+        saved = read_saved_model(folder)
+        recipe = saved.run.training
+        device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
+        self.model = open_trained(saved, device)
 
     def __call__(self, photo: np.ndarray) -> dict[str, np.ndarray]:
-        """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals, at the photograph's size.
-
-        Class indices, probabilities (edge, sal), metres (depth), unit vectors (normals: x right, y up, z towards the
-        camera). The photograph is resized to the network's input size first, aspect not kept, as in training.
-        """
-        image = image_tensor(resize_image(photo, self.run.training.input_size))[None]
-        sizes = {task: [photo.shape[:2]] for task in self.run.tasks}
-        predictions = predict_batch(self._network, image, sizes, self.run.training, self._device)
-        return {task: as_map(each) for task, (each,) in predictions.items()}
+        """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals: see `Model`."""
+        return self.model(photo)
 
     def paint(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the network said, to look at: (H, W, 3) uint8 RGB by task."""
@@ -65,7 +57,11 @@ class Predictor:
     @property
     def contexts(self) -> dict[str, TaskContext]:
         """What it takes to paint each task."""
-        return {task: task_context(self.info, task) for task in self.run.tasks}
+        classes, edge_max_dist = self.model.classes, self.model.config.edge_max_dist
+        return {
+            task: TaskContext(tuple(classes[task]) if task in classes else None, edge_max_dist)
+            for task in self.model.tasks
+        }
 
 
 def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
