@@ -1,7 +1,10 @@
 """Trained networks as files to keep and share: python -m stages.export RUN-SEED[,RUN-SEED...] [--to KIND] [--out PATH].
 
-RUN-SEED names a folder in models, or is the path of such a folder anywhere.
-folder: model.safetensors, config.json and MODEL_CARD.md, which `pipeline.load_model` opens. More: docs/models.md.
+RUN-SEED names a folder in models, or is the path of such a folder anywhere. KIND:
+folder  model.safetensors, config.json and MODEL_CARD.md, which `pipeline.load_model` opens
+onnx    for ONNX Runtime and others; takes onnx, onnxscript and onnxruntime
+pt2     for torch.export.load, with torch alone
+onnx and pt2 take images of the sizes that are printed, and refuse others. More: docs/models.md.
 """
 
 from __future__ import annotations
@@ -9,12 +12,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.core import paths
 from pipeline.core.errors import ParamsError
 from stages._entry import imports, run_stage
 from stages.predict import model_folders
 
-KINDS = ("folder",)
+KINDS = ("folder", "onnx", "pt2")
 
 
 def main(models: list[Path], to: str, out: Path | None) -> None:
@@ -22,12 +24,14 @@ def main(models: list[Path], to: str, out: Path | None) -> None:
     if out and len(models) > 1:
         raise ParamsError(f"--out names one place, and {len(models)} networks are to be exported: leave it out")
     with imports():
-        from pipeline.tools.export.folder import export_folder  # imports torch
+        from pipeline.tools.export.files import export_to  # imports torch
         from pipeline.tools.export.trained import read_trained
 
     for folder in models:
-        trained = read_trained(folder)
-        print(export_folder(trained, out or paths.EXPORTS / trained.config.name))
+        place, sizes = export_to(read_trained(folder), to, out)
+        print(place)
+        if sizes:
+            print(f"  takes images of {sizes}{f': {sizes.why_fixed}' if sizes.why_fixed else ''}")
 
 
 def parser() -> argparse.ArgumentParser:
