@@ -4,6 +4,7 @@ RUN-SEED names a folder in models, or is the path of such a folder anywhere. KIN
 folder  model.safetensors, config.json and MODEL_CARD.md, which `pipeline.load_model` opens
 onnx    for ONNX Runtime and others; takes onnx, onnxscript and onnxruntime
 pt2     for torch.export.load, with torch alone
+mlflow  logged to the MLflow run of the training and registered, for mlflow.pytorch.load_model
 onnx and pt2 take images of the sizes that are printed, and refuse others. More: docs/models.md.
 """
 
@@ -16,18 +17,25 @@ from pipeline.core.errors import ParamsError
 from stages._entry import imports, run_stage
 from stages.predict import model_folders
 
-KINDS = ("folder", "onnx", "pt2")
+KINDS = ("folder", "onnx", "pt2", "mlflow")
 
 
 def main(models: list[Path], to: str, out: Path | None) -> None:
     """Export networks."""
     if out and len(models) > 1:
         raise ParamsError(f"--out names one place, and {len(models)} networks are to be exported: leave it out")
+    if out and to == "mlflow":
+        raise ParamsError("--to mlflow writes to MLflow's store alone: leave --out out")
     with imports():
         from pipeline.tools.export.files import export_to  # imports torch
         from pipeline.tools.export.trained import read_trained
 
     for folder in models:
+        if to == "mlflow":
+            from pipeline.tools.export.mlflow_model import export_mlflow  # imports mlflow
+
+            print(export_mlflow(read_trained(folder)))
+            continue
         place, sizes = export_to(read_trained(folder), to, out)
         print(place)
         if sizes:
