@@ -3,7 +3,8 @@
 PHOTO is a file, or a folder of them. For each photograph a folder of its name without the ending, and in it: for each
 network a folder with <task>.npy (class indices, metres, unit vectors or probabilities, at the photograph's size) and
 <task>.png to look at; and overview.png, all networks and tasks on a page with the keys of their colours. RUN-SEED names
-a folder in models, or is the path of such a folder anywhere: its weights.safetensors and run.json are all it takes.
+a folder in models, or is the path of such a folder anywhere: its weights.safetensors and run.json are all it takes. It
+may be a folder that stages.export wrote, or models:/NAME@ALIAS, a network that it registered in MLflow.
 """
 
 from __future__ import annotations

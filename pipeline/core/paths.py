@@ -30,6 +30,7 @@ DIGESTS = MODELS / "digests"
 STARTS = MODELS / "start"
 SELECTION = MODELS / "selection.json"  # the code that chooses weights, where evaluation.select_on asks for a choice
 ADOPTION = MODELS / "adoption.json"  # the code that maps the names of checkpoints, by run, for those that are adopted
+EXPORTS = Path("exports")  # what stages.export writes, in no stage of the graph
 WEIGHTS, RUN_RECORD = "weights.safetensors", "run.json"  # in a model's folder
 
 REPORTS = Path("reports")

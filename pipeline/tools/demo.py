@@ -31,6 +31,7 @@ from pipeline.data.store import Store, read_info
 from pipeline.datasets.files import read_photo_as_seen, shown
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
+from pipeline.tools.export.config import CONFIG
 from pipeline.tools.predict import Predictor
 from pipeline.tools.saved_model import read_saved_model
 from pipeline.visual.paint import MEASURED, PAINTERS, fit, paint_classes, palette
@@ -97,7 +98,7 @@ class Demo:
 
     def _predict(self, folder: Path, image: np.ndarray) -> tuple[Predictor, dict[str, np.ndarray], float]:
         predictor = self._read(folder)
-        use_cpu_threads(predictor.run.training.cpu_threads)  # another network's may have been in force
+        use_cpu_threads(predictor.model.device.cpu_threads)  # another network's may have been in force
         start = time.perf_counter()
         predictions = predictor(image)
         return predictor, predictions, time.perf_counter() - start
@@ -259,7 +260,8 @@ def serve(folders: Iterable[Path], host: str, port: int) -> None:
     """
     named: dict[str, Path] = {}
     for folder in folders:
-        read_saved_model(folder)
+        if not (folder / CONFIG).is_file():
+            read_saved_model(folder)  # refused here rather than on the page
         name = os.path.basename(os.path.abspath(folder))
         if name in named:
             raise DataError(f"two of the networks lie in folders called {name}: the page could not tell them apart")

@@ -6,65 +6,53 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from torch import Tensor
 
-from pipeline.compute.device import NORMALIZATIONS, choose_device
+from pipeline.compute.device import choose_device
 from pipeline.core import paths
 from pipeline.core.console import warn
-from pipeline.core.errors import REPAIR, DataError
+from pipeline.core.errors import DataError
 from pipeline.datasets.files import read_photo_as_seen
-from pipeline.evaluation.scoring import as_map, predict_batch, task_context
-from pipeline.loading.loader import image_tensor, resize_image
-from pipeline.networks.from_params import build_network
-from pipeline.networks.saved_weights import load_weights
 from pipeline.tasks.spec import TaskContext
 from pipeline.tools.attention_page import Place, TaskAttention
 from pipeline.tools.cross_attention import attention_at
+from pipeline.tools.export.config import CONFIG
+from pipeline.tools.export.model import open_model
+from pipeline.tools.export.trained import open_trained
 from pipeline.tools.saved_model import read_saved_model
 from pipeline.visual.figures import save
 from pipeline.visual.overview import overview
 from pipeline.visual.paint import paint, write_png
 
+_REGISTERED = "models:/"  # how MLflow names what is in its registry
 _SHOWN = 3  # photographs that a message names
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # of pictures in a folder
 
 
 class Predictor:
-    """The trained network of a model's folder: a photograph in, one map a task out.
+    """A trained network, of a folder in models or an exported one: a photograph in, one map a task out.
 
-    Needs nothing but the folder. Raises DataError as `read_saved_model` and `load_weights` do.
+    Needs nothing but the folder. Raises DataError as `open_model`, `read_saved_model` and `load_weights` do.
     """
 
     def __init__(self, folder: Path):
-        model = read_saved_model(folder)
-        self.run, self.info = model.run, model.info
-        recipe = self.run.training
-        self._device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
-        self._network = self._device.network(build_network(self.run, self.info)).eval()
-        remedy = f"copy both from one place, or {REPAIR}"
-        load_weights(self._network, model.weights, model.sha256, folder / paths.RUN_RECORD, remedy)
+        if (folder / CONFIG).is_file():
+            self.model = open_model(folder)
+            return
+        saved = read_saved_model(folder)
+        recipe = saved.run.training
+        device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
+        self.model = open_trained(saved, device)
 
     def __call__(self, photo: np.ndarray) -> dict[str, np.ndarray]:
-        """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals, at the photograph's size.
-
-        Class indices, probabilities (edge, sal), metres (depth), unit vectors (normals: x right, y up, z towards the
-        camera). The photograph is resized to the network's input size first, aspect not kept, as in training.
-        """
-        image = self._input(photo)
-        sizes = {task: [photo.shape[:2]] for task in self.run.tasks}
-        predictions = predict_batch(self._network, image, sizes, self.run.training, self._device)
-        return {task: as_map(each) for task, (each,) in predictions.items()}
+        """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals: see `Model`."""
+        return self.model(photo)
 
     def attention(self, photo: np.ndarray, place: Place) -> dict[str, TaskAttention]:
         """What the pixel at `place` gathered by cross attention, by task; raises as `attention_at`."""
-        image = self._device.image(self._input(photo), NORMALIZATIONS[self.run.training.normalization])
-        return attention_at(self._network, image, place)
-
-    def _input(self, photo: np.ndarray) -> Tensor:
-        """(1, 3, h, w) in 0..255 at the network's input size."""
-        return image_tensor(resize_image(photo, self.run.training.input_size))[None]
+        return attention_at(self.model.network, self.model.prepare(photo), place)
 
     def paint(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What the network said, to look at: (H, W, 3) uint8 RGB by task."""
@@ -77,7 +65,11 @@ class Predictor:
     @property
     def contexts(self) -> dict[str, TaskContext]:
         """What it takes to paint each task."""
-        return {task: task_context(self.info, task) for task in self.run.tasks}
+        classes, edge_max_dist = self.model.classes, self.model.config.edge_max_dist
+        return {
+            task: TaskContext(tuple(classes[task]) if task in classes else None, edge_max_dist)
+            for task in self.model.tasks
+        }
 
 
 def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
@@ -146,21 +138,31 @@ def _parts(path: Path) -> tuple[str, ...]:
 def predictors_of(folders: Iterable[Path]) -> dict[str, Predictor]:
     """The networks of models' folders, by the folder's name, under which their results lie.
 
-    Raises DataError for two of one name, and for two that call a task's classes differently: one picture can't show
-    both.
+    One that begins with models:/ is asked of MLflow's registry, and has the rest as its name. Raises DataError for two
+    of one name, and for two that call a task's classes differently: one picture can't show both.
     """
     found: dict[str, Predictor] = {}
     named: dict[str, tuple[str, tuple[str, ...] | None]] = {}
     for folder in folders:
-        name = os.path.basename(os.path.abspath(folder))
+        registered = str(folder).startswith(_REGISTERED)
+        name = str(folder).removeprefix(_REGISTERED) if registered else os.path.basename(os.path.abspath(folder))
+        name = name.replace("/", "-")
         if name in found:
             raise DataError(f"two of the networks lie in folders called {name}, and would share their results")
-        found[name] = Predictor(folder)
+        found[name] = _registered(str(folder)) if registered else Predictor(folder)
         for task, context in found[name].contexts.items():
             other, classes = named.setdefault(task, (name, context.classes))
             if classes != context.classes:
                 raise DataError(f"{other} and {name} have other classes of {task}: predict with one after the other")
     return found
+
+
+def _registered(uri: str) -> Predictor:
+    """The network that `stages.export --to mlflow` registered under models:/<name>@<alias>, or /<version>."""
+    from pipeline.tracking.models import fetch_network  # imports mlflow
+
+    with TemporaryDirectory() as folder:
+        return Predictor(fetch_network(uri, Path(folder)))
 
 
 def predict_photos(predictors: Mapping[str, Predictor], targets: Mapping[Path, Path]) -> Iterator[Path]:

@@ -13,7 +13,7 @@ from pipeline.loading.loader import image_tensor, resize_image
 from pipeline.tools.cross_attention import attention_at
 from stages._entry import run_stage
 from tests.support.narrow_hrnet import NARROW
-from tests.support.saved_network import save_network
+from tests.support.saved_run import save_run
 
 TASKS = ["semseg", "depth"]
 PARAMS = {
@@ -48,7 +48,7 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_each_point_has_a_page_and_its_numbers(project, capsys):
-    network = save_network(project, "sequential_attention", PARAMS, INFO).eval()
+    network = save_run(project, "sequential_attention", PARAMS, INFO).eval()
     code, out, _ = run(capsys, "sequential_attention-0", "photo.png", "--at", "10,30", "--at", "49,0")
     folder = "attention/photo/sequential_attention-0"
     pages = [f"{folder}/{task}-{point}.png" for point in ("10-30", "49-0") for task in TASKS]
@@ -79,7 +79,7 @@ def test_each_point_has_a_page_and_its_numbers(project, capsys):
     ],
 )
 def test_mistakes_have_one_message(project, capsys, arguments, message):
-    save_network(project, "multi_task", PARAMS, INFO)
+    save_run(project, "multi_task", PARAMS, INFO)
     code, _, error = run(capsys, *arguments)
     assert code == 2 and message in error and "Traceback" not in error
     assert not (project / "attention").exists()

@@ -26,7 +26,7 @@ from pipeline.tools.demo import LARGEST, Demo, examples, server
 from pipeline.tools.predict import Predictor
 from stages._entry import run_stage
 from tests.support.narrow_hrnet import NARROW
-from tests.support.saved_network import save_network
+from tests.support.saved_run import save_run
 
 TASKS = ["semseg", "depth", "normals", "edge"]
 PARAMS = {
@@ -48,7 +48,7 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 def running(in_tmp, monkeypatch):
     """The page's server, on a free port, with one network and two photographs of a validation split."""
     monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
-    save_network(in_tmp, "all", PARAMS, INFO)
+    save_run(in_tmp, "all", PARAMS, INFO)
     label = Label(np.zeros(SIZE, np.uint8), np.ones(SIZE, bool))
     write_split(paths.PREPARED / "val", [Sample(name, PHOTO, {"semseg": label}) for name in "ab"], TASKS[:1])
     with server(Demo({"all-0": paths.MODELS / "all-0"}, examples()), "127.0.0.1", 0) as found:

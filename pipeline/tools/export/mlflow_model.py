@@ -1,0 +1,66 @@
+"""A network as a model in MLflow, which `mlflow.pytorch.load_model` and pyfunc open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core import paths
+from pipeline.core.errors import DataError
+from pipeline.results.comparison import Comparison
+from pipeline.tools.export.config import ModelConfig
+from pipeline.tools.export.folder import OWN, export_folder
+from pipeline.tools.export.graph import Deployed
+from pipeline.tools.export.model import Model
+from pipeline.tools.export.trained import Trained, open_trained
+
+BEST = "best"
+_REQUIREMENTS = ("torch", "timm", "numpy")
+
+
+class Stacked(nn.Module):
+    """All maps as one tensor, since MLflow's pyfunc takes a single output: (B, 3, H, W) in 0..1 -> (B, C, H, W)
+    float32, the decoded maps of the tasks in their order, C the sum of their channels."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.deployed = Deployed(model, model.network)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Images at the training's size -> maps."""
+        return torch.cat([each.float() for each in self.deployed(image)], dim=1)
+
+
+def export_mlflow(trained: Trained) -> str:
+    """Log the network to the run that trained it, and return models:/<name>/<version>.
+
+    Its aliases are <run>-<seed>, and `best` for the run with the highest Δm. Raises DataError where MLflow's store has
+    no run of these weights, TrackingError where it can't be used.
+    """
+    from pipeline.tracking.models import log_network  # imports mlflow
+    from pipeline.tracking.queries import find_result
+
+    record, config = trained.record, trained.config
+    run = find_result(record.run, record.seed, record.weights_sha256)
+    if run is None:
+        raise DataError(
+            f"MLflow's store has no run that made the weights of {config.name}: name the store in MLFLOW_TRACKING_URI, "
+            "or run `dvc repro` in this folder"
+        )
+    network = Stacked(open_trained(trained.saved, "cpu")).eval()
+    example = torch.rand(2, 3, *config.input_size)
+    with torch.no_grad(), TemporaryDirectory() as folder:
+        maps = network(example).numpy()
+        kept = export_folder(trained, Path(folder) / config.name)
+        requirements = [f"{name}=={config.versions[name]}" for name in _REQUIREMENTS]
+        files = [kept / name for name in OWN]
+        return log_network(run, network, example.numpy(), maps, files, requirements, _aliases(config))
+
+
+def _aliases(config: ModelConfig) -> list[str]:
+    gains = Comparison.read(paths.DELTA_JSON).delta_m if paths.DELTA_JSON.exists() else {}
+    best = max(gains, key=lambda run: gains[run].mean, default=None)
+    return [config.name, BEST] if config.run == best else [config.name]

@@ -1,0 +1,84 @@
+"""Trained networks as models in MLflow: logged to the run that trained them, registered under a name with aliases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.tracking.opening import translate_mlflow_errors  # before mlflow: it sets what that reads on import
+
+# isort: split
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import nn
+
+from pipeline.core.errors import DataError, TrackingError
+from pipeline.tracking.address import tracking_uri
+from pipeline.tracking.metric_queue import TrackingUnavailable
+from pipeline.tracking.queries import TrackedRun
+
+PREFIX = "models:/"
+_EXTRA = "extra_files"  # MLflow's folder of files beside a model
+
+
+def log_network(
+    run: TrackedRun,
+    network: nn.Module,
+    example: np.ndarray,
+    maps: np.ndarray,
+    files: Iterable[Path],
+    requirements: list[str],
+    aliases: Iterable[str],
+) -> str:
+    """Log the network to `run` and register it under its experiment's name; returns models:/<name>/<version>.
+
+    network: (B, 3, H, W) -> (B, C, H, W), one tensor, since MLflow's pyfunc takes no other output. example, maps: an
+    image (B, 3, H, W) and what it gives; torch.export would fix a batch of one, so B is two or more. MLflow keeps the
+    graph, no pickle. files: kept beside it. The run's status and end stay what they are. Raises TrackingError.
+    """
+    assert len(example) > 1, "a batch of one would be the only one"
+    inputs, outputs = (Schema([TensorSpec(x.dtype, (-1, *x.shape[1:]))]) for x in (example, maps))
+    signature = ModelSignature(inputs, outputs)
+    try:
+        with translate_mlflow_errors():
+            mlflow.set_tracking_uri(tracking_uri())
+            client = MlflowClient()
+            before = client.get_run(run.id).info
+            try:
+                with mlflow.start_run(run_id=run.id, log_system_metrics=False):
+                    logged = mlflow.pytorch.log_model(
+                        network,
+                        name=run.name,
+                        signature=signature,
+                        input_example=example,
+                        serialization_format="pt2",
+                        extra_files=[str(file) for file in files],
+                        pip_requirements=requirements,
+                        registered_model_name=run.experiment,
+                    )
+            finally:
+                client.set_terminated(run.id, before.status, before.end_time)
+            for alias in aliases:
+                client.set_registered_model_alias(run.experiment, alias, str(logged.registered_model_version))
+    except TrackingUnavailable as away:
+        raise TrackingError(f"{away}; try again later") from None
+    return f"{PREFIX}{run.experiment}/{logged.registered_model_version}"
+
+
+def fetch_network(uri: str, into: Path) -> Path:
+    """Copy what `log_network` kept beside the model models:/<name>@<alias>, or /<version>, into a folder `into`.
+
+    Raises TrackingError for a model that the store does not have, DataError for one that nothing was kept beside.
+    """
+    try:
+        with translate_mlflow_errors():
+            mlflow.set_tracking_uri(tracking_uri())
+            found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into), tracking_uri=None))
+    except TrackingUnavailable as away:
+        raise TrackingError(f"{away}; try again later") from None
+    if not (found / _EXTRA).is_dir():
+        raise DataError(f"{uri} is no network that `python -m stages.export --to mlflow` logged")
+    return found / _EXTRA
