@@ -62,6 +62,8 @@ bench: $(STAMP)  ## measure on this machine what benchmarks/README.md reports
 	python -m benchmarks.store
 	python -m benchmarks.store --status 10103
 	python -m benchmarks.edges
+	python -m benchmarks.busy
+	python -m benchmarks.export
 	python -m benchmarks.overhead
 	python -m benchmarks.integrity
 	python -m benchmarks.networks --device cpu --size nyud
