@@ -22,6 +22,12 @@ def number(value: float | None, sign: bool = False) -> str:
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
 
 
+def difference(value: float, of: float) -> str:
+    """How much better or worse, in as many decimals as the number `of` has; zero has no sign."""
+    text = f"{value:+.{_digits(number(of))}f}"
+    return text[1:] if float(text) == 0 else text
+
+
 def spread(entry: Score | Gain, sign: bool = False) -> str:
     """A mean, ± its deviation over seeds where there are several."""
     text = number(entry.mean, sign)

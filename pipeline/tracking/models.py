@@ -37,8 +37,14 @@ def log_network(
 
     network: (B, 3, H, W) -> (B, C, H, W), one tensor, since MLflow's pyfunc takes no other output. example, maps: an
     image (B, 3, H, W) and what it gives; torch.export would fix a batch of one, so B is two or more. MLflow keeps the
-    graph, no pickle. files: kept beside it. The run's status and end stay what they are. Raises TrackingError.
+    graph, no pickle. files: kept beside it. The run's status and end stay what they are. Raises TrackingError, and
+    DataError for an experiment's name that the registry does not take.
     """
+    if bad := [character for character in "/:" if character in run.experiment]:
+        raise DataError(
+            f"MLflow's registry takes no {' or '.join(bad)} in a name, and `experiment` is {run.experiment!r}: rename "
+            "it, or export a folder"
+        )
     assert len(example) > 1, "a batch of one would be the only one"
     inputs, outputs = (Schema([TensorSpec(x.dtype, (-1, *x.shape[1:]))]) for x in (example, maps))
     signature = ModelSignature(inputs, outputs)

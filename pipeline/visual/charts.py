@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.visual.svg import Axis, around, dash, drawing, element, label, mark, path, run_class, shown, title
 
+_BARS = 300  # more are narrower than a line
 _WIDTH = 360.0
 
 
@@ -114,9 +115,14 @@ def curves(about: str, lines: Sequence[Line], x_title: str, zero: bool = False, 
 
 
 def in_order(about: str, values: Sequence[float]) -> str:
-    """A bar a value, from the greatest to the least; colours tell gains, above 0, from losses, below."""
+    """A bar a value, from the greatest to the least; colours tell gains, above 0, from losses, below.
+
+    Of more than `_BARS` values it draws so many, evenly spaced in that order, the greatest and the least among them.
+    """
     height, left, top, bottom = 150.0, 46.0, 8.0, 138.0
     ordered = sorted(values, reverse=True)
+    if len(ordered) > _BARS:
+        ordered = [ordered[round(i * (len(ordered) - 1) / (_BARS - 1))] for i in range(_BARS)]
     low, high = around([*ordered, 0.0], 0.05)
     y_axis = Axis(low, high, bottom, top)
     parts = []

@@ -183,7 +183,7 @@ def test_images_gain_what_their_own_scores_do(content):
     for run in ("depth", "worse"):
         by_seed = [reported.predicted(run, seed, place, sample, "depth")[label.valid].clip(min=0) for seed in (0, 1)]
         rmse[run] = np.mean([np.sqrt(np.mean((each - label.value[label.valid]) ** 2)) for each in by_seed])
-    expected = shown(rmse["depth"]), shown(rmse["worse"]), f"{rmse['depth'] - rmse['worse']:+.2f}"
+    expected = shown(rmse["depth"]), shown(rmse["worse"]), f"{rmse['depth'] - rmse['worse']:+.3f}"
     first = depth.losses[0]
     assert (first.baseline, first.own, first.gain) == expected and first.id == sample.id
     gains = [float(each.gain) for each in depth.losses]

@@ -181,9 +181,14 @@ def test_the_card_has_the_scores_of_these_weights_alone(network, capsys):
     tasks = {"depth": {"rmse": 0.5123, "images": 8}}
     digest = json.loads(Path("models/net-0/run.json").read_text())["weights_sha256"]
     metrics = run_metrics(run="net", tasks=tasks, primary_metric={"depth": PrimaryMetric("rmse", False)})
-    own = replace(comparison(), delta_m={}, per_seed=[Row("net", 0, "depth", "rmse", False, 0.5, low=0.4, high=0.6)])
-    replace(own, delta_m={"both": comparison().delta_m["both"]}).write(paths.DELTA_JSON)
-    for weights, expected in ((digest, "| Depth | m | rmse ↓ | 0.51 m | 0.40 to 0.60 |"), ("0" * 64, "not scored")):
+    own = replace(comparison(), delta_m={}, per_seed=[Row("net", 0, "depth", "rmse", False, 0.5123, low=0.4, high=0.6)])
+    own = replace(own, delta_m={"both": comparison().delta_m["both"]})
+    for weights, compared, expected in (
+        (digest, own, "| Depth | m | rmse ↓ | 0.51 m | 0.40 to 0.60 |"),
+        (digest, replace(own, per_seed=[replace(own.per_seed[0], score=0.5)]), "| Depth | m | rmse ↓ | 0.51 m | - |"),
+        ("0" * 64, own, "not scored"),
+    ):
+        compared.write(paths.DELTA_JSON)
         replace(metrics, weights_sha256=weights).write(config_of)
         assert export(capsys, "net-0")[0] == 0
         card = (EXPORTED / "MODEL_CARD.md").read_text()

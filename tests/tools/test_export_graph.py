@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -73,22 +74,33 @@ def test_linear_attention_of_symbols_is_the_same():
 # ---- comparison --------------------------------------------------------------------------------------------
 
 
-def test_a_class_may_differ_only_where_two_are_as_good_as_equal():
-    raw = torch.tensor([[1.0, 1.0, 5.0], [1.000001, 0.0, 0.0]]).view(1, 2, 1, 3)
-    right = get_task("semseg").decode(raw)
-    assert differs("semseg", right, raw) is None
-    assert differs("semseg", torch.tensor([0, 0, 0]).view(1, 1, 1, 3).byte(), raw) is None
-    assert differs("semseg", torch.tensor([1, 1, 0]).view(1, 1, 1, 3).byte(), raw) == "1 pixels are of another class"
-    assert "off by" in str(differs("depth", raw[:, :1] + 0.1, raw[:, :1]))
-    assert "its shape is" in str(differs("depth", raw, raw[:, :1]))
+def test_what_differs_is_found_raw_and_decoded():
+    right = torch.tensor([[1.0, 1.0, 5.0], [1.000001, 0.0, 0.0]]).view(1, 2, 1, 3)
+    classes = get_task("semseg").decode(right)
+    assert differs("semseg", classes, right * (1 + 1e-5), right) is None
+    assert "off by 1.0e-02" in str(differs("semseg", classes, right * 1.01, right))  # no class is another
+    assert "decoded, it is not what" in str(differs("semseg", 1 - classes, right, right))
+    depth = get_task("depth").decode(right[:, :1])
+    assert "decoded, its shape" in str(differs("depth", depth[..., :2], right[:, :1], right[:, :1]))
+    assert "its shape is" in str(differs("depth", depth, right, right[:, :1]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_network_that_diverged_is_not_exported(value):
+    raw = torch.ones(1, 2, 1, 3)
+    wrong = raw.clone()
+    wrong[0, 0, 0, 0] = value
+    classes = get_task("semseg").decode(raw)
+    assert "diverged" in str(differs("semseg", classes, wrong, wrong))
+    assert "off by" in str(differs("semseg", classes, wrong, raw))
 
 
 def test_a_graph_that_is_wrong_for_small_maps_begins_where_it_is_right():
     model = trained("multi_task", ["depth", "normals"])
 
     def run(image):
-        maps = [get_task(t).decode(x) for t, x in zip(model.tasks, raw_predictions(model, image), strict=True)]
-        return [each + (min(image.shape[-2:]) < 64) for each in maps]
+        raw = [x + (min(image.shape[-2:]) < 64) for x in raw_predictions(model, image)]
+        return [*(get_task(task).decode(x) for task, x in zip(model.tasks, raw, strict=True)), *raw]
 
     assert find_sizes(model, run) == (Sizes((64, 64), (512, 512)), "")
     found, why = find_sizes(model, lambda image: [each * 2 for each in run(image)])
@@ -133,8 +145,7 @@ def test_files_of_free_sizes_are_the_network_and_refuse_other_sizes(architecture
     outside = [torch.zeros(1, 3, *size) for size in ((33, 64), (64, 544), (0, 64))]
 
     module = torch.export.load("exports/net-0.pt2").module()
-    for task, value, raw in zip(tasks, module(image), raw_predictions(model, image), strict=True):
-        assert differs(task, value, raw) is None
+    assert_is_the_network(model, module(image), image)
     for wrong in outside:
         with pytest.raises(AssertionError, match="Guard failed"):
             module(wrong)
@@ -142,14 +153,20 @@ def test_files_of_free_sizes_are_the_network_and_refuse_other_sizes(architecture
         assert_onnx_is_the_network(model, image, outside)
 
 
+def assert_is_the_network(model: Model, found: Sequence[Tensor], image: Tensor) -> None:
+    count, right = len(model.tasks), raw_predictions(model, image)
+    for task, decoded, raw, expected in zip(model.tasks, found[:count], found[count:], right, strict=True):
+        torch.testing.assert_close(raw, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(decoded, get_task(task).decode(raw), rtol=1e-4, atol=1e-4)
+
+
 def assert_onnx_is_the_network(model: Model, image: Tensor, outside: list[Tensor]) -> None:
     import onnx
     import onnxruntime
 
     session = onnxruntime.InferenceSession("exports/net-0.onnx")
-    found = [torch.from_numpy(x) for x in session.run(list(model.tasks), {"image": image.numpy()})]
-    for task, value, raw in zip(model.tasks, found, raw_predictions(model, image), strict=True):
-        assert differs(task, value, raw) is None
+    assert [each.name for each in session.get_outputs()] == [*model.tasks, *(f"{task}_raw" for task in model.tasks)]
+    assert_is_the_network(model, [torch.from_numpy(x) for x in session.run(None, {"image": image.numpy()})], image)
     for wrong in outside:
         with pytest.raises(Exception, match="image_must_be_32x32_to_512x512_multiples_of_32"):
             session.run(None, {"image": wrong.numpy()})

@@ -73,12 +73,14 @@ def class_sections(content: Content) -> list[Classes]:
 
 def _iou(content: Content, task: str, runs: list[str]) -> ClassTable:
     labelled = content.statistics[runs[0]][0].tasks[task]["labelled"].sum(0)
+    confusion = np.sum([seed[task] for run in runs for seed in content.confusions[run]], axis=0)
+    occurs = confusion.sum(0) + confusion.sum(1) > 0
     styles = {name: i for i, name in enumerate(content.results)}
     rows, absent = [], []
     for i, name in enumerate(content.info.classes[task]):
         scores = {run: mean([seed.tasks[task].get(f"IoU/{name}") for seed in content.results[run]]) for run in runs}
         known = {run: score for run, score in scores.items() if score is not None}
-        if not known:
+        if not occurs[i]:
             absent.append(name)
             continue
         best = best_of(known, higher_is_better=True)

@@ -16,7 +16,7 @@ from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
 from pipeline.visual.embedded import data_uri
 from pipeline.visual.error_maps import ERROR_MAPS, paint_errors, scale_colours
-from pipeline.visual.paint import paint, palette
+from pipeline.visual.paint import PAINTERS, paint, paint_classes, palette
 
 _LONGEST = 320  # pixels of a picture's longer side
 
@@ -124,19 +124,21 @@ def _pictures(sample: Sample, task: str, predictions: dict[str, np.ndarray], con
     """Image, label, and of each run the prediction and where it is wrong."""
     label, what = sample.labels[task], get_task(task).title.lower()
     height, width = sample.image.shape[:2]
-    about = f"sample {sample.id}"
+    about, codes = f"sample {sample.id}", PAINTERS[task] is paint_classes
     pictures = [
         Picture("image", f"Image of {about}, {width} by {height} pixels", data_uri(sample.image, _LONGEST, True)),
-        _painted("label", f"Label of {what}, {about}", paint(task, label.value, label.valid, context)),
+        _painted("label", f"Label of {what}, {about}", paint(task, label.value, label.valid, context), codes),
     ]
     everywhere = np.ones_like(label.valid)
     for run, prediction in predictions.items():
         painted = paint(task, prediction, everywhere, context)
-        pictures.append(_painted(f"{run}", f"Prediction of {what} by {run}, {about}", painted))
+        pictures.append(_painted(f"{run}", f"Prediction of {what} by {run}, {about}", painted, codes))
         wrong = paint_errors(task, prediction, label)
-        pictures.append(_painted("its errors", f"Where {run} is wrong in {what}, {about}: bright is wrong", wrong))
+        pictures.append(
+            _painted("its errors", f"Where {run} is wrong in {what}, {about}: bright is wrong", wrong, codes=False)
+        )
     return pictures
 
 
-def _painted(caption: str, alt: str, picture: np.ndarray) -> Picture:
-    return Picture(caption, alt, data_uri(picture, _LONGEST))
+def _painted(caption: str, alt: str, picture: np.ndarray, codes: bool) -> Picture:
+    return Picture(caption, alt, data_uri(picture, _LONGEST, codes=codes))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.metrics.resampling import scores_of_each
-from pipeline.report.cells import number
+from pipeline.report.cells import difference, number
 from pipeline.report.content import Content
 from pipeline.tasks import get_task
 from pipeline.visual.charts import in_order
@@ -83,7 +83,7 @@ def _task_images(content: Content, run: str, style: int, task: str, baseline: st
 
     def rows(places: np.ndarray) -> list[ImageGain]:
         return [
-            ImageGain(int(i), content.scored.ids[i], number(other[i]), number(own[i]), number(gains[i], sign=True))
+            ImageGain(int(i), content.scored.ids[i], number(other[i]), number(own[i]), difference(gains[i], own[i]))
             for i in places
         ]
 
@@ -92,7 +92,7 @@ def _task_images(content: Content, run: str, style: int, task: str, baseline: st
     unit = "points" if unit == "%" else unit
     summary = (
         f"better on {better} of {known.size} images, worse on {worse}; the median image "
-        f"{number(float(np.median(gains[known])), sign=True)}"
+        f"{difference(float(np.median(gains[known])), float(np.median(own[known])))}"
     )
     about = f"{run}, {spec.title.lower()}, gain of each image in {unit}: {summary}"
     return TaskImages(

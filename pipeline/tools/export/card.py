@@ -8,22 +8,24 @@ from typing import Any
 
 from pipeline.core import paths
 from pipeline.core.errors import DataError
+from pipeline.core.provenance import ADOPTED
 from pipeline.results.comparison import Comparison, Interval
 from pipeline.results.run_metrics import RunMetrics
 from pipeline.results.run_record import RunRecord
 from pipeline.tasks import get_task
 from pipeline.tools.export.config import ModelConfig
+from pipeline.tools.export.describe import is_made_here, pretrained_from
 
 _PIPELINE_TAGS = {"depth": "depth-estimation"}  # Hugging Face's name for what it does; of the rest: segmentation
 _RECIPE = (
-    "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "pretrained", "precision",
+    "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "precision",
 )  # fmt: skip
 
 
 def model_card(config: ModelConfig, record: RunRecord) -> str:
     """The text. Scores, Δm and their intervals are those in reports, where these are of the same weights."""
     scored = _scores(record)
-    compared = _comparison() if scored else None
+    compared = _comparison(config, scored) if scored else None
     parts = [
         _front_matter(config, record, scored),
         _what(config),
@@ -45,11 +47,15 @@ def _scores(record: RunRecord) -> RunMetrics | None:
     return scored if scored and scored.weights_sha256 == record.weights_sha256 else None
 
 
-def _comparison() -> Comparison | None:
+def _comparison(config: ModelConfig, scored: RunMetrics) -> Comparison | None:
+    """What `compare` wrote, if it is of these scores: it may be older than they are."""
     try:
-        return Comparison.read(paths.DELTA_JSON) if paths.DELTA_JSON.exists() else None
+        found = Comparison.read(paths.DELTA_JSON) if paths.DELTA_JSON.exists() else None
     except DataError:
         return None
+    scores = {task: scored.tasks[task][primary.metric] for task, primary in scored.primary_metric.items()}
+    rows = [row for row in found.per_seed if _is_of(row, config) and row.task in scores] if found else []
+    return found if {row.task: row.score for row in rows} == scores else None
 
 
 def _front_matter(config: ModelConfig, record: RunRecord, scored: RunMetrics | None) -> str:
@@ -129,15 +135,16 @@ def _gain(config: ModelConfig, compared: Comparison | None) -> Iterator[str]:
 
 
 def _recipe(config: ModelConfig, record: RunRecord) -> str:
+    if ADOPTED in record.inputs:
+        return f"## Training\n\nTrained elsewhere, by a recipe that is not known here; {record.weights}."
     values = {key: record.inputs.get(f"param training.{key}") for key in _RECIPE}  # JSON
     recipe = ", ".join(f"{key} {json.loads(value)}" for key, value in values.items() if value is not None)
     balancing = json.loads(record.inputs.get("param balancing.method", "null"))
-    lines = ["## Training", "", f"{recipe}." if recipe else "Trained elsewhere."]
-    lines[2] += f" Losses are balanced by {balancing}." if balancing else ""
     options = ", ".join(f"{key} {value}" for key, value in config.options.items())
-    lines[2] += f" Options of the architecture: {options}." if options else ""
-    lines[2] += f" {record.training_samples} training images; weights: {record.weights}."
-    return "\n".join(lines)
+    text = f"{recipe}. The backbone began with {pretrained_from(record) or 'random'} weights."
+    text += f" Losses are balanced by {balancing}." if balancing else ""
+    text += f" Options of the architecture: {options}." if options else ""
+    return f"## Training\n\n{text} {record.training_samples} training images; weights: {record.weights}."
 
 
 def _use(config: ModelConfig) -> str:
@@ -152,9 +159,11 @@ def _use(config: ModelConfig) -> str:
 
 def _limits(config: ModelConfig, record: RunRecord, scored: RunMetrics | None) -> str:
     lines = [
-        f"- It has seen `{record.dataset.name}` alone. Nothing was measured on other images.",
+        f"- Nothing was measured on other images than those of `{record.dataset.name}`.",
         f"- Photographs are resized to {config.input_size[0]}x{config.input_size[1]}, aspect not kept.",
     ]
+    if not is_made_here(record):
+        lines.append("- The code is Apache-2.0; of the weights, the terms of the data and of the initial weights hold.")
     if not scored:
         lines.append("- It is not scored here: reports hold no scores of these weights.")
     if config.provenance.get("dataset") == "rooms":

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.compute.device import NORMALIZATIONS
 from pipeline.core import paths
 from pipeline.core.errors import DataError, TrackingError
-from pipeline.core.provenance import environment
+from pipeline.core.provenance import ADOPTED, environment
 from pipeline.data.store import DatasetInfo
 from pipeline.results.run_record import RunRecord
 from pipeline.tasks import get_task
 from pipeline.tools.export.config import ModelConfig
 from pipeline.tools.saved_model import SavedModel
 
-LICENCE = "Apache-2.0"
+OWN_LICENCE = "Apache-2.0"  # of weights that are made of nothing but this repository: trained on rooms, from scratch
+OTHER_LICENCE = "other"  # data and initial weights have terms of their own
 
 
 def describe_run(model: SavedModel, seed: int = 0) -> ModelConfig:
@@ -41,7 +44,7 @@ def describe_run(model: SavedModel, seed: int = 0) -> ModelConfig:
         precision=recipe.precision,
         channels_last=recipe.channels_last,
         weights_sha256=model.sha256,
-        licence=LICENCE,
+        licence=OTHER_LICENCE,
         versions=environment(),
         provenance={},
     )
@@ -61,7 +64,21 @@ def with_origin(config: ModelConfig, record: RunRecord) -> ModelConfig:
         "trained_on": record.device,
         **_tracked(record),
     }
-    return replace(config, seed=record.seed, provenance=origin)
+    licence = OWN_LICENCE if is_made_here(record) else OTHER_LICENCE
+    return replace(config, seed=record.seed, licence=licence, provenance=origin)
+
+
+def is_made_here(record: RunRecord) -> bool:
+    """Whether nothing but this repository went into the weights: generated data, no weights from elsewhere."""
+    return record.dataset.name == "rooms" and pretrained_from(record) is None and ADOPTED not in record.inputs
+
+
+def pretrained_from(record: RunRecord) -> str | None:
+    """Where the backbone's first weights came from, without the folder of a file; None for random ones."""
+    value = json.loads(record.inputs.get("param training.pretrained", "false"))
+    if isinstance(value, str):
+        return Path(value).name
+    return "timm" if value else None
 
 
 def _tracked(record: RunRecord) -> dict[str, str]:

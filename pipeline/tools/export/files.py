@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.core import paths
+from pipeline.core.errors import DataError
 from pipeline.tools.export.folder import export_folder
 from pipeline.tools.export.onnx_file import require_packages, write_onnx
 from pipeline.tools.export.pt2_file import write_pt2
@@ -22,10 +23,13 @@ def export_to(trained: Trained, kind: str, out: Path | None) -> tuple[Path, Size
     name = trained.config.name
     if kind == "folder":
         return export_folder(trained, out or paths.EXPORTS / name), None
+    file = out or paths.EXPORTS / f"{name}.{kind}"
+    if file.exists() and not (file.is_file() and file.suffix == f".{kind}"):
+        raise DataError(f"{file} exists and is no .{kind} file: name another with --out")
     if kind == "onnx":
         require_packages()
     from pipeline.tools.export.graph import export_graph  # imports torch.export and all that it follows with
 
     model = open_trained(trained.saved, "cpu")
     graph = export_graph(model)
-    return WRITERS[kind](graph, trained.config, model, out or paths.EXPORTS / f"{name}.{kind}"), graph.sizes
+    return WRITERS[kind](graph, trained.config, model, file), graph.sizes

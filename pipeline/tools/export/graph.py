@@ -18,6 +18,7 @@ from pipeline.tools.export.model import Model
 from pipeline.tools.export.sizes import MULTIPLE, Run, Sizes, find_sizes, fixed, problems
 
 INPUT = "image"
+BATCH = 1024  # images at most
 _FOLLOWED = (320, 352)  # more than one window at every scale, and two sides that no guard takes to be equal
 _MOST = 2048  # pixels a side that the tracer reckons with; what a file takes is less: see `Sizes`
 
@@ -29,6 +30,11 @@ class Graph:
     program: ExportedProgram
     sizes: Sizes
     tasks: tuple[str, ...]
+
+    @property
+    def outputs(self) -> list[str]:
+        """Their names, in order: each task's decoded map, then each task's raw prediction."""
+        return [*self.tasks, *(f"{task}_raw" for task in self.tasks)]
 
 
 class Deployed(nn.Module):
@@ -43,9 +49,10 @@ class Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) float32 RGB in 0..1 -> a decoded map (B, C, H, W) a task: class indices are uint8 with
-        C = 1, all else is float32 in the label's units."""
+        C = 1, all else is float32 in the label's units; then, in the same order, what the network itself said."""
         final = self.network((image - self.get_buffer("mean")) / self.get_buffer("std")).final
-        return tuple(get_task(task).decode(final[task]) for task in self.tasks)
+        raw = [final[task] for task in self.tasks]
+        return (*(get_task(task).decode(x) for task, x in zip(self.tasks, raw, strict=True)), *raw)
 
 
 def export_graph(model: Model) -> Graph:
@@ -59,6 +66,8 @@ def export_graph(model: Model) -> Graph:
         try:
             program = _follow(deployed, _FOLLOWED, free=True)
             sizes, reason = find_sizes(model, unguarded(program))
+        except AttributeError:  # another torch, or an error of ours: no property of the network
+            raise
         except Exception as error:  # torch.export raises what the code it follows raises, and errors of its own
             reason = _first_line(error)
     else:
@@ -84,7 +93,7 @@ def _export_fixed(model: Model, deployed: Deployed, reason: str) -> tuple[Export
 
 def _follow(deployed: Deployed, size: tuple[int, int], free: bool) -> ExportedProgram:
     """The graph of the network for batches of any size, and of images of any multiple of 32, or of one size."""
-    shapes: dict[int, object] = {0: Dim("batch", min=1, max=1024)}
+    shapes: dict[int, object] = {0: Dim("batch", min=1, max=BATCH)}
     if free:
         rows, columns = (Dim(name, min=1, max=_MOST // MULTIPLE) for name in ("rows", "columns"))
         shapes |= {2: MULTIPLE * rows, 3: MULTIPLE * columns}

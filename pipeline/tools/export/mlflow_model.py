@@ -31,7 +31,7 @@ class Stacked(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Images at the training's size -> maps."""
-        return torch.cat([each.float() for each in self.deployed(image)], dim=1)
+        return torch.cat([each.float() for each in self.deployed(image)[: len(self.deployed.tasks)]], dim=1)
 
 
 def export_mlflow(trained: Trained) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from pipeline.core import paths
 from pipeline.core.errors import DataError
 from pipeline.tools.export.config import ModelConfig
-from pipeline.tools.export.graph import INPUT, Graph
+from pipeline.tools.export.graph import BATCH, INPUT, Graph
 from pipeline.tools.export.model import Model
 from pipeline.tools.export.sizes import Sizes, problems, sizes_to_try
 
@@ -71,7 +71,7 @@ def _converted(graph: Graph, config: ModelConfig) -> onnx.ModelProto:
                 optimize=True,
                 verbose=False,
                 input_names=[INPUT],
-                output_names=list(graph.tasks),
+                output_names=graph.outputs,
             )
     except Exception as error:  # the converter raises errors of its own, of onnxscript and of what they call
         reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
@@ -138,7 +138,9 @@ def _describe(proto: onnx.ModelProto, graph: Graph, config: ModelConfig) -> None
         "sizes.largest": "x".join(map(str, graph.sizes.largest)),
         "sizes.multiple": str(graph.sizes.multiple),
         "input": "image (B, 3, H, W) float32 RGB in 0..1; normalisation is inside",
+        "batch": f"1 to {BATCH}",
         **{f"output.{task}": f"{task} (B, C, H, W): {config.units[task]}" for task in graph.tasks},
+        **{f"output.{task}_raw": f"{task} (B, C, H, W): before decoding" for task in graph.tasks},
         "config.json": config.as_json(),
     }
     for name, value in values.items():
@@ -155,7 +157,7 @@ def _compare(file: Path, sizes: Sizes, model: Model) -> None:
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(value) for value in session.run(list(model.tasks), {INPUT: image.numpy()})]
+        return [torch.from_numpy(value) for value in session.run(None, {INPUT: image.numpy()})]
 
     tried = [sizes.smallest] if sizes.fixed else sizes_to_try(model.input_size, sizes.smallest[0], sizes.largest)
     if wrong := next(problems(model, run, tried), None):
