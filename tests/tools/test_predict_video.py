@@ -222,7 +222,7 @@ def test_depth_in_millimetres_is_read_as_a_label(network, in_tmp, capsys):
     Path("depth").mkdir()
     metres = np.linspace(0.5, 9.5, SIZE[0] * SIZE[1], dtype=np.float32).reshape(SIZE)
     assert not write_millimetres(Path("depth/a.png"), metres)
-    label = read_sample(Path(), "a", ("depth",), Layout(classes={}, depth_scale=1000)).labels["depth"]
+    label = read_sample(Layout(classes={}, depth_scale=1000), Path(), "a", ("depth",)).labels["depth"]
     assert label.valid.all()
     np.testing.assert_allclose(label.value, metres, rtol=0, atol=0.00051)
     raw = np.load("predictions/a/net-0/depth.npy")
