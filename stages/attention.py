@@ -2,7 +2,7 @@
 
 For trained networks with sequential cross attention. For each photograph and pixel a page for each task: from where in
 the other tasks' maps CTAM gathered, and CSAM in those of coarser scales, and how much each answer changes the
-prediction there; and the same numbers as .npz. RUN-SEED and PHOTO are as for stages.predict.
+prediction there; and the same numbers as .npz. RUN-SEED and PHOTO are as for stages.predict; videos are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def main(models: list[Path], photos: list[Path], at: list[tuple[int, int]], out:
     """Write pages of attention for photographs."""
     with imports():
         from pipeline.tools.attention import show_attention  # imports torch: once all is read
-        from pipeline.tools.predict import places, predictors_of
+        from pipeline.tools.predict import predictors_of
+        from pipeline.tools.predict_inputs import places
 
     targets = places(photos, out)
     for page in show_attention(predictors_of(models), targets, at):

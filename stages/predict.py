@@ -1,10 +1,13 @@
-"""Trained networks on photographs of your own: python -m stages.predict RUN-SEED[,RUN-SEED...] PHOTO... [--out FOLDER].
+"""Trained networks on photographs and videos of your own: python -m stages.predict RUN-SEED[,RUN-SEED...] PHOTO...
 
-PHOTO is a file, or a folder of them. For each photograph a folder of its name without the ending, and in it: for each
-network a folder with <task>.npy (class indices, metres, unit vectors or probabilities, at the photograph's size) and
-<task>.png to look at; and overview.png, all networks and tasks on a page with the keys of their colours. RUN-SEED names
-a folder in models, or is the path of such a folder anywhere: its weights.safetensors and run.json are all it takes. It
-may be a folder that stages.export wrote, or models:/NAME@ALIAS, a network that it registered in MLflow.
+PHOTO is a picture, a folder of pictures, a video, or - for one picture from stdin. For each there is a folder of its
+name without the ending (`stdin` for -), and in it a folder for each network. Of a picture that holds <task>.npy (class
+indices, metres, unit vectors or probabilities, at the picture's size), <task>.png to look at, and depth.16bit.png, in
+millimetres; and overview.png shows all networks and tasks on a page with the keys of their colours. Of a video (.mp4,
+.avi, .mov, .mkv, .webm) it holds <task>.mp4 to look at; its raw values are not written.
+
+RUN-SEED names a folder in models, or is the path of such a folder anywhere: its weights.safetensors and run.json are
+all it takes. It may be a folder that stages.export wrote, or models:/NAME@ALIAS, which it registered in MLflow.
 """
 
 from __future__ import annotations
@@ -12,18 +15,20 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Literal
 
 from pipeline.core import paths
 from stages._entry import imports, run_stage
 
 
-def main(models: list[Path], photos: list[Path], out: Path) -> None:
-    """Write predictions for photographs."""
+def main(models: list[Path], photos: list[Path], out: Path, tta: Literal["flip"] | None) -> None:
+    """Write predictions for photographs and videos."""
     with imports():
-        from pipeline.tools.predict import places, predict_photos, predictors_of  # imports torch: once all is read
+        from pipeline.tools.predict import predict_photos, predictors_of  # imports torch: once all is read
+        from pipeline.tools.predict_inputs import places
 
     targets = places(photos, out)
-    for folder in predict_photos(predictors_of(models), targets):
+    for folder in predict_photos(predictors_of(models), targets, tta):
         print(folder)
 
 
@@ -51,7 +56,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "models", type=model_folders, metavar="RUN-SEED", help="such as multi_task-0, or a path; several between commas"
     )
-    command.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="a file, or a folder of them")
+    command.add_argument(
+        "photos", type=Path, nargs="+", metavar="PHOTO", help="a picture, a folder of them, a video, or -"
+    )
+    command.add_argument(
+        "--tta", choices=["flip"], help="flip: average each prediction with that of the mirror image; twice the time"
+    )
     command.add_argument("--out", type=Path, default=Path("predictions"), metavar="FOLDER", help="default: predictions")
     return command
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from pipeline.core import paths
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.datasets.files import read_photo_as_seen
 from pipeline.tasks import get_task
 from pipeline.tools.attention_page import TaskAttention, attention_page
 from pipeline.tools.predict import Predictor
+from pipeline.tools.predict_inputs import read_picture
 from pipeline.visual.figures import save
 
 Point = tuple[int, int]
@@ -30,7 +30,7 @@ def show_attention(
     Raises DataError for a photograph that can't be read, and for a point outside of it; ParamsError as `attention_at`.
     """
     for photo, folder in targets.items():
-        image = read_photo_as_seen(photo)
+        image = read_picture(photo)
         height, width = image.shape[:2]
         for column, row in points or [(width // 2, height // 2)]:
             if not (0 <= column < width and 0 <= row < height):

@@ -1,34 +1,35 @@
-"""A trained network on photographs of one's own."""
+"""A trained network on photographs and videos of one's own."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from tqdm import tqdm
 
 from pipeline.compute.device import choose_device
 from pipeline.core import paths
 from pipeline.core.console import warn
 from pipeline.core.errors import DataError
-from pipeline.datasets.files import read_photo_as_seen
+from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
 from pipeline.tools.attention_page import Place, TaskAttention
 from pipeline.tools.cross_attention import attention_at
+from pipeline.tools.depth_png import MOST_METRES, write_millimetres
 from pipeline.tools.export.config import CONFIG
-from pipeline.tools.export.model import open_model
+from pipeline.tools.export.model import Augmentation, open_model
 from pipeline.tools.export.trained import open_trained
+from pipeline.tools.predict_inputs import is_video, read_picture
+from pipeline.tools.predict_video import Video, write_videos
 from pipeline.tools.saved_model import read_saved_model
 from pipeline.visual.figures import save
 from pipeline.visual.overview import overview
 from pipeline.visual.paint import paint, write_png
 
 _REGISTERED = "models:/"  # how MLflow names what is in its registry
-_SHOWN = 3  # photographs that a message names
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")  # of pictures in a folder
 
 
 class Predictor:
@@ -46,17 +47,19 @@ class Predictor:
         device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
         self.model = open_trained(saved, device)
 
-    def __call__(self, photo: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, photo: np.ndarray, tta: Augmentation | None = None) -> dict[str, np.ndarray]:
         """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals: see `Model`."""
-        return self.model(photo)
+        return self.model(photo, tta)
 
     def attention(self, photo: np.ndarray, place: Place) -> dict[str, TaskAttention]:
         """What the pixel at `place` gathered by cross attention, by task; raises as `attention_at`."""
         return attention_at(self.model.network, self.model.prepare(photo), place)
 
-    def paint(self, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What the network said, to look at: (H, W, 3) uint8 RGB by task."""
-        contexts = self.contexts
+    def paint(
+        self, predictions: Mapping[str, np.ndarray], contexts: Mapping[str, TaskContext] | None = None
+    ) -> dict[str, np.ndarray]:
+        """What the network said, to look at: (H, W, 3) uint8 RGB by task. contexts: default, the network's own."""
+        contexts = self.contexts if contexts is None else contexts
         return {
             task: paint(task, value, np.ones(value.shape[:2], bool), contexts[task])
             for task, value in predictions.items()
@@ -70,69 +73,6 @@ class Predictor:
             task: TaskContext(tuple(classes[task]) if task in classes else None, edge_max_dist)
             for task in self.model.tasks
         }
-
-
-def places(photos: Iterable[Path], out: Path) -> dict[Path, Path]:
-    """{photograph: the folder below `out` for what is predicted of it}; nothing is written yet.
-
-    photos: files, and folders, which stand for the pictures right in them. A photograph's folder has its name without
-    the ending, with as many of the folders above it as tell it from others of that name; where two differ in the ending
-    alone, with that. Raises DataError for photographs that are missing, for a folder without any, and for an `out`
-    where files are in the way, its own ones for example.
-    """
-    photos = list({os.path.abspath(photo): photo for each in photos for photo in _pictures(each)}.values())
-    if missing := [photo for photo in photos if not photo.is_file()]:
-        named = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
-        raise DataError(f"{len(missing)} of {len(photos)} photographs are no files: {named}; nothing was done")
-    whole = Counter(_key(photo) for photo in photos)
-    stems = Counter(_key(photo.with_suffix("")) for photo in photos)
-    named_as = {
-        photo: photo if stems[key] > 1 or (whole[key] and photo.suffix) else photo.with_suffix("")
-        for photo in photos
-        for key in [_key(photo.with_suffix(""))]
-    }
-    found = {photo: out / _tail(name, list(named_as.values())) for photo, name in named_as.items()}
-    for photo, folder in found.items():
-        if in_the_way := next((each for each in (folder, *folder.parents) if each.is_file()), None):
-            raise DataError(
-                f"--out {out}: {in_the_way} is a file where the folder of results of {photo} should be; give a folder "
-                "of its own"
-            )
-    return found
-
-
-def _key(path: Path) -> str:
-    """Of a name; case does not tell names apart on every disk."""
-    return os.path.abspath(path).casefold()
-
-
-def _pictures(path: Path) -> list[Path]:
-    """The path itself, or the pictures right in a folder, by name."""
-    if not path.is_dir():
-        return [path]
-    found = sorted(
-        each for each in path.iterdir() if each.suffix.lower() in _ENDINGS and each.name[0] != "." and each.is_file()
-    )
-    if not found:
-        raise DataError(f"{path} is a folder without pictures ({', '.join(_ENDINGS)}); nothing was done")
-    return found
-
-
-def _tail(photo: Path, photos: list[Path]) -> Path:
-    """The last parts of a path that no other has; never `..`. Case does not tell names apart on every disk."""
-
-    def last(path: Path, count: int) -> tuple[str, ...]:
-        return tuple(part.casefold() for part in _parts(path)[-count:])
-
-    parts = _parts(photo)
-    for count in range(1, len(parts)):
-        if sum(last(photo, count) == last(other, count) for other in photos) == 1:
-            return Path(*parts[-count:])
-    return Path(*parts)
-
-
-def _parts(path: Path) -> tuple[str, ...]:
-    return Path(os.path.abspath(path)).parts[1:]
 
 
 def predictors_of(folders: Iterable[Path]) -> dict[str, Predictor]:
@@ -165,36 +105,71 @@ def _registered(uri: str) -> Predictor:
         return Predictor(fetch_network(uri, Path(folder)))
 
 
-def predict_photos(predictors: Mapping[str, Predictor], targets: Mapping[Path, Path]) -> Iterator[Path]:
-    """Write predictions of each photograph into its folder; yields the folders as they are written.
+def predict_photos(
+    predictors: Mapping[str, Predictor], targets: Mapping[Path, Path], tta: Augmentation | None = None
+) -> Iterator[Path]:
+    """Write predictions of each photograph or video into its folder; yields the folders as they are written.
 
-    For each network, by its name in `predictors`, a folder with <task>.npy and <task>.png; and overview.png of all. A
-    photograph that can't be read is reported on stderr and left out; DataError says so after the last.
+    For each network, by its name in `predictors`, a folder with <task>.npy and <task>.png, and <task>.16bit.png of a
+    task in metres; and overview.png of all. For a video as `write_videos` says. What can't be read is reported on
+    stderr and left out; DataError says so after the last. tta: see `Model`.
     """
-    broken = []
-    for photo, folder in targets.items():
-        try:
-            image = read_photo_as_seen(photo)
-        except DataError as error:
-            warn(str(error))
-            broken.append(photo)
-            continue
-        found = {name: predictor(image) for name, predictor in predictors.items()}
-        try:
-            for name, predictions in found.items():
-                _write(folder / name, predictions, predictors[name].paint(predictions))
-            contexts = {task: context for each in predictors.values() for task, context in each.contexts.items()}
-            save(overview(image, found, contexts), folder / "overview.png")
-        except OSError as error:
-            raise DataError(f"{folder} can't be written: {error}") from None
-        yield folder
+    broken, clipped = [], []
+    contexts = {task: context for each in predictors.values() for task, context in each.contexts.items()}
+    with tqdm(total=len(targets), unit="picture", disable=None if len(targets) > 1 else True) as progress:
+        for source, folder in targets.items():
+            try:
+                content = Video(source) if is_video(source) else read_picture(source)
+            except DataError as error:
+                with tqdm.external_write_mode():
+                    warn(str(error))
+                broken.append(source)
+                progress.update()
+                continue
+            try:
+                if isinstance(content, Video):
+                    write_videos(predictors, content, folder, contexts, tta)
+                elif _write_photo(predictors, content, folder, contexts, tta):
+                    clipped.append(source)
+            except OSError as error:
+                raise DataError(f"{folder} can't be written: {error}") from None
+            progress.update()
+            progress.clear()  # whoever prints the folder finds an empty line
+            yield folder
+            progress.refresh()
+    if clipped:
+        warn(
+            f"{len(clipped)} of {len(targets)} predictions, the first of {clipped[0]}, lie beyond {MOST_METRES} m, the "
+            "most that 16 bits hold in millimetres: the .16bit.png is clipped there, the .npy is not"
+        )
     if broken:
         raise DataError(f"{len(broken)} of {len(targets)} photographs could not be read and were left out")
 
 
-def _write(folder: Path, predictions: Mapping[str, np.ndarray], pictures: Mapping[str, np.ndarray]) -> None:
+def _write_photo(
+    predictors: Mapping[str, Predictor],
+    photo: np.ndarray,
+    folder: Path,
+    contexts: Mapping[str, TaskContext],
+    tta: Augmentation | None,
+) -> bool:
+    """Whether a depth was too large for its picture of 16 bits. Raises OSError."""
+    found = {name: predictor(photo, tta) for name, predictor in predictors.items()}
+    clipped = [
+        _write(folder / name, predictions, predictors[name].paint(predictions)) for name, predictions in found.items()
+    ]
+    save(overview(photo, found, contexts), folder / "overview.png")
+    return any(clipped)
+
+
+def _write(folder: Path, predictions: Mapping[str, np.ndarray], pictures: Mapping[str, np.ndarray]) -> bool:
+    """As `_write_photo`, of one network."""
     folder.mkdir(parents=True, exist_ok=True)
+    clipped = False
     for task, picture in pictures.items():
         with paths.atomic(folder / f"{task}.npy", "wb") as file:
             np.save(file, predictions[task])
         write_png(folder / f"{task}.png", picture)
+        if get_task(task).unit == "m":
+            clipped |= write_millimetres(folder / f"{task}.16bit.png", predictions[task])
+    return clipped

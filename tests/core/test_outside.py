@@ -12,7 +12,7 @@ from pipeline.data.store import Store
 from pipeline.download.archive import extracted
 from pipeline.params import single_task_weights
 from pipeline.params.load import load_params
-from pipeline.tools.predict import places
+from pipeline.tools.predict_inputs import places
 from pipeline.tools.saved_model import read_saved_model
 from pipeline.tools.trace import trace
 from pipeline.tracking import mlflow_run

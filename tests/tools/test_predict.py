@@ -221,7 +221,8 @@ def test_several_networks_lie_beside_one_another_and_on_one_page(network, in_tmp
     code, out, _ = run(capsys, "all-0,other", "photo.png")
     assert (code, out) == (0, "predictions/photo\n")
     found = sorted(str(path.relative_to("predictions/photo")) for path in Path("predictions/photo").rglob("*.*"))
-    expected = [f"{name}/{task}.{kind}" for name in ("all-0", "other") for task in TASKS for kind in ("npy", "png")]
+    files = [*(f"{task}.{kind}" for task in TASKS for kind in ("npy", "png")), "depth.16bit.png"]
+    expected = [f"{name}/{file}" for name in ("all-0", "other") for file in files]
     assert found == sorted([*expected, "overview.png"])
     assert cv2.imread("predictions/photo/overview.png").size > 100_000
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from pipeline.networks.saved_weights import load_weights
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import Task
 from pipeline.tools.export.config import CONFIG, REMEDY, WEIGHTS, ModelConfig, read_config
+
+Augmentation = Literal["flip"]
+"""Of a photograph that is predicted: the raw predictions of it and of its changed copies are averaged."""
 
 
 class Model:
@@ -40,18 +44,30 @@ class Model:
         self.network = device.network(network).eval()
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(self, image: np.ndarray, tta: Augmentation | None = None) -> dict[str, np.ndarray]:
         """(H, W, 3) uint8 RGB -> by task (H, W), or (H, W, 3) for normals, at the image's size.
 
         Class indices, probabilities (edge, sal), metres (depth), unit vectors (normals: x right, y
         up, z towards the camera). The image is resized to the network's input size first, aspect not kept, as in
-        training; predictions are resized back as evaluation does it. Raises DataError for another kind of array.
+        training; predictions are resized back as evaluation does it. tta: "flip" averages the raw predictions of the
+        image and of its mirror image, and takes twice the time; `evaluate` does not. Raises DataError for another kind
+        of array, ParamsError for another `tta`.
         """
+        if tta is not None and tta not in get_args(Augmentation):
+            raise ParamsError(f"tta = {tta!r} is unknown; allowed: None, {', '.join(get_args(Augmentation))}")
         prepared = self.prepare(image)
+        raw = self._raw(prepared)
+        if tta == "flip":
+            mirrored = self._raw(prepared.flip(-1))
+            raw = {task: (raw[task] + get_task(task).on_flip(mirrored[task].flip(-1))) / 2 for task in self.tasks}
+        size = (image.shape[0], image.shape[1])
+        return {task: _as_map(get_task(task), raw[task], size) for task in self.tasks}
+
+    def _raw(self, prepared: Tensor) -> dict[str, Tensor]:
+        """What the network says of what `prepare` gave, not decoded: by task (1, C, h, w)."""
         with self.device.autocast():
             final = self.network(prepared).final
-        size = (image.shape[0], image.shape[1])
-        return {task: _as_map(get_task(task), final[task].float(), size) for task in self.tasks}
+        return {task: final[task].float() for task in self.tasks}
 
     def prepare(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB -> (1, 3, h, w), what the network takes: at its input size, normalised, on the device."""
