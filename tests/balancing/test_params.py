@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.params.load import parse_params
-from pipeline.report.markdown import _balanced
+from pipeline.report.texts import _balanced
 from stages.check import summary
 from tests.support.params_tree import message, put, some_params
 

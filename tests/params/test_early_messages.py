@@ -25,7 +25,8 @@ from pipeline.evaluation.dry_run import check_batch_norm, check_network
 from pipeline.networks.pretrained import _read
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Params
-from pipeline.report.markdown import _metric_table, _picture
+from pipeline.report.markdown import _picture, _table
+from pipeline.report.tables import _metric_table
 from pipeline.tracking.mlflow_run import connect, training_run
 from pipeline.tracking.run_log import metric_names
 from pipeline.train import train_run
@@ -210,6 +211,6 @@ def test_links_of_pictures_survive_any_name(name: str) -> None:
 
 
 def test_a_class_with_a_bar_keeps_its_row_in_the_table() -> None:
-    table = _metric_table({"run": [{"IoU/a|b": 0.5}]}, ["IoU/a|b"])
+    table = _table(_metric_table({"run": [{"IoU/a|b": 0.5}]}, ["IoU/a|b"]))
     rows = MarkdownIt().enable("table").render(table).split("<tr>")
     assert len(rows) == 3 and "<td>IoU/a|b</td>" in rows[-1] and "0.500</td>" in rows[-1]

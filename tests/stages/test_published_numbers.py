@@ -15,7 +15,8 @@ from pipeline.results.comparison import Comparison
 ROOT = Path(__file__).parents[2]
 README, STUDY = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/study.md"))
 RESULTS = {
-    name: Comparison.read(ROOT / f"docs/study/{name}.json") for name in ("rooms", "rooms_as_searched", "ccp")
+    name: Comparison.read(ROOT / f"docs/study/{name}.json")
+    for name in ("rooms", "rooms_as_searched", "ccp", "ccp_edges")
 } | {"default": Comparison.read(ROOT / "reports/delta.json")}
 INTERVAL = re.compile(r"(−?\d+(?:\.\d+)?) to (−?\d+(?:\.\d+)?)")
 
@@ -51,8 +52,15 @@ def expected(delta: Comparison, run: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("text", "result"),
-    [(README, "rooms"), (STUDY, "rooms"), (STUDY, "rooms_as_searched"), (STUDY, "ccp")],
-    ids=["README", "rooms", "as searched", "ccp"],
+    [
+        (README, "rooms"),
+        (README, "ccp_edges"),
+        (STUDY, "rooms"),
+        (STUDY, "rooms_as_searched"),
+        (STUDY, "ccp"),
+        (STUDY, "ccp_edges"),
+    ],
+    ids=["README", "README, photographs", "rooms", "as searched", "ccp", "ccp with edges"],
 )
 def test_a_table_of_the_study_has_its_numbers(text, result):
     delta = RESULTS[result]
