@@ -245,8 +245,8 @@ def test_depth_beyond_16_bits_is_clipped_with_one_warning(network, capsys, monke
 
 
 @pytest.mark.e2e
-def test_a_terminal_shows_progress_and_nothing_of_ffmpeg(network, in_tmp):
-    """In a terminal, as a person runs it: pictures and frames are counted, with their rate and the time left."""
+def test_a_terminal_shows_nothing_of_ffmpeg(network, in_tmp):
+    """In a terminal, as a person runs it: messages are ours."""
     Image.fromarray(pictures()[0]).save("a.png")
     write_clip("clip.mp4", "mp4v")
     (in_tmp / "cut.mp4").write_bytes((in_tmp / "clip.mp4").read_bytes()[:900])
@@ -255,6 +255,6 @@ def test_a_terminal_shows_progress_and_nothing_of_ffmpeg(network, in_tmp):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_NCOLS": "100"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert "clip.mp4: 100%" in done.stdout and "frame/s]" in done.stdout and "2/3 [" in done.stdout
+    assert "cut.mp4 can't be read as a video" in done.stdout
     assert "moov atom" not in done.stdout and "VIDEOIO" not in done.stdout
     assert "frames in" not in done.stdout
