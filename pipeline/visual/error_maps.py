@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.data.sample import Label
 from pipeline.visual.paint import INVALID
 
-_MAP = "inferno"  # its lightness alone tells values apart, so it does in grey and to the colour-blind
+_MAP = "inferno"  # ordered by lightness: readable in grey, and by colour-blind readers
 
 
 @dataclass(frozen=True)

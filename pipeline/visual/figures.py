@@ -26,7 +26,7 @@ from pipeline.visual.paint import paint
 
 _DPI = 130
 _BASELINE = "#8c8c8c"
-# Told apart by the colour-blind too: Okabe and Ito, "Color Universal Design", 2008, with grey for yellow and black.
+# Safe for colour-blind readers: Okabe and Ito, "Color Universal Design", 2008, with grey for yellow and black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 DARK_PALETTE = ("#3f9fe0", "#ff8f52", "#2fc79b", "#e2a0c8", "#f2b93b", "#9bd7fa", "#a9a9a9")
 """The same hues, light enough for a dark page."""

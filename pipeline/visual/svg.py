@@ -69,7 +69,7 @@ def dash(index: int) -> str | None:
 
 
 def mark(index: int, x: float, y: float, about: str | None = None, size: float = 4.0) -> str:
-    """A run's mark, whose shape tells runs apart where colours don't."""
+    """A run's mark. Each run has a shape of its own, so colour is not the only difference."""
     s = size
     shapes: dict[str, Sequence[tuple[float, float]]] = {
         "square": ((-s, -s), (s, -s), (s, s), (-s, s)),

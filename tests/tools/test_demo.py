@@ -9,7 +9,6 @@ import json
 import shutil
 import socket
 import struct
-import subprocess
 import threading
 
 import cv2
@@ -25,6 +24,7 @@ from pipeline.data.store import write_split
 from pipeline.tools.demo import LARGEST, Demo, examples, server
 from pipeline.tools.predict import Predictor
 from stages._entry import run_stage
+from tests.support.browser import dump_dom
 from tests.support.narrow_hrnet import NARROW
 from tests.support.saved_run import save_run
 
@@ -139,15 +139,7 @@ def test_whoever_leaves_meanwhile_leaves_no_traceback(running, capsys):
 
 @pytest.mark.slow
 def test_a_browser_shows_every_task_of_an_example(running, in_tmp):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:  # no Python package: the machine has one or not; the tests above hold what the page asks for
-        pytest.skip("no chromium or google-chrome here")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={in_tmp / 'profile'}"]
-    page = f"http://127.0.0.1:{running.server_port}/#example-2"
-    shown = subprocess.run(
-        [browser, *options, "--virtual-time-budget=10000", "--dump-dom", page],
-        capture_output=True, text=True, timeout=120,
-    ).stdout  # fmt: skip
+    shown = dump_dom(f"http://127.0.0.1:{running.server_port}/#example-2", in_tmp)
     assert shown.count("<figure") == 1 + len(TASKS)
     assert all(f"<h2>{title}</h2>" in shown for title in ("Photograph", "Depth", "Surface normals"))
     assert "<b>wall" not in shown  # names of classes are text

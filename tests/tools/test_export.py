@@ -117,9 +117,9 @@ def test_a_folder_needs_few_packages(network, exported, tmp_path_factory):
         program, cwd=elsewhere, env={"PYTHONPATH": str(ROOT), "PIPELINE_DEVICE": "cpu"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    told = done.stdout.splitlines()
-    assert told[0].startswith("DataError: cv2 is not installed, and resizes an image of 5x5 to the network's 64x96")
-    assert told[1].startswith("DataError: models/net-0 holds no config.json, and without ")
+    messages = done.stdout.splitlines()
+    assert messages[0].startswith("DataError: cv2 is not installed, and resizes an image of 5x5 to the network's 64x96")
+    assert messages[1].startswith("DataError: models/net-0 holds no config.json, and without ")
     assert_same(dict(np.load(elsewhere / "maps.npz")), pipeline.load_model(exported)(image))
 
 
@@ -161,13 +161,13 @@ def test_what_is_damaged_foreign_or_newer_is_refused_in_a_line(exported, in_tmp)
         (other_weights, "holds the weights of another network: it lacks "),
         (shutil.rmtree, "is no folder of a network"),
     ]
-    for number, (harm, told) in enumerate(cases):
+    for number, (harm, message) in enumerate(cases):
         folder = in_tmp / f"copy{number}"
         shutil.copytree(exported, folder)
         harm(folder)
         with pytest.raises(DataError) as caught:
             pipeline.load_model(folder)
-        assert told in str(caught.value) and "\n" not in str(caught.value)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("image", [PHOTO.astype(np.float32), PHOTO[..., 0], PHOTO[:0]], ids=["float", "grey", "empty"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from pipeline.core.errors import ParamsError
 from pipeline.tools.mlflow_ui import serve
 from pipeline.tracking import mlflow_run
 from pipeline.tracking.pages import runs_page, show_columns
+from tests.support.browser import dump_dom
 from tests.support.mlflow_server import free_port
 
 pytestmark = pytest.mark.e2e
@@ -58,9 +58,6 @@ def test_an_experiment_that_is_not_there_yet_has_no_page(experiment_id, tmp_path
 
 @pytest.mark.slow
 def test_the_address_that_the_command_prints_shows_the_runs_in_a_browser(experiment_id, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:  # no Python package: the machine has one or not; the tests above hold the address without it
-        pytest.skip("no chromium or google-chrome here")
     show_columns("rooms", ["delta_m"])
     port = free_port()
     command = [sys.executable, "-m", "stages.ui", "--port", str(port)]
@@ -75,14 +72,7 @@ def test_the_address_that_the_command_prints_shows_the_runs_in_a_browser(experim
     ) as ui:
         try:
             page = next(found[1] for line in ui.stdout if (found := re.search(r"the runs of rooms: (\S+)", line)))
-            options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-            shown = subprocess.run(
-                [browser, *options, "--window-size=1600,900", "--virtual-time-budget=30000", "--dump-dom", page],
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=True,
-            ).stdout
+            shown = dump_dom(page, tmp_path, 30_000)
         finally:
             os.killpg(ui.pid, signal.SIGINT)
         said = ui.stderr.read()  # its end: that of MLflow's processes, too
