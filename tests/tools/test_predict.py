@@ -6,24 +6,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 import stages.predict
 from pipeline.compute.device import choose_device
-from pipeline.core import paths, provenance
+from pipeline.core import paths
 from pipeline.core.errors import DataError
 from pipeline.core.integrity import file_sha256
 from pipeline.data.sample import Label, Sample
 from pipeline.data.store import Store, read_info, write_split
 from pipeline.evaluation.scoring import as_map, predict
 from pipeline.networks.from_params import build_network
-from pipeline.networks.saved_weights import load_weights, save_weights
+from pipeline.networks.saved_weights import load_weights
 from pipeline.params.load import load_params
-from pipeline.train.outputs import described
 from stages._entry import run_stage
-from tests.support.result_files import run_record
+from tests.support.saved_run import save_run
 
 TASKS = ["semseg", "depth", "normals", "edge"]
 PARAMS = {
@@ -44,23 +42,11 @@ PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 def network(in_tmp, monkeypatch):
     """A network in a project, with its weights in models/all-0."""
     monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
-    (in_tmp / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    shutil.copy(Path(__file__).parents[2] / "dvc.yaml", in_tmp)
-    paths.write_json(paths.PREPARED / "dataset.json", INFO)
-    torch.manual_seed(0)
-    network = build_network(load_params().run("all"), read_info())
-    save_weights(network, paths.weights_file("all", 0))
-    write_run_file()
-    return network
+    return save_run(in_tmp, "all", PARAMS, INFO)
 
 
-def write_run_file(**changes: object) -> None:
-    """run.json as training writes it, as far as prediction reads it."""
-    run, info = load_params().run("all"), read_info()
-    inputs = provenance.collect_inputs("train", run.model_dump() | {"seed": 0, "start": {}}, info.digest)
-    weights = file_sha256(paths.weights_file("all", 0))
-    record = run_record(run="all", inputs=inputs.values, dataset=described(info, run), weights_sha256=weights)
-    record.write(paths.run_file("all", 0))
+def change_run_file(**changes: object) -> None:
+    """Make run.json say something else."""
     paths.write_json(paths.run_file("all", 0), paths.read_json(paths.run_file("all", 0)) | changes)
 
 
@@ -152,15 +138,15 @@ def test_what_has_become_of_params_and_data_does_not_matter(network, in_tmp, cap
     [
         (lambda: paths.run_file("all", 0).unlink(), "run.json is missing: it describes the network"),
         (
-            lambda: write_run_file(version=0),
+            lambda: change_run_file(version=0),
             "run.json is of version 0, this code reads version 1; run `dvc repro`",
         ),
         (
-            lambda: write_run_file(dataset=None),
+            lambda: change_run_file(dataset=None),
             "run.json says dataset = None (input should be an object): no stage of ",
         ),
-        (lambda: write_run_file(inputs={}), "run.json does not describe a network that this version can build"),
-        (lambda: write_run_file(weights_sha256="0" * 64), "or not the file that models/all-0/run.json describes"),
+        (lambda: change_run_file(inputs={}), "run.json does not describe a network that this version can build"),
+        (lambda: change_run_file(weights_sha256="0" * 64), "or not the file that models/all-0/run.json describes"),
         (lambda: paths.run_file("all", 0).write_text("{"), "run.json is damaged"),
     ],
 )

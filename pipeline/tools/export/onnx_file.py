@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core import paths
 from pipeline.core.errors import DataError
+from pipeline.tools.export.checked_file import checked_file
 from pipeline.tools.export.config import ModelConfig
 from pipeline.tools.export.graph import BATCH, INPUT, Graph
 from pipeline.tools.export.model import Model
@@ -47,16 +46,9 @@ def write_onnx(graph: Graph, config: ModelConfig, model: Model, file: Path) -> P
     _refuse_other_sizes(proto, graph.sizes)
     _describe(proto, graph, config)
     onnx.checker.check_model(proto)
-    partial = file.with_name(f".{file.name}{paths.PARTIAL}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with checked_file(file) as partial:
         onnx.save(proto, partial)
         _compare(partial, graph.sizes, model)
-        os.replace(partial, file)
-    except OSError as error:
-        raise DataError(f"{file} can't be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return file
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from pipeline.core import paths
 from pipeline.core.errors import DataError
+from pipeline.tools.export.checked_file import checked_file
 from pipeline.tools.export.config import CONFIG, ModelConfig
 from pipeline.tools.export.graph import Graph
 from pipeline.tools.export.model import Model
@@ -23,9 +22,7 @@ def write_pt2(graph: Graph, config: ModelConfig, model: Model, file: Path) -> Pa
 
     Raises DataError where it can't be written, and where it doesn't predict what the network does.
     """
-    partial = file.with_name(f".{file.name}{paths.PARTIAL}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    with checked_file(file) as partial:
         with partial.open("wb") as written:
             extra = {CONFIG: config.as_json(), SIZES: str(graph.sizes), "outputs.txt": ",".join(graph.outputs)}
             torch.export.save(graph.program, written, extra_files=extra)
@@ -35,11 +32,6 @@ def write_pt2(graph: Graph, config: ModelConfig, model: Model, file: Path) -> Pa
             if wrong := next(problems(model, module, [model.input_size]), None):
                 raise DataError(f"the file of {config.name} is not the network ({wrong}); export it as a folder")
             _see_it_refuse(module, graph.sizes, config)
-        os.replace(partial, file)
-    except OSError as error:
-        raise DataError(f"{file} can't be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return file
 
 
