@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -245,16 +247,19 @@ def test_depth_beyond_16_bits_is_clipped_with_one_warning(network, capsys, monke
 
 
 @pytest.mark.e2e
-def test_a_terminal_shows_nothing_of_ffmpeg(network, in_tmp):
-    """In a terminal, as a person runs it: messages are ours."""
+def test_a_terminal_shows_progress_and_nothing_of_ffmpeg(network, in_tmp):
+    """In a terminal, as a person runs it: pictures and frames are counted, with their rate and the time left."""
     Image.fromarray(pictures()[0]).save("a.png")
     write_clip("clip.mp4", "mp4v")
     (in_tmp / "cut.mp4").write_bytes((in_tmp / "clip.mp4").read_bytes()[:900])
     command = [sys.executable, "-m", "stages.predict", "net-0", "a.png", "clip.mp4", "cut.mp4"]
-    code = f"import pty, sys; sys.exit(pty.spawn({command!r}) >> 8)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_NCOLS": "100"}
+    sized = ["sh", "-c", f"stty cols 100 rows 30; exec {shlex.join(command)}"]  # it has no width by itself: no bar fits
+    code = f"import pty, sys; sys.exit(pty.spawn({sized!r}) >> 8)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
+    # ten frames may take less than the tenth of a second between two looks at the bar
+    assert re.search(r"clip\.mp4: +\d+%.*/10 \[.*frame/s\]", done.stdout) and "2/3 [" in done.stdout
     assert "cut.mp4 can't be read as a video" in done.stdout
     assert "moov atom" not in done.stdout and "VIDEOIO" not in done.stdout
     assert "frames in" not in done.stdout
