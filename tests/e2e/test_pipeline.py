@@ -110,12 +110,13 @@ def test_delta_is_the_formula_applied_to_the_metrics_files(project):
 def test_report_shows_what_it_names(project):
     report = (project.root / "reports/report.md").read_text()
     pictures = [line.split("](")[1].rstrip(")") for line in report.splitlines() if line.startswith("![")]
-    assert len(pictures) == 2 + 1 + 1  # panels, gains, curves
+    assert len(pictures) == 2 + 1 + 1 + 2  # panels, gains, curves, attention
     for picture in pictures:
         assert (project.root / "reports" / picture).stat().st_size > 5000
     assert "| trivial predictor |" in report
     page = (project.root / "reports/report.html").read_text()
     assert all(f"<code>{run}</code>" in page for run in RUNS) and 'id="pictures"' in page and "alt=" in page
+    assert "Attention of sca: Depth" in page and "Attention of multi_task" not in page
     parameters, macs, activations = (project.json("reports/metrics/sca-0.json")[key] for key in COST)
     told = f"| {parameters / 1e6:.2f} | {macs / 1e9:.2f} | {activations / 2**20:.1f} |"
     assert told in next(line for line in report.splitlines() if line.startswith("| `sca` |"))
