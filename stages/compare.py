@@ -13,6 +13,7 @@ from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
 from pipeline.params.schema import Params
 from pipeline.results.comparison import Comparison
+from pipeline.results.run_metrics import RunMetrics
 from stages._entry import imports, run_stage
 
 
@@ -39,18 +40,26 @@ def main(params: Params, show: bool = False, against: str | None = None) -> None
     write_delta(delta)
     write_summary(delta)
     print(format_table(delta))
+    _log(params, delta, results)
+
+
+def _log(params: Params, delta: Comparison, results: list[RunMetrics]) -> None:
+    """Log the comparison to MLflow."""
     with imports():
-        from pipeline.tracking import conclusions, pages
-    sentences = dict(zip(delta.delta_m, delta.conclusions, strict=True))
-    gains = {(row.run, row.seed): row.delta for row in delta.per_seed if row.task == DELTA_M}
-    conclusions.log_conclusions(
-        conclusions.Compared(result.run, result.seed, result.weights_sha256, gain, sentences[result.run])
-        for result in results
-        if (gain := gains.get((result.run, result.seed))) is not None and result.run in sentences
+        from pipeline.tracking import comparison_run, conclusions, descriptions, pages
+    has_picture = params.evaluation.panels > 0  # which `evaluate` logs under this name
+    ids = conclusions.log_conclusions(
+        delta,
+        [
+            conclusions.Compared(of.run, of.seed, of.weights_sha256, f"panels/{of.run}.png" if has_picture else None)
+            for of in results
+        ],
     )
+    about = descriptions.describe_comparison(delta, format_table(delta))
+    comparison_run.log_comparison(params.experiment, paths.DELTA_JSON, delta.delta_m, about, ids)
     scores = {f"{task}/{score.metric}" for of in delta.scores.values() for task, score in of.items()}
     try:
-        pages.show_columns(params.experiment, [conclusions.DELTA_M, *sorted(scores), "cost/training_seconds"])
+        pages.show_columns(params.experiment, [DELTA_M, *sorted(scores), "cost/training_seconds"])
     except TrackingError as error:
         warn(f"warning: MLflow's table of runs keeps its columns: {error}")
 

@@ -12,23 +12,26 @@ from typing import Any
 
 import cv2
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.compute.device import choose_device
+from pipeline.compute.device import NORMALIZATIONS, Device, choose_device
 from pipeline.core import dvc_lock, paths, provenance, removal, run_folders
 from pipeline.core.console import warn
 from pipeline.core.integrity import file_sha256, read_recorded
 from pipeline.data.sample import Sample
 from pipeline.data.store import DatasetInfo, Store, read_info
+from pipeline.evaluation.attention import middle_of, with_sample
 from pipeline.evaluation.confusion import write_confusion
 from pipeline.evaluation.cost import measure
+from pipeline.evaluation.cross_attention import attention_at, has_cross_attention
 from pipeline.evaluation.examples import chosen_of, predictions_of_chosen
 from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, score_with, task_context
 from pipeline.evaluation.statistics import SplitStatistics
+from pipeline.loading.loader import image_tensor, resize_image
 from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
 from pipeline.params.load import load_params
-from pipeline.params.schema import Params, ResolvedRun
+from pipeline.params.schema import Params, ResolvedRun, Training
 from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
 from pipeline.results.run_record import RunRecord
 from pipeline.tasks import get_task
@@ -50,7 +53,8 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     Writes reports/metrics/<run>-<seed>.json, what each image adds to the primary scores beside it under
     reports/statistics/ and, under reports/panels/<run>-<seed>/, confusion matrices, predictions and a picture of
     `evaluation.panels` samples and, unless that is 0, predictions of those that were chosen by their scores
-    (pipeline/evaluation/examples.py); adds scores and picture to the MLflow run that training began.
+    (pipeline/evaluation/examples.py) and, of a network with cross attention, what the middle pixel of the first sample
+    gathered (pipeline/evaluation/attention.py); adds scores and picture to the MLflow run that training began.
     Raises TrainingError when an input was edited meanwhile, DataError where the dataset has no such split.
     """
     run, info, split = params.run(name), read_info(), params.evaluation.split
@@ -84,6 +88,8 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     examples = chosen_of(statistics) if shown else {}
     chosen = predictions_of_chosen(network, store, examples, recipe, params.evaluation.batch_size, device)
     arrays = {f"{id_}/{task}": prediction for id_, task, prediction in chosen}
+    if kept and has_cross_attention(network):
+        arrays |= attention_of(network, kept[0][0], recipe, device)
     inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
     picture = _write_panels(paths.panel_dir(name, seed), kept, arrays, run, info)
     write_confusion(name, seed, scorer.confusions)
@@ -163,6 +169,13 @@ def _inputs(params: Params, name: str, seed: int, info: DatasetInfo) -> provenan
     return provenance.collect_inputs("evaluate", values, info.digest, [paths.weights_file(name, seed)])
 
 
+def attention_of(network: nn.Module, sample: Sample, recipe: Training, device: Device) -> dict[str, np.ndarray]:
+    """What the middle pixel of a sample gathered in a network in evaluation mode, named as `with_sample` says."""
+    image = image_tensor(resize_image(sample.image, recipe.input_size))[None]
+    normalised = device.image(image, NORMALIZATIONS[recipe.normalization])
+    return with_sample(attention_at(network, normalised, middle_of(sample.image)), sample.id)
+
+
 def panel_indices(count: int, panels: int) -> list[int]:
     """Samples shown to people: evenly spread over the split, the same for every run."""
     return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels else []
@@ -181,14 +194,14 @@ def painting_contexts(info: DatasetInfo, tasks: Iterable[str], shown: Sequence[S
 def _write_panels(
     folder: Path,
     kept: list[tuple[Sample, dict[str, np.ndarray]]],
-    chosen: dict[str, np.ndarray],
+    more: dict[str, np.ndarray],
     run: ResolvedRun,
     info: DatasetInfo,
 ) -> Path | None:
-    """predictions.npz for the report, `chosen` among them, and one picture of the `kept` alone for MLflow."""
+    """predictions.npz for the report, the arrays of `more` among them, and one picture of the `kept` for MLflow."""
     removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
-    arrays = chosen | {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
+    arrays = more | {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
     with paths.atomic(folder / "predictions.npz", "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # a name could be `allow_pickle`: all have a /
     if not kept:
@@ -217,9 +230,10 @@ def _row(sample: Sample, predictions: dict[str, np.ndarray], contexts: dict[str,
 
 
 def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
-    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}.
+    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}, and attention of a sample.
 
-    sha256: of its file, as the metrics file has it. Raises DataError for a file that is another or missing.
+    `attention.of_sample` finds the latter. sha256: of the file, as the metrics file has it. Raises DataError for a file
+    that is another or missing.
     """
     content = read_recorded(predictions_file(run, seed), sha256, paths.metrics_file(run, seed))
     with np.load(io.BytesIO(content)) as stored:
@@ -227,5 +241,5 @@ def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
 
 
 def predictions_file(run: str, seed: int) -> Path:
-    """The predictions that the report paints."""
+    """The predictions, and the attention, that the report paints."""
     return paths.panel_dir(run, seed) / "predictions.npz"

@@ -1,6 +1,9 @@
-"""Numbers and tables of the report, as Markdown."""
+"""Numbers, tables and pictures of the report, as Markdown."""
 
 from __future__ import annotations
+
+import re
+from urllib.parse import quote
 
 import numpy as np
 
@@ -62,6 +65,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """A table whose first column is text, and the rest numbers."""
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(text: str, target: str) -> str:
+    """A picture, whatever the ids of samples hold: blanks and brackets would end the link or its text."""
+    escaped = re.sub(r"([\\\[\]<>&`])", r"\\\1", text)
+    return f"![{escaped}]({quote(target, safe='/')})\n"
 
 
 def _digits(text: str) -> int:

@@ -33,7 +33,7 @@ class Content:
     """All that both writers, of Markdown and of HTML, say something of.
 
     tasks: scored ones, in the order of the runs. histories, statistics, confusions: by run, one a seed. predictions: by
-    run, of the first seed, {"<sample id>/<task>": prediction}. train, scored: the splits. trivial: scores of the best
+    run, of the first seed, what `load_predictions` gives. train, scored: the splits. trivial: scores of the best
     constants, by task, and the constants.
     """
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from urllib.parse import quote
 
 from pipeline.comparison import published
 from pipeline.core import paths, removal
 from pipeline.evaluation.evaluate_run import painting_contexts, panel_indices
 from pipeline.evaluation.scoring import finite_or_none
 from pipeline.report import cells, tables, texts
+from pipeline.report.attention import attention_section
 from pipeline.report.content import Content
 from pipeline.report.curves import curves_section
 from pipeline.report.tables import Table
@@ -29,6 +28,7 @@ def write_markdown(content: Content) -> None:
         _certainty_section(content),
         _published_section(content),
         "## Pictures\n\n" + "\n".join(_pictures(content)),
+        attention_section(content),
         "## Training\n\n" + curves_section(content),
         "## Every metric\n\n" + _all_metrics(content),
         "## The trivial predictor\n\n" + _trivial_notes(content),
@@ -89,13 +89,7 @@ def _pictures(content: Content) -> Iterable[str]:
         }
         file = paths.FIGURES / f"panel-{sample.id}.png"
         figures.save(figures.panel(sample, columns, tasks, contexts), file)
-        yield _picture(f"Sample {sample.id}", f"figures/{file.name}")
-
-
-def _picture(text: str, target: str) -> str:
-    """A picture in Markdown, whatever the ids of samples hold: blanks and brackets would end the link or its text."""
-    escaped = re.sub(r"([\\\[\]<>&`])", r"\\\1", text)
-    return f"![{escaped}]({quote(target, safe='/')})\n"
+        yield cells.picture(f"Sample {sample.id}", f"figures/{file.name}")
 
 
 def _all_metrics(content: Content) -> str:

@@ -31,6 +31,18 @@ CERTAINTY = (
     "and all seeds, and a score that is pooled over the split is resampled as one. Shares: what is owed to the choice "
     "of images and to that of seeds in the square of Δm's standard error."
 )
+ATTENTION = (
+    "What one pixel took from where, in the networks with cross attention (first seed): the middle pixel of the first "
+    "image that is shown of all runs. CTAM gathers from the other tasks' maps at the same scale, CSAM from the same "
+    "task's maps of coarser scales. The brighter, the more weight: black is none, the brightest colour four times the "
+    "mean of the map or more. A map that is dark violet all over was gathered from everywhere alike."
+)
+ATTENTION_WORTH = (
+    "The weights of a map add up to 1 whatever the answer is worth: they say from where it was gathered, not how much "
+    "it matters. **What it is worth is the percentage**: how much the raw prediction at the pixel changes when the "
+    "answer is the same everywhere, its mean over the image (norm of the change over the norm of the prediction). All "
+    "this is of one pixel of one image: an example, no score. The changes of several answers don't add up."
+)
 
 
 def column(task: str) -> str:

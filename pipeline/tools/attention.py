@@ -9,10 +9,11 @@ import numpy as np
 
 from pipeline.core import paths
 from pipeline.core.errors import DataError, ParamsError
+from pipeline.evaluation.attention import TaskAttention
 from pipeline.tasks import get_task
-from pipeline.tools.attention_page import TaskAttention, attention_page
 from pipeline.tools.predict import Predictor
 from pipeline.tools.predict_inputs import read_picture
+from pipeline.visual.attention_page import attention_page
 from pipeline.visual.figures import save
 
 Point = tuple[int, int]
@@ -26,7 +27,7 @@ def show_attention(
 
     predictors: networks by name, the folder of their pages. targets: {photograph: its folder}. points: none for the
     photograph's middle. For each point and task a page, <task>-<column>-<row>.png, and beside it an .npz with weights
-    and changes under keys such as ctam/1/depth and ctam/1/depth/change; scales count from 1, the finest.
+    and changes, named as in `TaskAttention.arrays`.
     Raises DataError for a photograph that can't be read, and for a point outside of it; ParamsError as `attention_at`.
     """
     for photo, folder in targets.items():
@@ -48,17 +49,13 @@ def show_attention(
                     title = f"{get_task(task).title} of {name} at {column},{row}"
                     try:
                         _write(page.with_suffix(".npz"), attention)
-                        save(attention_page(image, place, attention, title), page)
+                        save(attention_page(image, place, attention.rows, title), page)
                     except OSError as error:
                         raise DataError(f"{page} can't be written: {error}") from None
                     yield page
 
 
 def _write(path: Path, attention: TaskAttention) -> None:
-    found = [("ctam", f"{k + 1}/{task}", g) for k, of in enumerate(attention.tasks) for task, g in of.items()]
-    found += [("csam", f"{k + 1}/{j + 1}", g) for k, of in enumerate(attention.scales) for j, g in of.items()]
-    arrays: dict[str, np.ndarray] = {f"{module}/{name}": gathered.weights for module, name, gathered in found}
-    arrays |= {f"{module}/{name}/change": np.array(gathered.change, np.float32) for module, name, gathered in found}
     path.parent.mkdir(parents=True, exist_ok=True)
     with paths.atomic(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
+        np.savez(file, **attention.arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options

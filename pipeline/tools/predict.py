@@ -14,10 +14,10 @@ from pipeline.compute.device import choose_device
 from pipeline.core import paths
 from pipeline.core.console import warn
 from pipeline.core.errors import DataError
+from pipeline.evaluation.attention import Place, TaskAttention
+from pipeline.evaluation.cross_attention import attention_at
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import TaskContext
-from pipeline.tools.attention_page import Place, TaskAttention
-from pipeline.tools.cross_attention import attention_at
 from pipeline.tools.depth_png import MOST_METRES, write_millimetres
 from pipeline.tools.export.config import CONFIG
 from pipeline.tools.export.model import Augmentation, open_model

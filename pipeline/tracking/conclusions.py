@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
+from pipeline.results.comparison import Comparison
+from pipeline.tracking.descriptions import DELTA_M, conclusion_of, describe_run
 from pipeline.tracking.mlflow_run import of_weights
 from pipeline.tracking.opening import reader
 
-DELTA_M = "delta_m"  # a metric: the value of that seed
 CONCLUSION = "conclusion"  # a tag: the sentence for all seeds
+_DESCRIBED = "description_sha256"  # a tag: of the description that was written here, by which a person's is known
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A trained run, its Δm in percent, and what can be said of that over all seeds."""
+    """A trained network that was compared, and the picture of its predictions: an artifact of its run, if any."""
 
     run: str
     seed: int
     weights_sha256: str
-    delta_m: float
-    conclusion: str
+    picture: str | None = None
 
 
-def log_conclusions(compared: Iterable[Compared]) -> None:
-    """Write them to the runs that made the weights: a metric, a tag, and the description unless a person wrote one.
+def log_conclusions(delta: Comparison, compared: Iterable[Compared]) -> list[str]:
+    """Write to the runs that made the weights what came of them; returns their ids.
 
-    What stands there already is not written again. Raises TrackingError when the store can't be reached.
+    A metric and a tag for those that have a Δm, a description for all unless a person wrote one. What stands there
+    already is not written again. Raises TrackingError when the store can't be reached.
     """
+    ids: list[str] = []
+    gains = {(row.run, row.seed): row.delta for row in delta.per_seed if row.task == DELTA_M}
     try:
         with reader() as client:
             if client is None:  # nothing was ever logged here
-                return
+                return ids
             experiments = [each.experiment_id for each in client.search_experiments()]
             for each in compared:
                 condition, order = of_weights(each.run, each.seed, each.weights_sha256), ["attributes.start_time DESC"]
@@ -44,18 +50,33 @@ def log_conclusions(compared: Iterable[Compared]) -> None:
                 if not found:
                     warn(f"warning: MLflow's store has no run of {each.run}-{each.seed}, so its Δm is not shown there")
                     continue
-                id_, data = found[0].info.run_id, found[0].data
-                if data.metrics.get(DELTA_M) != each.delta_m:
-                    client.log_metric(id_, DELTA_M, each.delta_m)
-                if data.tags.get(CONCLUSION) != each.conclusion:
-                    names = [CONCLUSION, MLFLOW_RUN_NOTE] if _is_ours(found[0]) else [CONCLUSION]
-                    # At once: a kill between the two would make the description look like a person's.
-                    client.log_batch(id_, tags=[RunTag(name, each.conclusion) for name in names])
+                ids.append(found[0].info.run_id)
+                _log(client, found[0], delta, each, gains.get((each.run, each.seed)))
     except TrackingError as error:
         raise TrackingError(f"{error}. reports/delta.json is written: `dvc repro` brings it there") from None
+    return ids
+
+
+def _log(client: MlflowClient, run: Run, delta: Comparison, compared: Compared, gain: float | None) -> None:
+    id_, data = run.info.run_id, run.data
+    if gain is not None and data.metrics.get(DELTA_M) != gain:
+        client.log_metric(id_, DELTA_M, gain)
+    sentence = conclusion_of(delta, compared.run)
+    tags = {} if sentence is None else {CONCLUSION: sentence}
+    if _is_ours(run):
+        note = describe_run(delta, compared.run, compared.seed, id_, compared.picture)
+        tags |= {MLFLOW_RUN_NOTE: note, _DESCRIBED: _sha256(note)}
+    changed = [RunTag(name, value) for name, value in tags.items() if data.tags.get(name) != value]
+    if changed:
+        client.log_batch(id_, tags=changed)  # at once: a kill between two would make the description look a person's
 
 
 def _is_ours(run: Run) -> bool:
-    """Whether the description is the last conclusion, or none."""
-    note = run.data.tags.get(MLFLOW_RUN_NOTE)
-    return not note or note == run.data.tags.get(CONCLUSION)
+    """Whether the description is the last that was written here, or none; earlier versions wrote the sentence alone."""
+    tags = run.data.tags
+    note = tags.get(MLFLOW_RUN_NOTE)
+    return not note or note == tags.get(CONCLUSION) or _sha256(note) == tags.get(_DESCRIBED)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -28,13 +28,15 @@ def runs_page(base: str, experiment: str) -> str:
 
 
 def show_columns(experiment: str, metrics: Sequence[str]) -> None:
-    """Make these metrics the columns of the table at `runs_page`, the latest runs first.
+    """Make these metrics the columns of the table at `runs_page`, sorted by the first of them, the largest first.
+
+    Sorted by time, MLflow would show a comparison alone, with its runs folded, and no view can unfold them.
 
     Raises TrackingError where the store can't be reached.
     """
     columns = [*(f"metrics.`{metric}`" for metric in metrics), "attributes.`Duration`"]
     state = {
-        "orderByKey": "attributes.start_time",
+        "orderByKey": columns[0],
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
@@ -42,6 +44,7 @@ def show_columns(experiment: str, metrics: Sequence[str]) -> None:
         "datasetsFilter": [],
         "searchFilter": "",
         "selectedColumns": columns,
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],

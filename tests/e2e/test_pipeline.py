@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote_plus
 
 import mlflow
 import numpy as np
@@ -109,12 +110,13 @@ def test_delta_is_the_formula_applied_to_the_metrics_files(project):
 def test_report_shows_what_it_names(project):
     report = (project.root / "reports/report.md").read_text()
     pictures = [line.split("](")[1].rstrip(")") for line in report.splitlines() if line.startswith("![")]
-    assert len(pictures) == 2 + 1 + 1  # panels, gains, curves
+    assert len(pictures) == 2 + 1 + 1 + 2  # panels, gains, curves, attention
     for picture in pictures:
         assert (project.root / "reports" / picture).stat().st_size > 5000
     assert "| trivial predictor |" in report
     page = (project.root / "reports/report.html").read_text()
     assert all(f"<code>{run}</code>" in page for run in RUNS) and 'id="pictures"' in page and "alt=" in page
+    assert "Attention of sca: Depth" in page and "Attention of multi_task" not in page
     parameters, macs, activations = (project.json("reports/metrics/sca-0.json")[key] for key in COST)
     told = f"| {parameters / 1e6:.2f} | {macs / 1e9:.2f} | {activations / 2**20:.1f} |"
     assert told in next(line for line in report.splitlines() if line.startswith("| `sca` |"))
@@ -124,7 +126,7 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {f"{run}-0" for run in RUNS}
+    assert set(runs) == {f"{run}-0" for run in RUNS} | {"comparison"}
     assert runs["stitched-0"].data.tags["pretrained"] == "a trained single-task network"
     run = runs["sca-0"]
     assert run.info.status == "FINISHED"
@@ -150,6 +152,15 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     assert tags["weights_sha256"] == project.json("models/sca-0/run.json")["weights_sha256"]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"checkpoint", "panels", "sca-0.json", "sca-0.csv", "run.json", "execution.json"} <= artifacts
+    (picture,) = client.list_artifacts(run.info.run_id, "panels")
+    assert f"path={quote_plus(picture.path)}&run_uuid={run.info.run_id}" in tags["mlflow.note.content"]
+    comparison = runs["comparison"]
+    assert {tags["mlflow.parentRunId"] for tags in (each.data.tags for each in runs.values()) if "run" in tags} == {
+        comparison.info.run_id
+    }
+    assert comparison.data.metrics["delta_m/sca"] == run.data.metrics["delta_m"]
+    kept = {item.path for item in client.list_artifacts(comparison.info.run_id)}
+    assert kept == {"delta.json", "report.html"}
 
 
 def test_dvc_shows_a_few_metrics_and_pictures(project):
@@ -271,7 +282,7 @@ def test_an_experiment_reruns_only_what_its_change_touches(project):
     assert ran(output) == {"check", "adoption", "train@sca-0", "evaluate@sca-0", looked, "compare", "report"}
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
-    newest = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
+    newest = client.search_runs([experiment.experiment_id], "tags.run = 'sca'", order_by=["start_time DESC"])[0]
     assert newest.data.params["training.lr"] == "1e-05"
     assert newest.data.tags["dvc.experiment"] == "slow"
 

@@ -25,7 +25,8 @@ from pipeline.evaluation.dry_run import check_batch_norm, check_network
 from pipeline.networks.pretrained import _read
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Params
-from pipeline.report.markdown import _picture, _table
+from pipeline.report.cells import picture as picture_of
+from pipeline.report.markdown import _table
 from pipeline.report.tables import _metric_table
 from pipeline.tracking.mlflow_run import connect, training_run
 from pipeline.tracking.run_log import metric_names
@@ -205,7 +206,7 @@ def test_links_of_pictures_survive_any_name(name: str) -> None:
         def handle_starttag(self, tag, attributes):
             found.append(dict(attributes)) if tag == "img" else None
 
-    Pictures().feed(MarkdownIt().render(_picture(name, f"figures/{name}.png")))
+    Pictures().feed(MarkdownIt().render(picture_of(name, f"figures/{name}.png")))
     ((picture),) = found
     assert (picture["alt"], unquote(picture["src"])) == (name, f"figures/{name}.png")
 

@@ -64,7 +64,17 @@ def test_it_is_sound_html(page, source):
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), levels
     sections = [each.attributes["id"] for each in page.all("section")]
     assert [each.attributes["href"][1:] for each in page.all("a")] == sections
-    assert sections == ["result", "scores", "gains", "training", "classes", "pictures", "images", "sources"]
+    assert sections == [
+        "result",
+        "scores",
+        "gains",
+        "training",
+        "classes",
+        "pictures",
+        "attention",
+        "images",
+        "sources",
+    ]
 
 
 def test_it_needs_no_other_file_and_runs_nothing(page, source):
@@ -207,7 +217,7 @@ def test_one_seed_and_no_pictures_leave_those_parts_out(in_tmp):
     params = params.model_copy(update={"evaluation": params.evaluation.model_copy(update={"panels": 0})})
     reported.write_all(params)
     page = Page(render(Content.read(params)))
-    assert not page.all("img") and "pictures" not in [each.attributes.get("id") for each in page.elements]
+    assert not page.all("img") and not {"pictures", "attention"} & {each.attributes.get("id") for each in page.elements}
     assert "of one seed, so over images alone" in page.all("p", class_="verdict")[0].text
 
 

@@ -59,7 +59,7 @@ THIRD_PARTY = {
 }
 
 # Packages that only these modules may import, or none.
-_WRITERS = ("conclusions", "mlflow_run", "models", "opening", "run_log", "search_runs")
+_WRITERS = ("comparison_run", "conclusions", "mlflow_run", "models", "opening", "run_log", "search_runs")
 ONLY_IN = {
     "mlflow": tuple(f"pipeline.tracking.{name}" for name in _WRITERS),
     "optuna": ("pipeline.search",),

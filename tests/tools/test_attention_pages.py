@@ -9,8 +9,8 @@ from PIL import Image
 
 import stages.attention
 from pipeline.compute.device import NORMALIZATIONS
+from pipeline.evaluation.cross_attention import attention_at
 from pipeline.loading.loader import image_tensor, resize_image
-from pipeline.tools.cross_attention import attention_at
 from stages._entry import run_stage
 from tests.support.narrow_hrnet import NARROW
 from tests.support.saved_run import save_run

@@ -16,6 +16,7 @@ import pytest
 from pipeline.core.errors import ParamsError
 from pipeline.tools.mlflow_ui import serve
 from pipeline.tracking import mlflow_run
+from pipeline.tracking.comparison_run import log_comparison
 from pipeline.tracking.pages import runs_page, show_columns
 from tests.support.browser import dump_dom
 from tests.support.mlflow_server import free_port
@@ -58,7 +59,13 @@ def test_an_experiment_that_is_not_there_yet_has_no_page(experiment_id, tmp_path
 
 @pytest.mark.slow
 def test_the_address_that_the_command_prints_shows_the_runs_in_a_browser(experiment_id, tmp_path):
-    show_columns("rooms", ["delta_m"])
+    client = mlflow.MlflowClient()
+    runs = [run.info.run_id for run in client.search_runs([experiment_id])]
+    for seconds, run in enumerate(runs, start=1):
+        client.log_metric(run, "cost/training_seconds", seconds)
+    (tmp_path / "delta.json").write_text("{}")
+    log_comparison("rooms", tmp_path / "delta.json", {}, "about", runs)
+    show_columns("rooms", ["delta_m", "cost/training_seconds"])
     port = free_port()
     command = [sys.executable, "-m", "stages.ui", "--port", str(port)]
     with subprocess.Popen(
@@ -77,7 +84,16 @@ def test_the_address_that_the_command_prints_shows_the_runs_in_a_browser(experim
             os.killpg(ui.pid, signal.SIGINT)
         said = ui.stderr.read()  # its end: that of MLflow's processes, too
         assert ui.wait() == 0 and "Traceback" not in said, said
-    assert {"pair-0", "pair-1", "delta_m", "1.25", "2.25"} <= set(re.findall(r">([\w.-]+)<", shown))
+    texts = re.findall(r">([\w./-]+)<", shown)
+    assert {"comparison", "pair-0", "pair-1", "delta_m", "1.25", "2.25"} <= set(texts), "no run is folded"
+    assert texts.index("pair-1") < texts.index("pair-0"), "the best is first"
+    headers = {
+        name: int(index)
+        for tag in re.findall(r'<div[^>]*role="columnheader"[^>]*>', shown)
+        for name in re.findall(r'col-id="metrics\.`([\w/]+)`"', tag)
+        for index in re.findall(r'aria-colindex="(\d+)"', tag)
+    }
+    assert headers["delta_m"] < headers["cost/training_seconds"], "columns in the order that was asked for"
 
 
 def test_a_port_in_use_is_named_so_that_nobody_looks_at_another_project(experiment_id):

@@ -14,6 +14,7 @@ from pipeline.evaluation.scoring import finite_or_none
 from pipeline.report import tables, texts
 from pipeline.report.content import Content
 from pipeline.report.curves import ABOUT
+from pipeline.report.page.attention import attention
 from pipeline.report.page.classes import class_sections
 from pipeline.report.page.examples import chosen_panels, shared_panels
 from pipeline.report.page.gains import gain_charts
@@ -69,6 +70,8 @@ def render(content: Content) -> str:
         first_seed=params.seeds[0],
         chosen=chosen_panels(content),
         shared=shared_panels(content),
+        attention=attention(content),
+        attention_texts=(texts.ATTENTION, texts.ATTENTION_WORTH),
         images=image_gains(content),
         published=tables.published_table(content),
         published_texts=(tables.published_about(), published.PROTOCOL),

@@ -19,18 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.errors import ParamsError
+from pipeline.evaluation.attention import Gathered, Place, TaskAttention
 from pipeline.networks.sca.attention import CrossAttention
 from pipeline.networks.sca.csam import CrossScaleAttention
 from pipeline.networks.sca.ctam import CrossTaskAttention
 from pipeline.networks.sca.network import SequentialAttention
-from pipeline.tools.attention_page import Gathered, Place, TaskAttention
+
+
+def has_cross_attention(network: nn.Module) -> bool:
+    """Whether there is attention to show: of `SequentialAttention` with CTAM or CSAM."""
+    return isinstance(network, SequentialAttention) and any(True for _ in _answers(network))
 
 
 @torch.inference_mode()
 def attention_at(network: nn.Module, image: Tensor, place: Place) -> dict[str, TaskAttention]:
     """{task: what the pixel at `place` gathered} for each main task of a network in evaluation mode.
 
-    image: (1, 3, H, W), normalised. One forward pass for each answer, beside the first.
+    image: (1, 3, H, W), normalised. One forward pass for each answer, beside the first, in float32: changes of a
+    thousandth would drown in bfloat16.
     Raises ParamsError for a network without CTAM and CSAM, and for a place outside of the image.
     """
     if not isinstance(network, SequentialAttention):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pipeline.core.errors import ParamsError
+from pipeline.evaluation.attention import of_sample, with_sample
+from pipeline.evaluation.cross_attention import attention_at, has_cross_attention
 from pipeline.networks.registry import build
-from pipeline.tools.cross_attention import attention_at
 from tests.reference.sca import PlainHRNet, PlainSequentialAttention
 from tests.support.narrow_hrnet import NARROW
 
@@ -67,7 +68,7 @@ def test_weights_gather_the_answer_and_the_change_is_what_its_mean_makes(csam_at
     plain.load_state_dict(network.state_dict())
     network, plain = network.double().eval(), plain.double().eval()
     image = torch.rand(1, 3, *SIZE, dtype=torch.double)
-    found = attention_at(network, image, PLACE)
+    found = of_sample(with_sample(attention_at(network, image, PLACE), "id"), "id")  # as `evaluate` keeps it
 
     assert list(found) == list(TASKS)
     given: dict[tuple[str, int], Tensor] = {}
@@ -100,7 +101,7 @@ def test_ablated_modules_are_left_out_and_nothing_stays_hooked():
     image = torch.rand(1, 3, *SIZE)
     without = build("sequential_attention", backbone=NARROW, tasks=TASKS, csam=False).eval()
     found = attention_at(without, image, (0, 0))["semseg"]
-    assert all(found.tasks) and not any(found.scales)
+    assert all(found.tasks) and not any(found.scales) and has_cross_attention(without)
     assert not any(module._forward_hooks for module in without.modules())
 
 
@@ -108,7 +109,9 @@ def test_what_has_no_attention_to_show_is_refused_by_name():
     image = torch.rand(1, 3, *SIZE)
     with pytest.raises(ParamsError, match="MultiTask has no cross attention"):
         attention_at(build("multi_task", backbone=NARROW, tasks=TASKS).eval(), image, PLACE)
+    assert not has_cross_attention(build("multi_task", backbone=NARROW, tasks=TASKS))
     bare = build("sequential_attention", backbone=NARROW, tasks=TASKS, ctam=False, csam=False).eval()
+    assert not has_cross_attention(bare)
     with pytest.raises(ParamsError, match="neither CTAM nor CSAM"):
         attention_at(bare, image, PLACE)
     with pytest.raises(ParamsError, match=r"place \(0.5, 1.0\)"):

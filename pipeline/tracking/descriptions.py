@@ -1,0 +1,77 @@
+"""What MLflow's page of a run says at its top, in Markdown: what it is worth, its scores, and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+from pipeline.results.comparison import Comparison, Gain, Row, Score
+
+DELTA_M = "delta_m"  # the task of delta.json's rows that hold Δm
+_MARKUP = str.maketrans({each: f"\\{each}" for each in "\\`*_{}[]<>()#+!|~"})  # names of runs hold some of these
+
+
+def describe_run(delta: Comparison, run: str, seed: int, run_id: str, picture: str | None = None) -> str:
+    """The page of one trained run: its sentence, if it has a Δm, its scores beside its baselines', its predictions.
+
+    run_id: in MLflow. picture: the artifact that shows predictions, if there is one.
+    """
+    facts, rows = delta.runs[run], [row for row in delta.per_seed if (row.run, row.seed) == (run, seed)]
+    seeds = sorted({row.seed for row in delta.per_seed if row.run == run})
+    sentence = conclusion_of(delta, run)
+    parts = [] if sentence is None else [f"**{_plain(sentence)}**"]  # first: MLflow folds what is long
+    parts.append("\n".join(_table(rows, delta.scores[run], delta.delta_m.get(run), len(seeds))))
+    what = f"{facts.architecture} on {facts.backbone}, seed {seed} of {', '.join(map(str, seeds))}"
+    parts.append(_plain(f"{what}: {facts.parameters / 1e6:.2f} M parameters, {facts.macs / 1e9:.2f} GMAC an image."))
+    users = [other for other in delta.delta_m if any(of.baseline_run == run for of in delta.scores[other].values())]
+    if users:
+        parts.append(_plain(f"A baseline of {', '.join(users)}."))
+    if picture is not None:
+        query = urlencode({"path": picture, "run_uuid": run_id})
+        parts.append(f"![image, then label and prediction of each task](get-artifact?{query})")
+    parts.append(f"`python -m stages.trace reports/metrics/{run}-{seed}.json` says what made these numbers.")
+    return "\n\n".join(parts)
+
+
+def describe_comparison(delta: Comparison, table: str) -> str:
+    """The page of a comparison: the table that the terminal showed, as it was."""
+    runs = _plain(", ".join(delta.delta_m) or "no run with baselines for all its tasks")
+    return f"Δm of {runs}. The runs below this one are those that were compared.\n\n```\n{table}\n```"
+
+
+def conclusion_of(delta: Comparison, run: str) -> str | None:
+    """The sentence on a run's Δm; None for a run that has no Δm."""
+    return dict(zip(delta.delta_m, delta.conclusions, strict=True)).get(run)
+
+
+def _table(rows: list[Row], scores: dict[str, Score], gain: Gain | None, seeds: int) -> Iterator[str]:
+    yield f"| task | this seed | mean of {seeds} | its baseline | Δ % |"
+    yield "|---|---:|---:|---:|---:|"
+    for row in rows:
+        if row.task == DELTA_M:
+            continue
+        of = scores[row.task]
+        arrow = "↑" if of.higher_is_better else "↓"
+        mean = _number(of.mean) + ("" if of.std is None else f" ± {_number(of.std, like=of.mean)}")
+        cells = [_number(row.score), mean, _number(row.baseline), _signed(row.delta)]
+        yield " | ".join([f"| {_plain(row.task)} {_plain(of.metric)} {arrow}", *cells]) + " |"
+    own = next((row.delta for row in rows if row.task == DELTA_M), None)
+    if gain is not None:
+        within = f" ({gain.interval.low:+.1f} to {gain.interval.high:+.1f})" if gain.interval else ""
+        yield f"| **Δm %** | **{_signed(own)}** | **{gain.mean:+.2f}**{within} | | |"
+
+
+def _number(value: float | None, like: float | None = None) -> str:
+    """Two digits for percentages and degrees, four for metres; empty without a value."""
+    if value is None:
+        return ""
+    return f"{value:.{2 if abs(value if like is None else like) >= 10 else 4}f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
+
+
+def _plain(text: str) -> str:
+    """Text as Markdown that shows it as it is."""
+    return text.translate(_MARKUP)
