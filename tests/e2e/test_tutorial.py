@@ -1,7 +1,11 @@
-"""docs/tutorial.md, followed to the letter: its blocks, in order, in a project of its own."""
+"""docs/tutorial.md, followed to the letter: its blocks, in order, in a project of its own.
+
+After the first result the notebook runs on it, docs/results.ipynb.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from tests.support.notebook import code_cells, read_notebook, run_cells
 from tests.support.project import ROOT, Project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -49,13 +54,43 @@ def follow(project: Project, block: str) -> str:
     return printed
 
 
-def test_every_block_ends_where_it_says(tmp_path):
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """The tutorial's first result. The tests below change it in turn."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["training"]["backbone"] = "test_resnet"  # the default's takes minutes
-    project = Project(tmp_path / "clone", params)
-    first, table, change, differences, trace, own, train_own, use, network, cost, back = BLOCKS
+    project = Project(tmp_path_factory.mktemp("tutorial") / "clone", params)
+    follow(project, BLOCKS[0])
+    return project
 
-    follow(project, first)
+
+ENDS_WITH = """
+import json
+print(json.dumps({
+    "gains": gains["delta"].to_dict(), "logged": logged.to_dict(), "networks": len(networks),
+    "epochs": len(history), "saved": by_image["angle saved, °"].to_dict(), "figures": len(plt.get_fignums()),
+    "maps": {task: values.shape for task, values in maps.items()},
+}))
+"""
+
+
+def test_the_notebook_runs_from_top_to_bottom(project):
+    done = run_cells([*code_cells(read_notebook()), ENDS_WITH], project.root, project.environment)
+    assert done.returncode == 0, done.stderr
+    end = json.loads(done.stdout.splitlines()[-1])
+    delta = project.json("reports/delta.json")
+    wanted = {run: gain["mean"] for run, gain in delta["delta_m"].items()}
+    assert set(wanted) == {"multi_task", "sequential_attention"}
+    assert end["gains"] == pytest.approx(wanted) and end["logged"] == wanted
+    assert end["networks"] == end["epochs"] == 4 and end["figures"] == 5
+    assert end["maps"] == {"semseg": [64, 64], "normals": [64, 64, 3]}
+    angle = delta["scores"]["multi_task"]["normals"]  # every pixel has a normal, so the mean of images is that of all
+    assert sum(end["saved"].values()) / 8 == pytest.approx(angle["baseline"] - angle["mean"])
+
+
+def test_every_block_ends_where_it_says(project):
+    _, table, change, differences, trace, own, train_own, use, network, cost, back = BLOCKS
+
     shown = follow(project, table)
     assert all(run in shown for run in ("single task", "multi_task", "sequential_attention")) and "Δm" in shown
 

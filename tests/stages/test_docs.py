@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -14,12 +15,20 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("*.md", "docs/*.md", "benchmarks/*.md", "data/own/*.md", "findings/*.md", "models/*.md")
+PLACES = ("*.md", "docs/*.md", "docs/*.ipynb", "benchmarks/*.md", "data/own/*.md", "findings/*.md", "models/*.md")
 DOCUMENTS = sorted(path for place in PLACES for path in ROOT.glob(place))
 FOLDERS = ("pipeline/", "stages/", "tests/", "docs/", "profiles/", "benchmarks/")
 COMMAND = re.compile(r"python -m (stages|benchmarks|tests)\.(\w+)([^#|&;`\n]*)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 MAKE = re.compile(r"(?:^|[\s`])make (?:[A-Z]+=\S+ )*([a-z][a-z-]*)")
+
+
+def read(path: Path) -> str:
+    """A document as Markdown; of a notebook the cells that are Markdown."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
 
 
 def parsed(text: str) -> list[Token]:
@@ -51,7 +60,7 @@ def broken_links(path: Path, text: str) -> Iterator[str]:
         found = (path.parent / file).resolve() if file else path
         if not found.is_relative_to(ROOT) or not found.exists():
             yield f"{target}: no such file"
-        elif anchor and anchor not in anchors(text if found == path else found.read_text(encoding="utf-8")):
+        elif anchor and anchor not in anchors(text if found == path else read(found)):
             yield f"{target}: no such heading"
 
 
@@ -105,13 +114,14 @@ def problems(path: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_document_names_what_is_there(path: Path):
-    found = problems(path, path.read_text(encoding="utf-8"))
+    found = problems(path, read(path))
     assert not found, "\n".join(found)
 
 
 def test_every_page_is_linked_from_the_readme():
-    links = {token.attrGet("href") for token in parsed((ROOT / "README.md").read_text(encoding="utf-8"))}
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= links
+    links = {token.attrGet("href") for token in parsed(read(ROOT / "README.md"))}
+    pages = [path for path in DOCUMENTS if path.parent == ROOT / "docs"]
+    assert {f"docs/{path.name}" for path in pages} <= links
 
 
 @pytest.mark.parametrize(
