@@ -18,6 +18,7 @@ RESULTS = {
     name: Comparison.read(ROOT / f"docs/study/{name}.json")
     for name in ("rooms", "rooms_as_searched", "ccp", "ccp_edges")
 } | {"default": Comparison.read(ROOT / "reports/delta.json")}
+PARTS = ("no_cross_attention", "no_attention", "att_alone", "fpma_alone")  # of ccp_edges: a table of their own
 INTERVAL = re.compile(r"(−?\d+(?:\.\d+)?) to (−?\d+(?:\.\d+)?)")
 
 
@@ -64,11 +65,23 @@ def expected(delta: Comparison, run: str) -> list[str]:
 )
 def test_a_table_of_the_study_has_its_numbers(text, result):
     delta = RESULTS[result]
-    wanted = {run: expected(delta, run) for run in ("single task", *delta.delta_m)}
+    runs = [run for run in delta.delta_m if run not in PARTS]
+    wanted = {run: expected(delta, run) for run in ("single task", *runs)}
     shown = [{row[0]: row[1:] for row in rows} for rows in tables(text)]
     assert any(
         {run: cells[: len(wanted[run])] for run, cells in rows.items() if run in wanted} == wanted for rows in shown
     ), wanted
+
+
+def test_the_table_of_parts_has_its_numbers():
+    delta = RESULTS["ccp_edges"]
+    wanted = {
+        run: [
+            *expected(delta, run), f"{delta.runs[run].parameters / 1e6:.2f} M", f"{delta.runs[run].macs / 1e9:.2f}"
+        ]
+        for run in ("sequential_attention", *PARTS)
+    }  # fmt: skip
+    assert any({row[0]: row[2:] for row in rows} == wanted for rows in tables(STUDY)), wanted
 
 
 def test_every_interval_of_the_study_is_one_that_was_computed():
