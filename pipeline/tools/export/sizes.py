@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -81,8 +82,7 @@ def find_sizes(model: Model, run: Run) -> tuple[Sizes | None, str]:
 def problems(model: Model, run: Run, sizes: Sequence[Size]) -> Iterator[str]:
     """For each size, with one image and with two: where `run` does not predict what the network does."""
     for height, width in sizes:
-        image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height + width))
-        expected = raw_predictions(model, image)
+        image, expected = _example(model, height, width)
         count_of_tasks = len(model.tasks)
         for count in (1, 2):
             try:
@@ -94,6 +94,13 @@ def problems(model: Model, run: Run, sizes: Sequence[Size]) -> Iterator[str]:
             for task, value, raw, right in zip(model.tasks, decoded, said, expected, strict=True):
                 if problem := differs(task, value, raw, right[:count]):
                     yield f"{height}x{width}, {count} images, {task}: {problem}"
+
+
+@functools.lru_cache(maxsize=8)
+def _example(model: Model, height: int, width: int) -> tuple[Tensor, list[Tensor]]:
+    """Two images of a size, and what the network says of them: kept, since a graph and then its file are compared."""
+    image = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height + width))
+    return image, raw_predictions(model, image)
 
 
 @torch.inference_mode()
