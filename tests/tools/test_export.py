@@ -23,9 +23,10 @@ from pipeline.core.errors import DataError
 from pipeline.data.sample import Label, Sample
 from pipeline.data.store import Store, write_split
 from pipeline.evaluation.scoring import as_map, predict
-from pipeline.results.comparison import Row
+from pipeline.results.comparison import Comparison, Gain, Row
 from pipeline.results.run_metrics import PrimaryMetric
 from pipeline.tools.export.config import read_config
+from pipeline.tools.export.mlflow_model import aliases
 from stages._entry import run_stage
 from tests.support.result_files import comparison, run_metrics
 from tests.support.saved_network import TASKS, put_graph, save_network
@@ -216,3 +217,25 @@ def test_the_config_names_where_the_network_comes_from(exported):
     assert (config.name, config.input_size, config.mean) == ("net-0", [64, 96], [0.485, 0.456, 0.406])
     assert config.units == {"semseg": "class index", "depth": "m", "normals": "unit vector", "edge": "probability"}
     assert config.provenance["dataset_digest"] == "d" * 64 and config.provenance["mlflow_run"] == "unknown"
+
+
+def test_a_registered_network_gets_the_names_of_its_run_by_the_first_seed(exported):
+    config = read_config(exported / "config.json")
+    rows = [Row(run, seed, "depth") for run in ("net", "other", "v2") for seed in (1, 2)]
+    gains = {run: Gain(mean, 0.1, 2) for run, mean in (("net", 1.0), ("other", -1.0))}
+    delta = replace(
+        comparison(),
+        delta_m=gains,
+        runs=dict.fromkeys(("net", "other", "v2")),
+        scores=dict.fromkeys(("net", "other", "v2")),
+        per_seed=rows,
+    )
+
+    def named(run: str, seed: int, delta: Comparison | None = delta) -> list[str]:
+        return aliases(replace(config, run=run, seed=seed), delta)
+
+    assert named("net", 1) == ["net-1", "net", "best"]
+    assert named("net", 2) == ["net-2"], "not the best of the seeds"
+    assert named("other", 1) == ["other-1", "other"]
+    assert named("v2", 1) == ["v2-1"], "MLflow keeps such names for versions"
+    assert named("net", 1, None) == named("net", 1, replace(delta, per_seed=[])) == ["net-1"]

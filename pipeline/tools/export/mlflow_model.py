@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +19,7 @@ from pipeline.tools.export.model import Model
 from pipeline.tools.export.trained import Trained, open_trained
 
 BEST = "best"
+_RESERVED = re.compile(r"latest|best|v\d+", re.IGNORECASE)  # by MLflow, and by us
 _REQUIREMENTS = ("torch", "timm", "numpy")
 
 
@@ -37,8 +39,8 @@ class Stacked(nn.Module):
 def export_mlflow(trained: Trained) -> str:
     """Log the network to the run that trained it, and return models:/<name>/<version>.
 
-    Its aliases are <run>-<seed>, and `best` for the run with the highest Δm. Raises DataError where MLflow's store has
-    no run of these weights, TrackingError where it can't be used.
+    Its names there: see `aliases`. Raises DataError where MLflow's store has no run of these weights, TrackingError
+    where it can't be used.
     """
     from pipeline.tracking.models import log_network  # imports mlflow
     from pipeline.tracking.queries import find_result
@@ -50,6 +52,7 @@ def export_mlflow(trained: Trained) -> str:
             f"MLflow's store has no run that made the weights of {config.name}: name the store in MLFLOW_TRACKING_URI, "
             "or run `dvc repro` in this folder"
         )
+    delta = Comparison.read(paths.DELTA_JSON) if paths.DELTA_JSON.exists() else None
     network = Stacked(open_trained(trained.saved, "cpu")).eval()
     example = torch.rand(2, 3, *config.input_size)
     with torch.no_grad(), TemporaryDirectory() as folder:
@@ -57,10 +60,20 @@ def export_mlflow(trained: Trained) -> str:
         kept = export_folder(trained, Path(folder) / config.name)
         requirements = [f"{name}=={config.versions[name]}" for name in _REQUIREMENTS]
         files = [kept / name for name in OWN]
-        return log_network(run, network, example.numpy(), maps, files, requirements, _aliases(config))
+        return log_network(run, network, example.numpy(), maps, files, requirements, aliases(config, delta))
 
 
-def _aliases(config: ModelConfig) -> list[str]:
-    gains = Comparison.read(paths.DELTA_JSON).delta_m if paths.DELTA_JSON.exists() else {}
-    best = max(gains, key=lambda run: gains[run].mean, default=None)
-    return [config.name, BEST] if config.run == best else [config.name]
+def aliases(config: ModelConfig, delta: Comparison | None) -> list[str]:
+    """Names for the registered network: <run>-<seed>; of a run's first seed also <run>, and `best` at the highest Δm.
+
+    The first seed, not the one that scored best: to choose by the scores that are reported would flatter them.
+    delta: what was compared; without it a run's first seed is not known.
+    """
+    found = [config.name]
+    if delta is None or config.seed != min((row.seed for row in delta.per_seed if row.run == config.run), default=None):
+        return found
+    if not _RESERVED.fullmatch(config.run):
+        found.append(config.run)
+    if config.run == max(delta.delta_m, key=lambda run: delta.delta_m[run].mean, default=None):
+        found.append(BEST)
+    return found
