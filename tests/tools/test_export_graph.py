@@ -6,6 +6,8 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,10 @@ from pipeline.networks.sca.attention import WindowBlock, linear_attention
 from pipeline.tasks import get_task
 from pipeline.tools.export import free_sizes, onnx_file
 from pipeline.tools.export.free_sizes import EvenStride, FreeWindowBlock
+from pipeline.tools.export.graph import Graph
 from pipeline.tools.export.model import Model
-from pipeline.tools.export.sizes import Sizes, differs, find_sizes, raw_predictions
+from pipeline.tools.export.onnx_file import converted
+from pipeline.tools.export.sizes import Sizes, differs, find_sizes, fixed, raw_predictions
 from pipeline.tools.export.trained import open_trained, read_saved_model
 from stages._entry import run_stage
 from tests.support.narrow_hrnet import NARROW
@@ -167,6 +171,32 @@ def assert_onnx_is_the_network(model: Model, image: Tensor, outside: list[Tensor
 
 
 @pytest.mark.slow
+class Means(nn.Module):
+    """Its buffer has the name that torch gives the result of the operator."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.5, 0.25, 0.125]).view(1, 3, 1, 1))
+
+    def forward(self, image):
+        values = (image - self.mean).mean((2, 3), keepdim=True)
+        return values, values + 1
+
+
+def test_values_of_a_file_have_names_of_their_own():
+    program = torch.export.export(Means(), (torch.rand(1, 3, 8, 8),))
+    proto = converted(Graph(program, fixed((8, 8), "a test"), ("depth",)), None)
+    values = [each.name for each in proto.graph.initializer]
+    values += [name for node in proto.graph.node for name in node.output]
+    assert len(set(values)) == len(values)
+    image = np.random.default_rng(0).random((1, 3, 8, 8), np.float32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    found, more = session.run(["depth", "depth_raw"], {"image": image})
+    expected = (image - np.float32([0.5, 0.25, 0.125])[:, None, None]).mean((2, 3), keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(more, expected + 1, rtol=1e-5)
+
+
 def test_a_network_without_a_graph_is_refused_in_a_line(capsys, monkeypatch):
     trained("multi_task", ["depth", "normals"])
     monkeypatch.setattr("pipeline.tools.export.graph._follow", lambda *_, **__: 1 / 0)

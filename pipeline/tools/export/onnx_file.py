@@ -42,7 +42,7 @@ def write_onnx(graph: Graph, config: ModelConfig, model: Model, file: Path) -> P
     """
     import onnx
 
-    proto = _converted(graph, config)
+    proto = converted(graph, config)
     _refuse_other_sizes(proto, graph.sizes)
     _describe(proto, graph, config)
     onnx.checker.check_model(proto)
@@ -52,7 +52,8 @@ def write_onnx(graph: Graph, config: ModelConfig, model: Model, file: Path) -> P
     return file
 
 
-def _converted(graph: Graph, config: ModelConfig) -> onnx.ModelProto:
+def converted(graph: Graph, config: ModelConfig) -> onnx.ModelProto:
+    """The graph in ONNX, simplified. Raises DataError where it can't be converted; config: whose name that says."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), torch.no_grad():
