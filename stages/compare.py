@@ -54,6 +54,7 @@ def _log(params: Params, delta: Comparison, results: list[RunMetrics]) -> None:
             conclusions.Compared(of.run, of.seed, of.weights_sha256, f"panels/{of.run}.png" if has_picture else None)
             for of in results
         ],
+        params.experiment,
     )
     about = descriptions.describe_comparison(delta, format_table(delta))
     comparison_run.log_comparison(params.experiment, paths.DELTA_JSON, delta.delta_m, about, ids)

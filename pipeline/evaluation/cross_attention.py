@@ -57,7 +57,7 @@ def attention_at(network: nn.Module, image: Tensor, place: Place) -> dict[str, T
         with answer.averaged():
             other = network(image).final[answer.task]
         before, after = _pixel(prediction[answer.task], place), _pixel(other, place)
-        change = (after - before).norm() / before.norm().clamp(min=torch.finfo(before.dtype).tiny)
+        change = (after - before).norm() / before.norm()  # of a prediction of 0: not a number, or infinite
         weights = _row(calls[answer.cam].queries[0], calls[answer.cam].keys[answer.call], place)
         gathered = Gathered(weights.float().cpu().numpy(), float(change))
         if isinstance(answer.source, str):

@@ -90,7 +90,7 @@ def percent(change: float) -> str:
 def largest(rows: Rows) -> tuple[float, int, str]:
     """The largest change that an answer makes; at which scale, from 0, and from which source."""
     found = [(gathered.change, k, source) for k, row in enumerate(rows) for source, gathered in row.items()]
-    return max(found, key=lambda each: each[0])
+    return max(found, key=lambda each: each[0] if np.isfinite(each[0]) else -1.0)
 
 
 def largest_text(rows: Rows) -> str:

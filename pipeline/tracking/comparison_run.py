@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.tracking.opening import reader, uploading
@@ -15,12 +15,14 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from pipeline.core import git, provenance
+from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
 from pipeline.core.integrity import file_sha256
 from pipeline.results.comparison import Gain
 
 NAME = "comparison"
 _STATE = "comparison_sha256"  # a tag: of reports/delta.json
+_COMPARED = "compared_runs"  # a tag: the ids of the runs, which may be children of a newer comparison by now
 
 
 def log_comparison(
@@ -32,38 +34,61 @@ def log_comparison(
     written once. delta_json: its SHA-256 names the state; runs of another experiment keep their place.
     Raises TrackingError where the store can't be reached.
     """
+    compared = list(compared)
     with _reached(delta_json) as client:
         found = None if client is None else client.get_experiment_by_name(experiment)
         if client is None or found is None or found.lifecycle_stage != "active":
             return None
         run = _find(client, found.experiment_id, delta_json) or _create(client, found.experiment_id, delta_json)
-        id_ = run.info.run_id
-        values = _values(gains)
-        if {name: run.data.metrics.get(name) for name in values} != values:
-            metrics = [Metric(name, value, run.info.start_time, 0) for name, value in values.items()]
-            client.log_batch(id_, metrics=metrics)
-        if not run.data.tags.get(MLFLOW_RUN_NOTE):
-            client.set_tag(id_, MLFLOW_RUN_NOTE, description)
-        _keep(client, id_, [delta_json])
-        for each in compared:
-            child = client.get_run(each)
-            here = child.info.experiment_id == found.experiment_id
-            if here and child.data.tags.get(MLFLOW_PARENT_RUN_ID) != id_:
-                client.set_tag(each, MLFLOW_PARENT_RUN_ID, id_)
-        if run.info.status != "FINISHED":  # last: whoever sees it finished, sees all of it
-            client.set_terminated(id_)
-        return id_
+        try:
+            _write(client, run, delta_json, gains, description, compared)
+        except BaseException as error:
+            with suppress(Exception):  # what ended it is what counts
+                client.set_terminated(run.info.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        return run.info.run_id
+
+
+def _write(
+    client: MlflowClient, run: Run, delta_json: Path, gains: Mapping[str, Gain], description: str, compared: list[str]
+) -> None:
+    """What the run of a comparison lacks; that it is finished comes last."""
+    id_, tags = run.info.run_id, run.data.tags
+    values = _values(gains)
+    if {name: run.data.metrics.get(name) for name in values} != values:
+        client.log_batch(id_, metrics=[Metric(name, value, run.info.start_time, 0) for name, value in values.items()])
+    if not tags.get(MLFLOW_RUN_NOTE):
+        client.set_tag(id_, MLFLOW_RUN_NOTE, description)
+    if tags.get(_COMPARED) != ",".join(compared):
+        client.set_tag(id_, _COMPARED, ",".join(compared))
+    _keep(client, id_, [delta_json])
+    for each in compared:
+        child = client.get_run(each)
+        here = child.info.experiment_id == run.info.experiment_id
+        if here and child.data.tags.get(MLFLOW_PARENT_RUN_ID) != id_:
+            client.set_tag(each, MLFLOW_PARENT_RUN_ID, id_)
+    if run.info.status != "FINISHED":
+        client.set_terminated(id_)
 
 
 def keep_report(experiment: str, delta_json: Path, files: Collection[Path]) -> None:
-    """Add the files of a report to the run of the comparison that it shows; nothing where the store has none.
+    """Add the files of a report to the run of the comparison that it shows; nothing where there is no store.
 
-    Raises TrackingError where the store can't be reached.
+    It warns where that can't be done: the report itself is written.
     """
-    with _reached(delta_json) as client:
-        found = None if client is None else client.get_experiment_by_name(experiment)
-        if client is not None and found is not None and (run := _find(client, found.experiment_id, delta_json)):
-            _keep(client, run.info.run_id, files)
+    try:
+        with reader() as client:
+            if client is None:
+                return
+            found = client.get_experiment_by_name(experiment)
+            run = None if found is None else _find(client, found.experiment_id, delta_json)
+            if run is not None:
+                _keep(client, run.info.run_id, files)
+                return
+        why = f"it has no comparison of {delta_json}; `dvc repro -f -s compare report` logs both"
+    except TrackingError as error:
+        why = str(error)
+    warn(f"warning: MLflow does not get the report: {why}")
 
 
 @contextmanager

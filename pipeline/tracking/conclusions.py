@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,22 +32,28 @@ class Compared:
     picture: str | None = None
 
 
-def log_conclusions(delta: Comparison, compared: Iterable[Compared]) -> list[str]:
+def log_conclusions(delta: Comparison, compared: Iterable[Compared], experiment: str) -> list[str]:
     """Write to the runs that made the weights what came of them; returns their ids.
 
-    A metric and a tag for those that have a Δm, a description for all unless a person wrote one. What stands there
-    already is not written again. Raises TrackingError when the store can't be reached.
+    A metric and a tag for those of a run with a Δm, a description for all unless a person wrote one. What stands there
+    already is not written again, and a Δm that no longer holds is taken back. Where several experiments have a run of
+    the weights, that of `experiment` is it, else the newest. Raises TrackingError when the store can't be reached.
     """
     ids: list[str] = []
-    gains = {(row.run, row.seed): row.delta for row in delta.per_seed if row.task == DELTA_M}
+    gains = {
+        (row.run, row.seed): row.delta for row in delta.per_seed if row.task == DELTA_M and row.run in delta.delta_m
+    }
     try:
         with reader() as client:
             if client is None:  # nothing was ever logged here
                 return ids
-            experiments = [each.experiment_id for each in client.search_experiments()]
+            every = client.search_experiments()
+            experiments = [each.experiment_id for each in every]
+            own = [each.experiment_id for each in every if each.name == experiment]
             for each in compared:
                 condition, order = of_weights(each.run, each.seed, each.weights_sha256), ["attributes.start_time DESC"]
-                found = client.search_runs(experiments, condition, order_by=order, max_results=1)
+                found = client.search_runs(own, condition, order_by=order, max_results=1) if own else []
+                found = found or client.search_runs(experiments, condition, order_by=order, max_results=1)
                 if not found:
                     warn(f"warning: MLflow's store has no run of {each.run}-{each.seed}, so its Δm is not shown there")
                     continue
@@ -59,11 +66,16 @@ def log_conclusions(delta: Comparison, compared: Iterable[Compared]) -> list[str
 
 def _log(client: MlflowClient, run: Run, delta: Comparison, compared: Compared, gain: float | None) -> None:
     id_, data = run.info.run_id, run.data
-    if gain is not None and data.metrics.get(DELTA_M) != gain:
+    logged, sentence = data.metrics.get(DELTA_M), conclusion_of(delta, compared.run)
+    if gain is not None and logged != gain:
         client.log_metric(id_, DELTA_M, gain)
-    sentence = conclusion_of(delta, compared.run)
+    elif gain is None and logged is not None and not math.isnan(logged):
+        client.log_metric(id_, DELTA_M, math.nan)  # a metric can't be deleted
+    ours = _is_ours(run)  # by the tag that may be deleted now
+    if sentence is None and CONCLUSION in data.tags:
+        client.delete_tag(id_, CONCLUSION)
     tags = {} if sentence is None else {CONCLUSION: sentence}
-    if _is_ours(run):
+    if ours:
         note = describe_run(delta, compared.run, compared.seed, id_, compared.picture)
         tags |= {MLFLOW_RUN_NOTE: note, _DESCRIBED: _sha256(note)}
     changed = [RunTag(name, value) for name, value in tags.items() if data.tags.get(name) != value]

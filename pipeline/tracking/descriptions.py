@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from pipeline.results.comparison import Comparison, Gain, Row, Score
 
 DELTA_M = "delta_m"  # the task of delta.json's rows that hold Δm
+_MOST = 4000  # characters of a table: MLflow cuts a description after 8,000, some stores after 5,000
 _MARKUP = str.maketrans({each: f"\\{each}" for each in "\\`*_{}[]<>()#+!|~"})  # names of runs hold some of these
 
 
@@ -36,7 +37,11 @@ def describe_run(delta: Comparison, run: str, seed: int, run_id: str, picture: s
 def describe_comparison(delta: Comparison, table: str) -> str:
     """The page of a comparison: the table that the terminal showed, as it was."""
     runs = _plain(", ".join(delta.delta_m) or "no run with baselines for all its tasks")
-    return f"Δm of {runs}. The runs below this one are those that were compared.\n\n```\n{table}\n```"
+    lines = table.splitlines()
+    while len("\n".join(lines)) > _MOST:
+        lines = [*lines[:-2], "... the rest is in the artifact delta.json"]
+    shown = "\n".join(lines)
+    return f"Δm of {runs}. Its children are the runs that were compared.\n\n```\n{shown}\n```"
 
 
 def conclusion_of(delta: Comparison, run: str) -> str | None:

@@ -149,7 +149,7 @@ UNSEEN: Edits = {
     "a default of the search": (default("search.trials", 5), set()),
 }
 VALUES: Edits = {  # and `check` each time
-    "experiment": (param("experiment", "other"), {"report"}),
+    "experiment": (param("experiment", "other"), {"compare", "report"}),
     "data.limit": (param("data.limit", 5), PREPARE),
     "data.rooms.seed": (param("data.rooms.seed", 5), PREPARE),
     "data.dataset": (param("data.dataset", "folder"), {"download", "prepare"}),

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.comparison.tables import format_table
 from pipeline.core import names
@@ -93,6 +95,32 @@ def test_every_interval_of_the_study_is_one_that_was_computed():
     quoted = set(INTERVAL.findall("".join(re.findall(r"```\n(.*?)```", STUDY, re.DOTALL))))  # what a command said
     in_words = set(INTERVAL.findall(re.sub(r"```\n.*?```", "", STUDY, flags=re.DOTALL)))
     assert in_words <= known | quoted and len(in_words) > 3
+
+
+QUOTED = re.compile(
+    r"(\S+): .*(?:than|from) (\w+)\b.*?(−?[\d.]+)(?: points of Δm)? \((?:95 % interval )?(−?[\d.]+) to (−?[\d.]+),"
+)
+
+
+def test_every_difference_that_the_study_quotes_is_that_of_its_files():
+    """By Student's t over seeds: here images have no part in a paired difference."""
+    lines = [line for block in re.findall(r"```\n(.*?)```", STUDY, re.DOTALL) for line in block.splitlines()]
+    quoted = [QUOTED.match(line) for line in lines if re.search(r"points of Δm|difference in Δm", line)]
+    assert len(quoted) > 8 and all(quoted)
+    for run, other, *numbers in (match.groups() for match in quoted):
+        wanted = [float(number.replace("−", "-")) for number in numbers]
+        wanted[0] = abs(wanted[0])
+        rounding = [0.56 * 10.0 ** -len(number.partition(".")[2]) for number in numbers]
+        found = [difference(delta, run, other) for delta in RESULTS.values() if {run, other} <= delta.delta_m.keys()]
+        assert any((np.abs(np.subtract(each, wanted)) < rounding).all() for each in found), (run, other, wanted, found)
+
+
+def difference(delta: Comparison, run: str, other: str) -> tuple[float, float, float]:
+    """Size of the mean difference of two Δm, and its 95 % interval."""
+    gains = [[row.delta for row in delta.per_seed if (row.run, row.task) == (of, "delta_m")] for of in (run, other)]
+    differences = np.subtract(*gains)
+    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
+    return abs(differences.mean()), differences.mean() - half, differences.mean() + half
 
 
 def test_the_default_ends_with_what_the_readme_shows():

@@ -238,4 +238,7 @@ def test_a_registered_network_gets_the_names_of_its_run_by_the_first_seed(export
     assert named("net", 2) == ["net-2"], "not the best of the seeds"
     assert named("other", 1) == ["other-1", "other"]
     assert named("v2", 1) == ["v2-1"], "MLflow keeps such names for versions"
+    turned = replace(delta, per_seed=[*reversed(rows), Row("net-2", 1, "depth")])
+    assert named("net", 2, turned) == ["net-2", "net", "best"], "the first in the order of params"
+    assert named("net-2", 1, turned) == ["net-2-1"], "net-2 is another network's"
     assert named("net", 1, None) == named("net", 1, replace(delta, per_seed=[])) == ["net-1"]

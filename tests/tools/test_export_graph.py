@@ -170,7 +170,6 @@ def assert_onnx_is_the_network(model: Model, image: Tensor, outside: list[Tensor
     assert props["sizes.largest"] == "512x512" and '"architecture"' in props["config.json"]
 
 
-@pytest.mark.slow
 class Means(nn.Module):
     """Its buffer has the name that torch gives the result of the operator."""
 
@@ -197,6 +196,7 @@ def test_values_of_a_file_have_names_of_their_own():
     np.testing.assert_allclose(more, expected + 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_network_without_a_graph_is_refused_in_a_line(capsys, monkeypatch):
     trained("multi_task", ["depth", "normals"])
     monkeypatch.setattr("pipeline.tools.export.graph._follow", lambda *_, **__: 1 / 0)

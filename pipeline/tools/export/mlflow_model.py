@@ -66,13 +66,14 @@ def export_mlflow(trained: Trained) -> str:
 def aliases(config: ModelConfig, delta: Comparison | None) -> list[str]:
     """Names for the registered network: <run>-<seed>; of a run's first seed also <run>, and `best` at the highest Δm.
 
-    The first seed, not the one that scored best: to choose by the scores that are reported would flatter them.
-    delta: what was compared; without it a run's first seed is not known.
+    The first of params' seeds, not the one that scored best: to choose by the scores that are reported would flatter
+    them. delta: what was compared; without it a run's first seed is not known.
     """
     found = [config.name]
-    if delta is None or config.seed != min((row.seed for row in delta.per_seed if row.run == config.run), default=None):
+    seeds = [] if delta is None else [row.seed for row in delta.per_seed if row.run == config.run]
+    if delta is None or not seeds or config.seed != seeds[0]:
         return found
-    if not _RESERVED.fullmatch(config.run):
+    if not _RESERVED.fullmatch(config.run) and config.run not in {f"{row.run}-{row.seed}" for row in delta.per_seed}:
         found.append(config.run)
     if config.run == max(delta.delta_m, key=lambda run: delta.delta_m[run].mean, default=None):
         found.append(BEST)

@@ -66,13 +66,13 @@ def converted(graph: Graph, config: ModelConfig) -> onnx.ModelProto:
                 input_names=[INPUT],
                 output_names=graph.outputs,
             )
+            assert program is not None
+            _simplify(program)
     except Exception as error:  # the converter raises errors of its own, of onnxscript and of what they call
         reason = str(error.__cause__ or error).strip().splitlines()[0][:200]
         raise DataError(
             f"{config.name}: {config.architecture} can't be converted to ONNX ({reason}); use --to pt2"
         ) from None
-    assert program is not None
-    _simplify(program)
     proto: onnx.ModelProto = program.model_proto
     return proto
 
