@@ -51,7 +51,7 @@ def follow(project: Project, block: str) -> str:
 
 def test_every_block_ends_where_it_says(tmp_path):
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["training"]["backbone"] = "test_resnet"  # the default's takes minutes
+    params["training"]["backbone"] = "test_efficientnet"  # the default's takes minutes; narrow maps, so small weights
     project = Project(tmp_path / "clone", params)
     first, table, change, differences, trace, own, train_own, use, network, cost, back = BLOCKS
 
