@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 # Files that take a minute or more: begun first, so that no core works alone at the end.
 LONG = (
+    "test_tutorial.py",
     "test_pipeline.py",
     "test_parallel.py",
     "test_soak.py",

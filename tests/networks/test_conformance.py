@@ -16,7 +16,7 @@ from pipeline.core.names import TASK_COUNT
 from pipeline.datasets import DATASETS
 from pipeline.networks.registry import ARCHITECTURES, build
 from pipeline.tasks import TASKS as TASKS_BY_NAME
-from tests.support.narrow_hrnet import NARROW
+from tests.support.narrow_hrnet import NARROW, WIDE
 from tests.support.networks import (
     assert_compiles,
     assert_gradient_everywhere,
@@ -47,7 +47,7 @@ OPTIONS = [
 CHANGING = [each for each in OPTIONS if each[1] not in ("stitch", "own_share")]
 # The DeepLab head reads the deepest map alone, through which not all of an HRNet is reached; the narrow HRNet has no
 # scale to narrow further.
-FOR_OPTION = {"head": "test_efficientnet", "scale_channels": "resnet18"}
+FOR_OPTION = {"head": "test_efficientnet", "scale_channels": WIDE}
 SEVERAL = [name for name in ARCHITECTURES if TASK_COUNT[name][1] != 1]
 # Every network as it is by default, and two with an option that adds modules.
 WITH_MODULES = [("nddr_cnn", {"shortcut": True}), ("atrc", {"deep_supervision": True})]

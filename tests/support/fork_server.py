@@ -221,10 +221,18 @@ class SubprocessOfDvc:
     Stages that the order lists as `processes` become processes of their own, which import everything themselves.
     """
 
-    class Popen:
-        def __init__(self, arguments: Sequence[str], cwd: str, env: dict[str, str], **_: object):
+    @classmethod
+    def Popen(cls, arguments: Sequence[str], **options: Any) -> subprocess.Popen | SubprocessOfDvc.Fork:  # noqa: N802
+        """One of ours is `python -m stages.NAME ...`; another graph's goes to a shell, as DVC means it."""
+        if arguments[-1].startswith("python -m stages."):
+            return cls.Fork(arguments, options["cwd"], options["env"])
+        return subprocess.Popen(arguments, **options)
+
+    class Fork:
+        """What DVC uses of a `Popen`."""
+
+        def __init__(self, arguments: Sequence[str], cwd: str, env: dict[str, str]):
             words = arguments[-1].split()
-            assert words[:2] == ["python", "-m"], arguments
             sys.stdout.flush()
             sys.stderr.flush()
             self.pid = os.fork()

@@ -43,6 +43,7 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "served")]
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes for jobs that nobody gives it
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
         while not self.answers():

@@ -12,6 +12,7 @@ from torch import nn
 
 WIDTHS = (8, 16, 32, 64)
 SIXES = (6, 12, 24, 48)
+WIDE_ENDED = (8, 16, 32, 264)
 
 
 def _stage(*widths: int, block: str = "BASIC") -> dict[str, Any]:
@@ -32,6 +33,7 @@ def _config(widths: tuple[int, ...]) -> dict[str, Any]:
 
 hrnet.cfg_cls["hrnet_narrow"] = _config(WIDTHS)
 hrnet.cfg_cls["hrnet_sixes"] = _config(SIXES)
+hrnet.cfg_cls["hrnet_wide_ended"] = _config(WIDE_ENDED)
 
 
 @register_model
@@ -45,4 +47,10 @@ def hrnet_sixes(pretrained: bool = False, **options: Any) -> nn.Module:
     return hrnet._create_hrnet("hrnet_w18_small", pretrained, cfg_variant="hrnet_sixes", **options)
 
 
-NARROW = hrnet_narrow.__name__
+@register_model
+def hrnet_wide_ended(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Its coarsest scale is wider than any bound that a network sets to a scale."""
+    return hrnet._create_hrnet("hrnet_w18_small", pretrained, cfg_variant="hrnet_wide_ended", **options)
+
+
+NARROW, WIDE = hrnet_narrow.__name__, hrnet_wide_ended.__name__

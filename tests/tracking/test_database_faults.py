@@ -26,6 +26,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 POINTS = 3000
+BUSY_MILLISECONDS = 200  # how long SQLite waits for a lock: 5 s when it is opened, 20 s in MLflow's sessions
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def project(made, tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(run_log, "_LAST_SECONDS", 1.0)
-    return root
+    with pragma(f"busy_timeout = {BUSY_MILLISECONDS}"), soon_tired_of_locks():
+        yield root
 
 
 @contextmanager
@@ -77,6 +79,20 @@ def pragma(text):
         yield
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "connect", begin)
+
+
+@contextmanager
+def soon_tired_of_locks():
+    """MLflow asks SQLite at the start of every session to wait for 20 s."""
+
+    def shorten(connection, cursor, statement, parameters, *_):
+        return statement.replace("busy_timeout = 20000", f"busy_timeout = {BUSY_MILLISECONDS}"), parameters
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", shorten, retval=True)
+    try:
+        yield
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.setattr(metric_queue, "_SEND_SECONDS", 0.05)
+    monkeypatch.setattr(metric_queue, "_FIRST_PAUSE", 0.05)
     monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 20.0)
     return tmp_path
 
