@@ -4,9 +4,9 @@
     python -m benchmarks.busy --steps 6
 
 Steps of sequential attention (96x128, batch 8) on as many threads as there are cores: alone, beside a process that
-counts in a loop, and beside a second such training. Each with threads that spin while they wait, as OpenMP has them do
-by itself, and with threads that sleep (OMP_WAIT_POLICY=PASSIVE), as `stages` have them do. Medians of a step in
-seconds, and how many times as long as alone and spinning.
+counts in a loop, and beside a second such training. Each with threads that spin for long while they wait, as OpenMP has
+them do by itself, with threads that spin for a moment and then sleep, as `stages` have them do, and with threads that
+sleep at once. Medians of a step in seconds, and how many times as long as alone and spinning.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ import time
 from statistics import median
 
 from benchmarks.machine import describe
+from stages._entry import SPINS
 
-POLICIES = {"spinning": {}, "sleeping": {"OMP_WAIT_POLICY": "PASSIVE"}}
+POLICIES = {
+    "spinning": {},
+    "as in stages": {"GOMP_SPINCOUNT": SPINS},
+    "sleeping at once": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
 
 
 def main() -> None:
@@ -42,7 +47,7 @@ def main() -> None:
 
 def measure(count: int, policy: dict[str, str], beside: str) -> list[float]:
     """Seconds of each step of a training in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")} | policy
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))} | policy
     own = [sys.executable, "-m", "benchmarks.busy", "--own", "--steps"]
     others = {
         "nothing": [],

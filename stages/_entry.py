@@ -1,8 +1,8 @@
 """What every stage does first and last: check params, and tell a person's mistake without a traceback.
 
 A stage is a process of some seconds, so what is lost at its start and end counts: `imports` and `_leave` save a third.
-Threads that have nothing to compute sleep: spinning, as OpenMP has them do by itself, they keep a core from whoever
-else has work, which slows both down several times (benchmarks/busy.py).
+A thread that has nothing to compute soon sleeps: spinning for long, as OpenMP has it do by itself, it keeps a core from
+whoever else has work, which slows both down many times (benchmarks/busy.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from pipeline.core import machine_faults, paths, shutdown
 from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.params.load import load_params
+
+
+SPINS = "3000"  # of an idle thread before it sleeps; GNU's OpenMP, torch's on Linux, has 30 billion, or 300,000
 
 
 def run_stage(
@@ -41,7 +44,8 @@ def run_stage(
     A stage that is asked to end, or whose DVC is gone, exits with 130 (pipeline/core/shutdown.py).
     Any other exception is our own bug and keeps its traceback.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # OpenMP reads it once, as torch is imported
+    if "OMP_WAIT_POLICY" not in os.environ:  # OpenMP reads it once, as torch is imported
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     exit_code: list[int] = []
     own_process = main.__module__ == "__main__"
     if own_process:
