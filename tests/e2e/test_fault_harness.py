@@ -63,7 +63,7 @@ def test_the_harness_sees_a_loss_a_wrong_number_and_what_is_left_over(bench, tmp
     (folder / f"models/{RUN}/weights.safetensors").unlink()
     (folder / "reports/.left.partial").touch()
     with sqlite3.connect(folder / "mlflow.db") as store:
-        store.execute("UPDATE runs SET status = 'RUNNING'")
+        store.execute(f"UPDATE runs SET status = 'RUNNING' WHERE name = '{RUN}'")
         point = store.execute("SELECT * FROM metrics WHERE key = 'loss/semseg'").fetchone()
         later = [value + 1 if i == at_time(store) else value for i, value in enumerate(point)]
         store.execute(f"INSERT INTO metrics VALUES ({', '.join('?' * len(later))})", later)
