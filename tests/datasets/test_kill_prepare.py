@@ -66,7 +66,9 @@ def end(process: forked.Process) -> int:
 
 def test_killed_at_ten_moments(start, in_tmp):
     target = in_tmp / "data" / "prepared"
-    process, began = start(), time.perf_counter()  # the first one waits for the imports
+    end(start())  # waits for the imports
+    shutil.rmtree(target)
+    process, began = start(), time.perf_counter()
     assert end(process) == 0, (in_tmp / "prepare.log").read_text()
     seconds = time.perf_counter() - began
     undisturbed = tree(target)
@@ -85,6 +87,7 @@ def test_killed_at_ten_moments(start, in_tmp):
         if target.exists():
             assert tree(target) == undisturbed
             seen["done"] += 1
+            seconds *= 0.8  # the machine has more time for it than it had
         else:
             seen["unpacking or packing" if (in_tmp / "data" / ".prepared").exists() else "nothing"] += 1
     assert seen["unpacking or packing"] >= 3, seen  # the moments meant something
