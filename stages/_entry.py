@@ -21,7 +21,7 @@ from pipeline.core.console import warn
 from pipeline.core.errors import PipelineError
 from pipeline.params.load import load_params
 
-SPINS = "3000"  # of an idle thread before it sleeps; GNU's OpenMP, torch's on Linux, has 30 billion, or 300,000
+SPINS = "3000"  # turns of an idle thread before it sleeps; GNU's OpenMP, which torch has on Linux, takes 300,000
 
 
 def run_stage(

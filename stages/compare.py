@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.comparison.baselines import DELTA_M, compare
+from pipeline.comparison.baselines import compare
 from pipeline.comparison.load_results import load_results
 from pipeline.comparison.tables import format_table, write_delta, write_summary
 from pipeline.comparison.tuning import add_tuning
@@ -12,7 +12,7 @@ from pipeline.core import paths
 from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
 from pipeline.params.schema import Params
-from pipeline.results.comparison import Comparison
+from pipeline.results.comparison import DELTA_M, Comparison
 from pipeline.results.run_metrics import RunMetrics
 from stages._entry import imports, run_stage
 

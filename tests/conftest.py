@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from stages._entry import SPINS
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once: before the first product on a GPU
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as in stages: two workers share the cores, and so do trainings
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # as in stages: two workers share the cores, and so do trainings
 os.environ["PIPELINE_DEVICE"] = "cpu"  # tests mean it, and compare bits: those of a GPU say so
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # else every worker would compute on every core
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))

@@ -14,7 +14,7 @@ from pipeline.core import names
 from pipeline.core.errors import ComparisonError
 from pipeline.metrics.delta import multi_task_performance, relative_gain, spread
 from pipeline.params.schema import ResolvedRun
-from pipeline.results.comparison import Comparison, Gain, Row, RunFacts, Score
+from pipeline.results.comparison import DELTA_M, Comparison, Gain, Row, RunFacts, Score
 from pipeline.results.run_metrics import RunMetrics
 
 # What must be the same on both sides: other data or another backbone makes another experiment.
@@ -67,9 +67,6 @@ OF_SCORING = ("output_stride", "hrnet_upsampling", "input_size", "normalization"
 
 class UnknownBaseline(Exception):
     """Two single-task runs could be the baseline, and no recipe decides: one side was trained elsewhere."""
-
-
-DELTA_M = "delta_m"  # stands in the task column for a whole run's Δm
 
 
 # -- fair baselines -----------------------------------------------------------------------------------------

@@ -12,13 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.comparison.baselines import DELTA_M
 from pipeline.comparison.estimate import Estimate, interval
 from pipeline.core import paths
 from pipeline.core.errors import ComparisonError
 from pipeline.evaluation.statistics import SplitStatistics, read_statistics
 from pipeline.metrics.resampling import draw, resampled_performance, resampled_scores, scores_without_each
-from pipeline.results.comparison import Comparison, Gain, Interval, Row, Score
+from pipeline.results.comparison import DELTA_M, Comparison, Gain, Interval, Row, Score
 from pipeline.results.run_metrics import RunMetrics
 
 Resampled = dict[tuple[str, int, str], np.ndarray]

@@ -8,9 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.comparison.baselines import DELTA_M
 from pipeline.core import names, paths
-from pipeline.results.comparison import Comparison, Gain, Interval, Score
+from pipeline.results.comparison import DELTA_M, Comparison, Gain, Interval, Score
 
 FIELDS = (
     "run",

@@ -7,6 +7,9 @@ from typing import ClassVar, Literal
 
 from pipeline.core.result_file import ResultFile, beside
 
+DELTA_M = "delta_m"
+"""Stands in the task column for a whole run's Δm."""
+
 
 @dataclass(frozen=True)
 class Interval:

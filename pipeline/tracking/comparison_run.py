@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from pipeline.tracking.opening import reader, uploading
+from pipeline.tracking.opening import reader, uploading  # before mlflow: it sets what that reads on import
 
 # isort: split
 from mlflow import MlflowClient
@@ -19,6 +19,7 @@ from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
 from pipeline.core.integrity import file_sha256
 from pipeline.results.comparison import Gain
+from pipeline.tracking.conclusions import store_of_results
 
 NAME = "comparison"
 _STATE = "comparison_sha256"  # a tag: of reports/delta.json
@@ -35,7 +36,7 @@ def log_comparison(
     Raises TrackingError where the store can't be reached.
     """
     compared = list(compared)
-    with _reached(delta_json) as client:
+    with store_of_results() as client:
         found = None if client is None else client.get_experiment_by_name(experiment)
         if client is None or found is None or found.lifecycle_stage != "active":
             return None
@@ -89,15 +90,6 @@ def keep_report(experiment: str, delta_json: Path, files: Collection[Path]) -> N
     except TrackingError as error:
         why = str(error)
     warn(f"warning: MLflow does not get the report: {why}")
-
-
-@contextmanager
-def _reached(delta_json: Path) -> Iterator[MlflowClient | None]:
-    try:
-        with reader() as client:
-            yield client
-    except TrackingError as error:
-        raise TrackingError(f"{error}. {delta_json} is written: `dvc repro` brings it there") from None
 
 
 def _find(client: MlflowClient, experiment_id: str, delta_json: Path) -> Run | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from pipeline.core import paths
 from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
-from pipeline.results.comparison import Comparison
-from pipeline.tracking.descriptions import DELTA_M, conclusion_of, describe_run
+from pipeline.results.comparison import DELTA_M, Comparison
+from pipeline.tracking.descriptions import conclusion_of, describe_run
 from pipeline.tracking.mlflow_run import of_weights
 from pipeline.tracking.opening import reader
 
@@ -43,25 +45,35 @@ def log_conclusions(delta: Comparison, compared: Iterable[Compared], experiment:
     gains = {
         (row.run, row.seed): row.delta for row in delta.per_seed if row.task == DELTA_M and row.run in delta.delta_m
     }
+    with store_of_results() as client:
+        if client is None:  # nothing was ever logged here
+            return ids
+        every = client.search_experiments()
+        experiments = [each.experiment_id for each in every]
+        own = [each.experiment_id for each in every if each.name == experiment]
+        for each in compared:
+            condition, order = of_weights(each.run, each.seed, each.weights_sha256), ["attributes.start_time DESC"]
+            found = client.search_runs(own, condition, order_by=order, max_results=1) if own else []
+            found = found or client.search_runs(experiments, condition, order_by=order, max_results=1)
+            if not found:
+                warn(f"warning: MLflow's store has no run of {each.run}-{each.seed}, so its Δm is not shown there")
+                continue
+            ids.append(found[0].info.run_id)
+            _log(client, found[0], delta, each, gains.get((each.run, each.seed)))
+    return ids
+
+
+@contextmanager
+def store_of_results() -> Iterator[MlflowClient | None]:
+    """The store, as `opening.reader` has it, to write into what `compare` has written to its files.
+
+    A TrackingError says that these are there.
+    """
     try:
         with reader() as client:
-            if client is None:  # nothing was ever logged here
-                return ids
-            every = client.search_experiments()
-            experiments = [each.experiment_id for each in every]
-            own = [each.experiment_id for each in every if each.name == experiment]
-            for each in compared:
-                condition, order = of_weights(each.run, each.seed, each.weights_sha256), ["attributes.start_time DESC"]
-                found = client.search_runs(own, condition, order_by=order, max_results=1) if own else []
-                found = found or client.search_runs(experiments, condition, order_by=order, max_results=1)
-                if not found:
-                    warn(f"warning: MLflow's store has no run of {each.run}-{each.seed}, so its Δm is not shown there")
-                    continue
-                ids.append(found[0].info.run_id)
-                _log(client, found[0], delta, each, gains.get((each.run, each.seed)))
+            yield client
     except TrackingError as error:
-        raise TrackingError(f"{error}. reports/delta.json is written: `dvc repro` brings it there") from None
-    return ids
+        raise TrackingError(f"{error}. {paths.DELTA_JSON} is written: `dvc repro` brings it there") from None
 
 
 def _log(client: MlflowClient, run: Run, delta: Comparison, compared: Compared, gain: float | None) -> None:

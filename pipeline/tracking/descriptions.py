@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
-from pipeline.results.comparison import Comparison, Gain, Row, Score
+from pipeline.results.comparison import DELTA_M, Comparison, Gain, Row, Score
 
-DELTA_M = "delta_m"  # the task of delta.json's rows that hold Δm
 _MOST = 4000  # characters of a table: MLflow cuts a description after 8,000, some stores after 5,000
 _MARKUP = str.maketrans({each: f"\\{each}" for each in "\\`*_{}[]<>()#+!|~"})  # names of runs hold some of these
 

@@ -58,7 +58,8 @@ def attention_page(
         for axis, source in zip(row[1:], sources, strict=True):
             if source in cells:
                 weights, change = cells[source]
-                _draw(axis, _over(grey, weights), place, f"from {source}: {100 * change:.3g} %")
+                worth = f"{100 * change:.3g} %" if np.isfinite(change) else "–"
+                _draw(axis, _over(grey, weights), place, f"from {source}: {worth}")
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, BRIGHTEST), _COLOURS),
         ax=list(axes.flat),

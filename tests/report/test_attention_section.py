@@ -13,7 +13,6 @@ from matplotlib import colormaps
 
 from pipeline.core import paths
 from pipeline.report.attention import attention_section, percent
-from pipeline.report.content import Content
 from pipeline.report.page.attention import attention
 from pipeline.report.page.render import render
 from tests.support import reported
@@ -25,11 +24,8 @@ SAMPLE = reported.IDS[2]  # of eight images two are shown, the third and the sev
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("reported"))
-        patch.delenv("DVC_ROOT", raising=False)
-        reported.write_all(PARAMS)
-        yield Content.read(PARAMS)
+    with reported.content_in(tmp_path_factory.mktemp("reported"), PARAMS) as content:
+        yield content
 
 
 def cells(table) -> list[list[str]]:

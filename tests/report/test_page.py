@@ -35,12 +35,8 @@ HOSTILE = [*reported.CLASSES[2:4], *reported.IDS[1:], PARAMS.experiment]
 
 @pytest.fixture(scope="module")
 def content(tmp_path_factory):
-    """Of files in a folder that is the working folder meanwhile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("reported"))
-        patch.delenv("DVC_ROOT", raising=False)
-        reported.write_all(PARAMS)
-        yield Content.read(PARAMS)
+    with reported.content_in(tmp_path_factory.mktemp("reported"), PARAMS) as content:
+        yield content
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def broken(how: str) -> dict[str, Any]:
         case "picture":
             picture["image/png"] = base64.b64encode(b"\x89PNG" + bytes(PICTURE_BYTES)).decode()
         case "path in a text":
-            picture["text/plain"] = ["<PosixPath '/root/clone/reports'>"]
+            picture["text/plain"] = ["<PosixPath '/home/somebody/clone/reports'>"]
         case "path in the code":
             cell["source"] = ['start = Path("/content/clone")\n', *cell["source"]]
         case "long":

@@ -5,10 +5,13 @@ Files lie in the working folder as the stages leave them, so `Content.read` read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from pipeline.comparison.baselines import compare
@@ -25,6 +28,7 @@ from pipeline.evaluation.scoring import Scorer, finite_or_none
 from pipeline.evaluation.statistics import SplitStatistics
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Params
+from pipeline.report.content import Content
 from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
 from pipeline.tasks import get_task
 from tests.support.result_files import run_metrics
@@ -50,6 +54,16 @@ def raw_params(seeds: Sequence[int] = (0, 1)) -> dict:
         "seeds": list(seeds),
         "runs": runs,
     }
+
+
+@contextmanager
+def content_in(folder: Path, params: Params) -> Iterator[Content]:
+    """Of files in a folder, which is the working folder meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("DVC_ROOT", raising=False)
+        write_all(params)
+        yield Content.read(params)
 
 
 def write_all(params: Params) -> None:

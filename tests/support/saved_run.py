@@ -20,6 +20,14 @@ from pipeline.train.outputs import described
 from tests.support.result_files import run_record
 
 
+def rooms_info(tasks: list[str]) -> dict[str, Any]:
+    """What dataset.json says of rooms with these tasks, of three classes."""
+    return {
+        "dataset": "rooms", "tasks": tasks, "classes": {"semseg": ["floor", "wall", "bed"]}, "edge_max_dist": 0.01,
+        "splits": {"train": 8, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
+    }  # fmt: skip
+
+
 def save_run(root: Path, run: str, params: dict[str, Any], info: dict[str, Any]) -> nn.Module:
     """models/<run>-0 and what it takes to read it, below `root`, the working folder; returns the network."""
     (root / "params.yaml").write_text(yaml.safe_dump(params))

@@ -13,7 +13,7 @@ from pipeline.evaluation.cross_attention import attention_at
 from pipeline.loading.loader import image_tensor, resize_image
 from stages._entry import run_stage
 from tests.support.narrow_hrnet import NARROW
-from tests.support.saved_run import save_run
+from tests.support.saved_run import rooms_info, save_run
 
 TASKS = ["semseg", "depth"]
 PARAMS = {
@@ -25,10 +25,7 @@ PARAMS = {
     "seeds": [0],
     "runs": {name: {"architecture": name, "tasks": TASKS} for name in ("sequential_attention", "multi_task")},
 }  # fmt: skip
-INFO = {
-    "dataset": "rooms", "tasks": TASKS, "classes": {"semseg": ["floor", "wall", "bed"]}, "edge_max_dist": 0.01,
-    "splits": {"train": 8, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
-}  # fmt: skip
+INFO = rooms_info(TASKS)
 SIZE = (37, 50)
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 

@@ -21,7 +21,7 @@ from pipeline.networks.from_params import build_network
 from pipeline.networks.saved_weights import load_weights
 from pipeline.params.load import load_params
 from stages._entry import run_stage
-from tests.support.saved_run import save_run
+from tests.support.saved_run import rooms_info, save_run
 
 TASKS = ["semseg", "depth", "normals", "edge"]
 PARAMS = {
@@ -30,10 +30,7 @@ PARAMS = {
     "seeds": [0],
     "runs": {"all": {"architecture": "multi_task", "tasks": TASKS}},
 }  # fmt: skip
-INFO = {
-    "dataset": "rooms", "tasks": TASKS, "classes": {"semseg": ["floor", "wall", "bed"]}, "edge_max_dist": 0.01,
-    "splits": {"train": 8, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
-}  # fmt: skip
+INFO = rooms_info(TASKS)
 SIZE = (37, 50)
 PHOTO = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
 

@@ -10,11 +10,11 @@ from pipeline.comparison.estimate import interval
 from pipeline.metrics.resampling import draw, resampled_performance, resampled_scores, scores_without_each
 from pipeline.report.cells import bounds, number
 from pipeline.report.content import Content
+from pipeline.results.comparison import DELTA_M
 from pipeline.tasks import get_task
 from pipeline.visual.charts import Whisker, whiskers
 from pipeline.visual.svg import around
 
-DELTA_M = "delta_m"
 _WIDEST = 4.0  # times the spread of all means: an interval of two seeds would hide everything else
 
 
