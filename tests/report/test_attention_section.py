@@ -12,9 +12,11 @@ import pytest
 from matplotlib import colormaps
 
 from pipeline.core import paths
-from pipeline.report.attention import attention_section, percent
+from pipeline.evaluation.attention import Gathered
+from pipeline.report.attention import attention_section, largest, percent
 from pipeline.report.page.attention import attention
 from pipeline.report.page.render import render
+from pipeline.visual.attention_page import attention_page
 from tests.support import reported
 from tests.support.page import Page
 
@@ -112,7 +114,24 @@ def test_there_is_no_section_without_a_run_that_has_cross_attention(content):
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [(0.0, "0.00 %"), (4.9e-5, "< 0.01 %"), (5.1e-5, "0.01 %"), (1.5, "150.00 %"), (float("inf"), "–")],
+    [
+        (0.0, "0.00 %"),
+        (4.9e-5, "< 0.01 %"),
+        (5.1e-5, "0.01 %"),
+        (1.5, "150.00 %"),
+        (float("inf"), "–"),
+        (float("nan"), "–"),
+    ],
 )
 def test_percentages(change, expected):
     assert percent(change) == expected
+
+
+@pytest.mark.parametrize("unknown", [float("nan"), float("inf")])
+def test_a_change_that_is_no_number_hides_no_other(unknown):
+    weights = np.full((2, 2), 0.25, np.float32)
+    rows = [{"depth": Gathered(weights, unknown)}, {"depth": Gathered(weights, 0.5)}]
+    assert largest(rows) == (0.5, 1, "depth")
+    figure = attention_page(np.zeros((8, 8, 3), np.uint8), (0.5, 0.5), rows, "a page")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert "from depth: –" in titles and "from depth: 50 %" in titles
