@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from pipeline.compute.device import NORMALIZATIONS, Device, choose_device
 from pipeline.core import dvc_lock, paths, provenance, removal, run_folders
 from pipeline.core.console import warn
-from pipeline.core.integrity import file_sha256, read_recorded
+from pipeline.core.integrity import file_sha256
 from pipeline.data.sample import Sample
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.attention import middle_of, with_sample
@@ -25,6 +24,7 @@ from pipeline.evaluation.confusion import write_confusion
 from pipeline.evaluation.cost import measure
 from pipeline.evaluation.cross_attention import attention_at, has_cross_attention
 from pipeline.evaluation.examples import chosen_of, predictions_of_chosen
+from pipeline.evaluation.predictions import predictions_file, write_predictions
 from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, score_with, task_context
 from pipeline.evaluation.statistics import SplitStatistics
 from pipeline.loading.loader import image_tensor, resize_image
@@ -91,7 +91,7 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     if kept and has_cross_attention(network):
         arrays |= attention_of(network, kept[0][0], recipe, device)
     inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
-    picture = _write_panels(paths.panel_dir(name, seed), kept, arrays, run, info)
+    picture = _write_panels(paths.panel_dir(name, seed), kept, arrays, run, seed, info)
     write_confusion(name, seed, scorer.confusions)
     statistics.write(paths.statistics_file(name, seed))
     metrics = RunMetrics(
@@ -196,14 +196,14 @@ def _write_panels(
     kept: list[tuple[Sample, dict[str, np.ndarray]]],
     more: dict[str, np.ndarray],
     run: ResolvedRun,
+    seed: int,
     info: DatasetInfo,
 ) -> Path | None:
-    """predictions.npz for the report, the arrays of `more` among them, and one picture of the `kept` for MLflow."""
+    """The predictions for the report, the arrays of `more` among them, and one picture of the `kept` for MLflow."""
     removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
     arrays = more | {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
-    with paths.atomic(folder / "predictions.npz", "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # a name could be `allow_pickle`: all have a /
+    write_predictions(run.name, seed, arrays)
     if not kept:
         return None
     contexts = painting_contexts(info, run.tasks, [sample for sample, _ in kept])
@@ -227,19 +227,3 @@ def _row(sample: Sample, predictions: dict[str, np.ndarray], contexts: dict[str,
             paint(task, predictions[task], everywhere, context),
         ):
             yield cv2.resize(painted, (width, height), interpolation=cv2.INTER_NEAREST)
-
-
-def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
-    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}, and attention of a sample.
-
-    `attention.of_sample` finds the latter. sha256: of the file, as the metrics file has it. Raises DataError for a file
-    that is another or missing.
-    """
-    content = read_recorded(predictions_file(run, seed), sha256, paths.metrics_file(run, seed))
-    with np.load(io.BytesIO(content)) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def predictions_file(run: str, seed: int) -> Path:
-    """The predictions, and the attention, that the report paints."""
-    return paths.panel_dir(run, seed) / "predictions.npz"

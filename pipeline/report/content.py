@@ -16,7 +16,7 @@ from pipeline.core.integrity import read_recorded
 from pipeline.core.names import SINGLE_TASK
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.confusion import read_confusion
-from pipeline.evaluation.evaluate_run import load_predictions
+from pipeline.evaluation.predictions import load_predictions
 from pipeline.evaluation.scoring import Scores
 from pipeline.evaluation.statistics import SplitStatistics, read_statistics
 from pipeline.evaluation.trivial import score_trivial

@@ -30,7 +30,10 @@ from pipeline.tracking.relocate import Row, moved_rows, rewrite
 from pipeline.train.training_inputs import training_inputs, training_key
 
 # What stages leave for each run and seed: folders with the files in them, and files.
-_FOLDERS = {paths.MODELS: ("run.json", "weights.safetensors"), paths.PANELS: ("predictions.npz", "*.png")}
+_FOLDERS = {
+    paths.MODELS: ("run.json", "weights.safetensors"),
+    paths.PANELS: ("confusion.json", "predictions.*", "*.png"),
+}
 _FILES = {
     paths.DIGESTS: ".json", paths.STARTS: ".json", paths.METRICS: ".json", paths.HISTORY: ".csv",
     paths.STATISTICS: ".parquet",

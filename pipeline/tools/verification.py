@@ -23,7 +23,7 @@ from pipeline.core.errors import DataError, OtherVersionError, UnreadableError
 from pipeline.core.integrity import file_sha256, read_checksummed
 from pipeline.core.result_file import ResultFile
 from pipeline.data.store import damaged_files
-from pipeline.evaluation.evaluate_run import predictions_file
+from pipeline.evaluation.predictions import predictions_file
 from pipeline.results.comparison import Comparison
 from pipeline.results.run_metrics import RunMetrics
 from pipeline.results.run_record import RunRecord

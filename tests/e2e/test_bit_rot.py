@@ -48,7 +48,7 @@ VAL |= {f"data/prepared/val/{name}.bin": ("evaluate",) for name in SPLITS[:3]}
 BYTES = {
     "models/semseg-0/weights.safetensors": ("evaluate", "predict", "train fused"),
     "reports/history/semseg-0.csv": ("report",),
-    "reports/panels/semseg-0/predictions.npz": ("report",),
+    "reports/panels/semseg-0/predictions.safetensors": ("report",),
     "reports/statistics/semseg-0.parquet": ("compare", "report"),
     **TRAIN,
     **VAL,
@@ -214,7 +214,7 @@ def test_the_doctor_finds_a_damaged_checkpoint_and_removes_it(project, capsys):
 
 UNREADABLE = (
     "models/semseg-0/weights.safetensors", "models/semseg-0/run.json", "reports/history/semseg-0.csv",
-    "reports/panels/semseg-0/predictions.npz", ".runs/train/k/checkpoint.pt",
+    "reports/panels/semseg-0/predictions.safetensors", ".runs/train/k/checkpoint.pt",
 )  # fmt: skip
 
 

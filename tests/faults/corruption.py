@@ -68,7 +68,7 @@ TARGETS = {
     "metrics": Target(f"reports/metrics/{RUN}.json", forced("compare"), text=True),
     "reported metrics": Target(f"reports/metrics/{RUN}.json", forced("report"), text=True),
     "history": Target(f"reports/history/{RUN}.csv", forced("report"), text=True),
-    "predictions": Target(f"reports/panels/{RUN}/predictions.npz", forced("report")),
+    "predictions": Target(f"reports/panels/{RUN}/predictions.safetensors", forced("report")),
     "statistics": Target(f"reports/statistics/{RUN}.parquet", forced("compare")),
     "delta": Target("reports/delta.json", forced("report"), text=True),
     "shown delta": Target("reports/delta.json", ("stages.compare", "--show"), text=True),

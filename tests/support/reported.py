@@ -22,8 +22,9 @@ from pipeline.data.sample import Label, Sample
 from pipeline.data.store import DatasetInfo, Store, write_info, write_split
 from pipeline.evaluation.attention import Gathered, TaskAttention, with_sample
 from pipeline.evaluation.confusion import write_confusion
-from pipeline.evaluation.evaluate_run import panel_indices, predictions_file
+from pipeline.evaluation.evaluate_run import panel_indices
 from pipeline.evaluation.examples import chosen_of
+from pipeline.evaluation.predictions import predictions_file, write_predictions
 from pipeline.evaluation.scoring import Scorer, finite_or_none
 from pipeline.evaluation.statistics import SplitStatistics
 from pipeline.params.load import parse_params
@@ -130,8 +131,7 @@ def _evaluated(params: Params, store: Store, info: DatasetInfo, run: str, seed: 
     shown = {f"{store.ids[i]}/{task}": arrays[i, task] for i, task in sorted(kept)}
     if declared.architecture == "sequential_attention" and params.evaluation.panels:
         shown |= with_sample(gathered(seed), store.ids[panel_indices(len(store), params.evaluation.panels)[0]])
-    with paths.atomic(predictions_file(run, seed), "wb") as file:
-        np.savez_compressed(file, **shown)
+    write_predictions(run, seed, shown)
     _write_history(declared.tasks, run, seed)
     primary = {task: get_task(task) for task in declared.tasks}
     result = run_metrics(

@@ -20,6 +20,8 @@ from pipeline.compute.device import Device, choose_device
 from pipeline.core import paths
 from pipeline.core.provenance import this_process
 from pipeline.data.store import read_info
+from pipeline.evaluation.confusion import confusion_file
+from pipeline.evaluation.predictions import predictions_file
 from pipeline.params.load import load_params
 from pipeline.tools.doctor import examine
 from pipeline.tracking import mlflow_run, queries
@@ -140,7 +142,7 @@ def results(name: str) -> list[Path]:
     run = name.rpartition("-")[0], int(name.rpartition("-")[2])
     files = [paths.digest_file(*run), paths.start_file(*run), paths.metrics_file(*run), paths.history_file(*run)]
     files.append(paths.statistics_file(*run))
-    inside = [paths.run_file(*run), paths.weights_file(*run), paths.panel_dir(*run) / "predictions.npz"]
+    inside = [paths.run_file(*run), paths.weights_file(*run), predictions_file(*run), confusion_file(*run)]
     for path in (*files, *inside, paths.panel_dir(*run) / f"{name}.png"):
         paths.write_json(path, {"sha256": "0"})
     return [*files, paths.model_dir(*run), paths.panel_dir(*run)]
