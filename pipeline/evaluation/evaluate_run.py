@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.compute.device import NORMALIZATIONS, Device, choose_device
 from pipeline.core import dvc_lock, paths, provenance, removal, run_folders
@@ -24,8 +21,9 @@ from pipeline.evaluation.confusion import write_confusion
 from pipeline.evaluation.cost import measure
 from pipeline.evaluation.cross_attention import attention_at, has_cross_attention
 from pipeline.evaluation.examples import chosen_of, predictions_of_chosen
+from pipeline.evaluation.panels import Panels
 from pipeline.evaluation.predictions import predictions_file, write_predictions
-from pipeline.evaluation.scoring import Scorer, as_map, finite_or_none, score_with, task_context
+from pipeline.evaluation.scoring import Scorer, finite_or_none, metric_values, score_with
 from pipeline.evaluation.statistics import SplitStatistics
 from pipeline.loading.loader import image_tensor, resize_image
 from pipeline.networks.from_params import build_network
@@ -35,9 +33,8 @@ from pipeline.params.schema import Params, ResolvedRun, Training
 from pipeline.results.run_metrics import PrimaryMetric, RunMetrics
 from pipeline.results.run_record import RunRecord
 from pipeline.tasks import get_task
-from pipeline.tasks.spec import TaskContext
 from pipeline.tracking.mlflow_run import connect, continued_run
-from pipeline.visual.paint import MEASURED, paint, with_middle, write_png
+from pipeline.visual.paint import write_png
 
 _PROTOCOL = (
     "The image is resized to the input size, aspect not kept (area average along a side that shrinks, cubic where it "
@@ -69,29 +66,21 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     _forget_checkpoint(paths.model_dir(name, seed), trained.weights_sha256, run.stage("train", seed))
 
     store = Store(paths.PREPARED / split, run.tasks)
-    shown = set(panel_indices(len(store), params.evaluation.panels))
+    panels = Panels(store.ids, params.evaluation.panels, run.tasks, info)
     scorer = Scorer(run.tasks, info, device.torch_device, params.evaluation.edge_nms)
-    kept: list[tuple[Sample, dict[str, np.ndarray]]] = []
-    numbers = itertools.count()
-
-    def keep(samples: list[Sample], predictions: dict[str, list[Tensor]]) -> None:
-        for i, (sample, number) in enumerate(zip(samples, numbers, strict=False)):
-            if number in shown:
-                kept.append((sample, {task: as_map(of[i]) for task, of in predictions.items()}))
-
-    score_with(scorer, network, store, run.tasks, run.training, params.evaluation.batch_size, device, keep)
+    score_with(scorer, network, store, run.tasks, run.training, params.evaluation.batch_size, device, panels.keep)
     cost, scores = asdict(measure(network, run.training.input_size)), scorer.compute()
     primary = {task: get_task(task) for task in run.tasks}
     values = finite_or_none(scores)
     statistics = SplitStatistics(store.ids, scorer.statistics, scorer.formulas)
     statistics.check_scores({task: values[task][of.primary_metric] for task, of in primary.items()})
-    examples = chosen_of(statistics) if shown else {}
+    examples = chosen_of(statistics) if panels.ids else {}
     chosen = predictions_of_chosen(network, store, examples, recipe, params.evaluation.batch_size, device)
     arrays = {f"{id_}/{task}": prediction for id_, task, prediction in chosen}
-    if kept and has_cross_attention(network):
-        arrays |= attention_of(network, kept[0][0], recipe, device)
+    if panels.kept and has_cross_attention(network):
+        arrays |= attention_of(network, panels.kept[0][0], recipe, device)
     inputs.check_unchanged(_inputs(load_params(), name, seed, read_info()))
-    picture = _write_panels(paths.panel_dir(name, seed), kept, arrays, run, seed, info)
+    picture = _write_panels(run, seed, panels, arrays)
     write_confusion(name, seed, scorer.confusions)
     statistics.write(paths.statistics_file(name, seed))
     metrics = RunMetrics(
@@ -121,10 +110,10 @@ def evaluate_run(params: Params, name: str, seed: int) -> None:
     metrics.write(paths.metrics_file(name, seed))
     with continued_run(experiment, name, seed, trained.weights_sha256) as log:
         prefix = "" if split == "val" else f"{split}/"  # a run may be scored on both
-        named = {f"{prefix}{task}/{key}": value for task, of in metrics.tasks.items() for key, value in of.items()}
+        named = {f"{prefix}{name}": value for name, value in metric_values(metrics.tasks).items()}
         log.params(cost)
         log.tags({"scored_split": split})
-        log.scores({name: value for name, value in named.items() if value is not None}, step=run.training.epochs)
+        log.scores({name: value for name, value in named.items() if value is not None})
         log.dataset(f"{info.dataset} {split}", info.digest, "evaluation")
         log.artifact(paths.metrics_file(name, seed))
         if picture is not None:
@@ -176,54 +165,14 @@ def attention_of(network: nn.Module, sample: Sample, recipe: Training, device: D
     return with_sample(attention_at(network, normalised, middle_of(sample.image)), sample.id)
 
 
-def panel_indices(count: int, panels: int) -> list[int]:
-    """Samples shown to people: evenly spread over the split, the same for every run."""
-    return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels else []
-
-
-def painting_contexts(info: DatasetInfo, tasks: Iterable[str], shown: Sequence[Sample]) -> dict[str, TaskContext]:
-    """{task: context} for the pictures of these samples: what is measured has one scale in all of them."""
-    contexts = {task: task_context(info, task) for task in tasks}
-    for task in contexts:
-        if task in MEASURED:
-            labels = [sample.labels[task] for sample in shown]
-            contexts[task] = with_middle(contexts[task], [label.value[label.valid] for label in labels])
-    return contexts
-
-
-def _write_panels(
-    folder: Path,
-    kept: list[tuple[Sample, dict[str, np.ndarray]]],
-    more: dict[str, np.ndarray],
-    run: ResolvedRun,
-    seed: int,
-    info: DatasetInfo,
-) -> Path | None:
-    """The predictions for the report, the arrays of `more` among them, and one picture of the `kept` for MLflow."""
+def _write_panels(run: ResolvedRun, seed: int, panels: Panels, more: dict[str, np.ndarray]) -> Path | None:
+    """The predictions for the report, the arrays of `more` among them, and one picture of the panels for MLflow."""
+    folder = paths.panel_dir(run.name, seed)
     removal.remove(folder, paths.PANELS)
     folder.mkdir(parents=True)
-    arrays = more | {f"{sample.id}/{task}": array for sample, arrays in kept for task, array in arrays.items()}
-    write_predictions(run.name, seed, arrays)
-    if not kept:
+    write_predictions(run.name, seed, more | panels.arrays)
+    if (painted := panels.painted()) is None:
         return None
-    contexts = painting_contexts(info, run.tasks, [sample for sample, _ in kept])
-    rows = [np.concatenate(list(_row(sample, predictions, contexts)), axis=1) for sample, predictions in kept]
-    width = max(row.shape[1] for row in rows)
-    rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     picture = folder / f"{run.name}.png"
-    write_png(picture, np.concatenate(rows))
+    write_png(picture, painted)
     return picture
-
-
-def _row(sample: Sample, predictions: dict[str, np.ndarray], contexts: dict[str, TaskContext]) -> Iterator[np.ndarray]:
-    """Image, then label and prediction of each task, painted at the image's size."""
-    height, width = sample.image.shape[:2]
-    yield sample.image
-    for task, context in contexts.items():
-        label = sample.labels[task]
-        everywhere = np.ones_like(label.valid)
-        for painted in (
-            paint(task, label.value, label.valid, context),
-            paint(task, predictions[task], everywhere, context),
-        ):
-            yield cv2.resize(painted, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +18,15 @@ from pipeline.core.errors import TrainingError
 from pipeline.data.sample import Label, Sample
 from pipeline.data.store import DatasetInfo, Store
 from pipeline.loading.loader import scoring_batches, value_tensor
+from pipeline.metrics.base import COUNTS
 from pipeline.params.schema import Training
 from pipeline.tasks import get_task
 from pipeline.tasks.spec import Task, TaskContext
 
 Scores = dict[str, dict[str, float]]
 Size = tuple[int, int]
+Value = TypeVar("Value")
+Observer = Callable[[list[Sample], dict[str, list[Tensor]]], None]
 
 
 def task_context(info: DatasetInfo, task: str, edge_nms: bool = False) -> TaskContext:
@@ -164,10 +168,11 @@ def score(
     recipe: Training,
     batch_size: int,
     device: Device,
+    observe: Observer | None = None,
 ) -> Scores:
     """Score `network` on every sample of `store`, processes taking turns at the batches: {task: {metric: value}}."""
     scorer = Scorer(tasks, info, device.torch_device)
-    score_with(scorer, network, store, tasks, recipe, batch_size, device)
+    score_with(scorer, network, store, tasks, recipe, batch_size, device, observe)
     return scorer.compute()
 
 
@@ -179,7 +184,7 @@ def score_with(
     recipe: Training,
     batch_size: int,
     device: Device,
-    observe: Callable[[list[Sample], dict[str, list[Tensor]]], None] | None = None,
+    observe: Observer | None = None,
 ) -> None:
     """Give `scorer` the predictions of every sample of `store`; `observe` sees this process's, batch by batch."""
     turns = distributed.rank(), distributed.world_size()
@@ -209,6 +214,11 @@ def _in_turns(
         in_order = [part for turn in zip_longest(*turns) for part in turn if part is not None]
         pooled.setdefault(task, {})[name] = np.concatenate(in_order)
     return pooled
+
+
+def metric_values(scores: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
+    """{<task>/<metric>: value} for MLflow, without the counts of what was scored: they are no charts."""
+    return {f"{task}/{key}": value for task, of in scores.items() for key, value in of.items() if key not in COUNTS}
 
 
 def finite_or_none(scores: Scores) -> dict[str, dict[str, float | None]]:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from pipeline.core.errors import TrainingError
 
+COUNTS = ("images", "valid_pixels")  # among the scores of each: what was scored, not how well
+
 
 class Metric(ABC):
     """Sums that grow by `update`, image by image, so that no bit depends on how a split was cut into batches.
@@ -116,7 +118,7 @@ class Metric(ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, float]:
-        """The scores so far, with `images` and `valid_pixels`; NaN where nothing was scored."""
+        """The scores so far, with the `COUNTS`; NaN where nothing was scored."""
 
 
 def binary_label(target: Tensor, valid: Tensor) -> Tensor:

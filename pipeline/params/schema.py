@@ -251,7 +251,7 @@ class Params(Section):
         return ResolvedRun(name=name, from_single_task=from_single_task, **values, training=training)
 
     def flat(self, name: str) -> dict[str, bool | int | float | str]:
-        """Every value that matters to the run `name` under dotted keys, lists and null as text: for MLflow."""
+        """Every value that matters to the run `name` under dotted keys, lists and null as text."""
         run = self.run(name)
         data = self.data.model_dump(exclude_none=True)
         for section in set(names.DATASETS) - {self.data.dataset}:
@@ -260,6 +260,17 @@ class Params(Section):
         training["task_weights"] = run.loss_weights
         tree = {"data": data, "training": training, "evaluation": self.evaluation.model_dump(exclude_none=True)}
         return _flatten(run.model_dump(exclude={"training", "name"})) | _flatten(tree)
+
+    def shown(self, name: str) -> dict[str, bool | int | float | str]:
+        """Of `flat`, what people compare in MLflow: `_COMPARED`, what differs from defaults.yaml, and what the run's
+        own entry says."""
+        run = self.all_runs[name]
+        own = _flatten(run.model_dump(include=run.model_fields_set))
+        usual = _flatten({section: DEFAULTS[section] for section in ("data", "training", "evaluation")}) | _USUAL_RUN
+        flat = self.flat(name)
+        return {
+            key: value for key, value in flat.items() if key in own or key in _COMPARED or value != usual.get(key, ...)
+        }
 
 
 def merge(common: dict, override: dict) -> dict:
@@ -281,3 +292,9 @@ def _flatten(tree: dict, prefix: str = "") -> dict[str, bool | int | float | str
         else:
             flat[prefix + key] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
     return flat
+
+
+_COMPARED = {"architecture", "tasks", "data.dataset"} | {
+    f"training.{key}" for key in ("backbone", "input_size", "batch_size", "epochs", "optimizer", "lr", "weight_decay")
+}
+_USUAL_RUN = _flatten(Run(architecture=names.SINGLE_TASK, tasks=("semseg",)).model_dump() | {"from_single_task": False})

@@ -10,7 +10,7 @@ from pipeline.core import paths
 from pipeline.core.names import TASKS
 from pipeline.data.sample import Sample
 from pipeline.evaluation.attention import Gathered, TaskAttention, middle_of, of_sample
-from pipeline.evaluation.evaluate_run import panel_indices
+from pipeline.evaluation.panels import panel_indices
 from pipeline.report import cells, texts
 from pipeline.report.content import Content
 from pipeline.tasks import get_task

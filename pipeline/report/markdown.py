@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pipeline.comparison import published
 from pipeline.core import paths, removal
-from pipeline.evaluation.evaluate_run import painting_contexts, panel_indices
+from pipeline.evaluation.panels import painting_contexts, panel_indices
 from pipeline.evaluation.scoring import finite_or_none
 from pipeline.report import cells, tables, texts
 from pipeline.report.attention import attention_section

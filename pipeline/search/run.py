@@ -203,7 +203,7 @@ class _Turn:
 
     def _train(self, params: Params, log: RunLog) -> None:
         run = params.run(self.name)
-        log.params(params.flat(self.name) | {"run": self.name, "seed": params.seeds[0]})
+        log.params(params.shown(self.name) | {"run": self.name, "seed": params.seeds[0]})
         log.tags({"search_values": json.dumps(self.values)})
         scores = TrialScores(run.tasks, self.keeps_best, lambda epoch, found: self._watch(epoch, found, log))
         self.last = run.training.epochs

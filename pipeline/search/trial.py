@@ -62,4 +62,4 @@ def _train(params: Params, name: str, scores: TrialScores, log: Log) -> None:
     device = choose_device(recipe.precision, recipe.channels_last, recipe.deterministic, recipe.cpu_threads)
     job = TrainingJob(params, run, seed, info, device)
     job.check_batch_norm()
-    job.fit(job.network(), scores, None, log, lambda description: None)
+    job.fit(job.network(), scores, None, log)

@@ -93,9 +93,9 @@ def within(seconds: float, action: Callable[[], None]) -> None:
 class MetricQueue:
     """Takes points and sends them in batches, a few seconds later.
 
-    send: gives points to the store. arrived: asks it for every (name, step) that it has, which are not sent again. Both
-    raise TrackingUnavailable. points: what attempts before this one logged. background: send in a thread of its own.
-    recovered: called when the store answers again.
+    send: gives points to the store. arrived: asks it for every (name, step) that it has, which are not sent again.
+    follow: sends what else there is, once no point is left. All raise TrackingUnavailable. points: what attempts before
+    this one logged. background: send in a thread of its own. recovered: called when the store answers again.
     """
 
     def __init__(
@@ -105,9 +105,10 @@ class MetricQueue:
         points: Iterable[Point] = (),
         background: bool = False,
         recovered: Callable[[], None] = lambda: None,
+        follow: Callable[[], None] = lambda: None,
     ):
         self.points = list(points)
-        self._give, self._ask, self._recovered = send, arrived, recovered
+        self._give, self._ask, self._recovered, self._follow = send, arrived, recovered, follow
         self._arrived: set[tuple[str, int]] | None = None  # None: to be asked
         self._sent = 0  # of self.points
         self._sending = threading.Lock()
@@ -135,6 +136,7 @@ class MetricQueue:
             try:
                 while self._sent < len(self.points):
                     self._send_batch()
+                self._follow()
             except TrackingUnavailable:
                 self._arrived = None  # perhaps it got the points and the answer was lost: ask before they go again
                 raise

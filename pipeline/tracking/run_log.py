@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from PIL import Image
 
 from pipeline.core.console import warn
 from pipeline.core.errors import TrackingError
@@ -32,6 +33,7 @@ from pipeline.tracking.metric_queue import (
     within,
 )
 
+PICTURES = "panels"  # what MLflow calls the pictures with a slider
 EXECUTION = "execution.json"  # the artifact that says when, where and for how long a training ran
 
 _LAST_SECONDS = 10  # of each last try to tell a store how a run ended
@@ -39,6 +41,7 @@ _PARAMS_A_BATCH = 100
 _METRIC_NAME = 250  # characters
 _UNIQUE = re.compile("unique constraint|duplicate (key|entry)", re.IGNORECASE)  # SQLite, PostgreSQL; MySQL
 _SYSTEM_SECONDS = 5
+_SHOWN = re.compile(rf"{PICTURES}\+step\+(\d+)\+.*\.webp$")  # MLflow writes the small form of a picture last
 
 
 def metric_names(names: Iterable[str]) -> dict[str, str]:
@@ -84,7 +87,9 @@ class RunLog:
         self._known_params = run.data.params
         self._monitor: SystemMetricsMonitor | None = None
         arrived = self._arrived if resumed else set
-        self._queue = MetricQueue(self._send, arrived, points, background=True, recovered=self._watch_again)
+        self._pictures: deque[tuple[Path, int]] = deque()  # to be sent, the oldest first
+        self._shown: set[int] | None = None  # steps of pictures that the store has; None: to be asked
+        self._queue = MetricQueue(self._send, arrived, points, True, self._watch_again, self._send_pictures)
 
     @property
     def points(self) -> list[Point]:
@@ -96,11 +101,20 @@ class RunLog:
         names = metric_names(values)
         self._queue.add({names[name]: value for name, value in values.items()}, step)
 
-    def scores(self, values: dict[str, float], step: int) -> None:
-        """Metrics of a stage that may have been killed after it had logged them: what the run says already is left."""
+    def scores(self, values: dict[str, float]) -> None:
+        """Metrics that have one value and no step, which MLflow shows as bars; what the run says already is left.
+
+        Another value takes the former one's place: MLflow goes by the highest step, then by time.
+        """
         said = self._patiently(lambda: self._client.get_run(self.id).data.metrics)
-        names = metric_names(values)
-        self.metrics({name: value for name, value in values.items() if said.get(names[name]) != value}, step)
+        names, fresh = metric_names(values), {}
+        for name, value in ((names[name], value) for name, value in values.items()):
+            if name not in said:
+                fresh[name] = value
+            elif said[name] != value:
+                before = self._patiently(partial(self._client.get_metric_history, self.id, name))
+                self._queue.add({name: value}, max(point.step for point in before))
+        self._queue.add(fresh, 0)
 
     def params(self, values: Mapping[str, object]) -> None:
         """Params that the run does not have yet: they can't change."""
@@ -138,9 +152,16 @@ class RunLog:
         with uploading():
             self._patiently(lambda: self._client.log_artifact(self.id, str(path), folder))
 
-    def json(self, content: dict[str, object], name: str) -> None:
+    def picture(self, path: Path, step: int) -> None:
+        """Add a PNG to the pictures among which a slider on MLflow's page goes by step.
+
+        It is sent as metrics are, later and once; until then it has to lie there.
+        """
+        self._pictures.append((path, step))
+
+    def json(self, content: Mapping[str, object], name: str) -> None:
         """Keep `content` as the artifact `name`."""
-        self._patiently(lambda: self._client.log_dict(self.id, content, name))
+        self._patiently(lambda: self._client.log_dict(self.id, dict(content), name))
 
     def watch_hardware(self) -> None:
         """Log the use of processors and memory until the run ends, as MLflow's system metrics."""
@@ -193,6 +214,20 @@ class RunLog:
     def _arrived(self) -> set[tuple[str, int]]:
         names = [name for name in self._client.get_run(self.id).data.metrics if not name.startswith("system/")]
         return {(name, point.step) for name in names for point in self._client.get_metric_history(self.id, name)}
+
+    @translate_mlflow_errors()
+    def _send_pictures(self) -> None:
+        while self._pictures:
+            path, step = self._pictures[0]
+            if self._shown is None:
+                there = self._client.list_artifacts(self.id, "images")
+                self._shown = {int(found[1]) for each in there if (found := _SHOWN.search(each.path))}
+            if step not in self._shown:
+                shown, self._shown = self._shown, None  # should the answer be lost, it is asked for again
+                with Image.open(path) as picture:
+                    self._client.log_image(self.id, picture, key=PICTURES, step=step)
+                self._shown = shown | {step}
+            self._pictures.popleft()
 
     def _watch_again(self) -> None:
         if self._monitor:  # MLflow's monitor gives up with the first call that fails

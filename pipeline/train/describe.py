@@ -6,7 +6,7 @@ import torch
 
 from pipeline.compute import distributed
 from pipeline.compute.device import Device
-from pipeline.core import git, provenance
+from pipeline.core import git, paths, provenance
 from pipeline.data.store import DatasetInfo
 from pipeline.networks.backbones.backbone import Backbone
 from pipeline.networks.pairing import LoadReport
@@ -32,7 +32,9 @@ def describe(
     inputs: provenance.Inputs,
 ) -> None:
     """Tell MLflow, at the start, what this run is."""
-    log.params(params.flat(run.name) | {"run": run.name, "seed": seed})
+    log.params(params.shown(run.name) | {"run": run.name, "seed": seed})
+    log.json(params.flat(run.name), "resolved_params.json")
+    log.artifact(paths.PARAMS)
     log.tags(
         {
             "run": run.name,

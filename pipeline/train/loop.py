@@ -13,6 +13,7 @@ from pipeline.compute import distributed
 from pipeline.compute.device import Device
 from pipeline.core import shutdown
 from pipeline.core.console import warn
+from pipeline.evaluation.scoring import metric_values
 from pipeline.loading.in_memory import ResidentBatches
 from pipeline.loading.loader import TrainingBatches
 from pipeline.params.schema import ResolvedRun, Training
@@ -46,6 +47,7 @@ class TrainingLoop:
 
     log(values, step) gets losses and learning rate once a window, and scores after each validation. `validate`
     scores the network as it stands; the last epoch is always validated, unless `validate_every` is null.
+    validated: is called after each validation, with the steps so far.
     selection: what chooses the epoch whose weights the network ends with; without, it ends with its last.
     checkpoints: from which training resumes, and ends as it would have without the interruption.
     """
@@ -58,6 +60,7 @@ class TrainingLoop:
     device: Device
     log: Log
     validate: Callable[[], Scores]
+    validated: Callable[[int], None] = lambda step: None
     selection: Selection | None = None
     checkpoints: Checkpoints | None = None
 
@@ -132,8 +135,8 @@ class TrainingLoop:
         """Score the network after an epoch, log that, and offer it to the selection."""
         scores = self.validate()
         prefix = "holdout" if self.selection else "val"
-        named = {f"{prefix}/{task}/{name}": value for task, of in scores.items() for name, value in of.items()}
-        self.log(named, state.step)
+        self.log({f"{prefix}/{name}": value for name, value in metric_values(scores).items()}, state.step)
+        self.validated(state.step)
         if self.selection:
             self.selection.offer(state.epoch + 1, scores, self.network)
         return scores

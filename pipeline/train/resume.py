@@ -216,6 +216,11 @@ class Checkpoints:
             )
 
     @property
+    def exist(self) -> bool:
+        """Whether there is one to resume from that `restore` has not used yet."""
+        return self._attempt.state is not None
+
+    @property
     def due(self) -> bool:
         """Whether the last checkpoint is old enough for the next one."""
         return time.monotonic() - self._last >= self._interval

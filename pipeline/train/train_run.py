@@ -16,6 +16,7 @@ from pipeline.core import paths, provenance, run_folders
 from pipeline.core.errors import DataError
 from pipeline.data.store import DatasetInfo, Store, read_info
 from pipeline.evaluation.dry_run import check_batch_norm
+from pipeline.evaluation.panels import Panels
 from pipeline.evaluation.scoring import score
 from pipeline.loading.in_memory import training_batches
 from pipeline.loading.loader import Shard
@@ -34,9 +35,10 @@ from pipeline.train.describe import describe, load_report
 from pipeline.train.epoch_selection import Selection
 from pipeline.train.loop import Log, TrainingLoop
 from pipeline.train.outputs import Trained, execution_record, write_outs
+from pipeline.train.pictures import Pictures
 from pipeline.train.renamed import find_former, take_over
 from pipeline.train.resume import Checkpoints
-from pipeline.train.state import EpochRecord
+from pipeline.train.state import EpochRecord, Scores
 from pipeline.train.training_inputs import start_of, training_inputs, training_key
 
 HOLDOUT_EVERY = 10  # with evaluation.select_on, every 10th training sample is kept out of training
@@ -131,9 +133,14 @@ class TrainingJob:
         selection: Selection | None,
         checkpoints: Checkpoints | None,
         log: Log,
-        on_batches: Callable[[str], None],
+        on_batches: Callable[[str], None] = lambda description: None,
+        on_panels: Callable[[np.ndarray, int], None] | None = None,
     ) -> list[EpochRecord]:
-        """Train the network, from the last checkpoint on where it has any."""
+        """Train the network, from the last checkpoint on where it has any.
+
+        on_batches: gets a description of where batches come from. on_panels: in the main process, gets a picture of
+        labels and predictions, (H, W, 3) uint8, and the steps so far: before the first and after each validation.
+        """
         run, recipe, device = self.run, self.run.training, self.device
         train_store, val_store = self.stores
         share = Shard(distributed.rank(), distributed.world_size(), recipe.accumulate)
@@ -141,6 +148,20 @@ class TrainingJob:
             train_store, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share
         )
         on_batches(batches.description)
+        panels = Panels(val_store.ids, self.params.evaluation.panels, run.tasks, self.info)
+
+        def validate() -> Scores:
+            size = self.params.evaluation.batch_size
+            return score(network, val_store, run.tasks, self.info, recipe, size, device, panels.keep)
+
+        def show(step: int) -> None:
+            panels.gather()
+            if on_panels and (painted := panels.painted()) is not None:
+                on_panels(painted, step)
+
+        if not (checkpoints and checkpoints.exist):
+            panels.predict(network, val_store, recipe, device)
+            show(0)
         loop = TrainingLoop(
             network,
             batches,
@@ -149,7 +170,8 @@ class TrainingJob:
             self.seed,
             device,
             log,
-            lambda: score(network, val_store, run.tasks, self.info, recipe, self.params.evaluation.batch_size, device),
+            validate,
+            show,
             selection,
             checkpoints,
         )
@@ -172,8 +194,14 @@ def run_main_process(job: TrainingJob) -> None:
                 print(f"{run.training.backbone}: {report}")
             describe(log, params, run, seed, job.info, network, device, inputs)
             checkpoints = Checkpoints(attempt, params.checkpoint_minutes, lambda: (log.points, time.time() - started))
+            pictures = Pictures(attempt.folder, log.picture)
             history = job.fit(
-                network, selection, checkpoints, log.metrics, lambda description: log.tags({"batches": description})
+                network,
+                selection,
+                checkpoints,
+                log.metrics,
+                lambda description: log.tags({"batches": description}),
+                pictures.add,
             )
             job.check_unchanged()
             weights = f"epoch {selection.epoch}, best on a tenth of train kept out" if selection else "last epoch"
@@ -182,8 +210,7 @@ def run_main_process(job: TrainingJob) -> None:
             digest = write_outs(network, history, trained)
             attempt.finish(name, digest)
             log.tags({"weights": weights, "weights_sha256": digest})  # by which `evaluate` finds this run
-            costs = {f"cost/{key}": execution[key] for key in ("training_seconds", "peak_memory_mb")}
-            log.metrics(costs, run.training.epochs)
+            log.metrics({f"cost/{key}": execution[key] for key in ("training_seconds", "peak_memory_mb")}, 0)
             log.json(execution, EXECUTION)
             log.artifact(paths.weights_file(run.name, seed), "checkpoint")
             log.artifact(paths.history_file(run.name, seed))
@@ -196,7 +223,7 @@ def run_other_rank(job: TrainingJob) -> None:
     distributed.barrier()
     attempt = resume.follow(training_key(job.inputs, job.info, job.run.name))
     checkpoints = Checkpoints(attempt, job.params.checkpoint_minutes, lambda: ((), 0.0))
-    job.fit(job.network(), job.selection(), checkpoints, lambda values, step: None, lambda description: None)
+    job.fit(job.network(), job.selection(), checkpoints, lambda values, step: None)
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:

@@ -152,6 +152,14 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     assert tags["weights_sha256"] == project.json("models/sca-0/run.json")["weights_sha256"]
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"checkpoint", "panels", "sca-0.json", "sca-0.csv", "run.json", "execution.json"} <= artifacts
+    written = Path(client.download_artifacts(run.info.run_id, "params.yaml")).read_text()
+    assert written == (project.root / "params.yaml").read_text(), "with the user's comments"
+    resolved = json.loads(Path(client.download_artifacts(run.info.run_id, "resolved_params.json")).read_text())
+    assert len(run.data.params) < 30 < len(resolved) and resolved["training.power"] == 0.9
+    assert not [name for name in run.data.metrics if name.endswith(("/images", "/valid_pixels"))]
+    validated = {point.step for point in client.get_metric_history(run.info.run_id, "val/depth/rmse")}
+    slider = [each.path for each in client.list_artifacts(run.info.run_id, "images") if each.path.endswith(".webp")]
+    assert sorted(int(path.split("+")[2]) for path in slider) == sorted({0} | validated)
     (picture,) = client.list_artifacts(run.info.run_id, "panels")
     assert f"path={quote_plus(picture.path)}&run_uuid={run.info.run_id}" in tags["mlflow.note.content"]
     comparison = runs["comparison"]

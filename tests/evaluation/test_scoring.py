@@ -9,7 +9,7 @@ from pipeline.compute.device import choose_device
 from pipeline.core import names
 from pipeline.data.sample import Label, Sample
 from pipeline.data.store import DatasetInfo, Store, write_split
-from pipeline.evaluation.evaluate_run import panel_indices
+from pipeline.evaluation.panels import panel_indices
 from pipeline.evaluation.scoring import finite_or_none, predict, resize_prediction, score
 from pipeline.evaluation.trivial import score_trivial
 from pipeline.networks.registry import Outputs

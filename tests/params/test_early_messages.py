@@ -44,7 +44,7 @@ def test_names_of_classes_that_mlflow_refuses(in_tmp: Path, monkeypatch: pytest.
     values = {f"semseg/IoU/{name}": i / 10 for i, name in enumerate([*classes, "", "/", "y" * 300])}
     with training_run(connect("test"), "pair-0", "key", {}) as log:
         log.metrics(values, 1)
-        log.scores(values | {"semseg/mIoU (all)": 2.0}, 1)
+        log.scores(values | {"semseg/mIoU (all)": 2.0})
         log.finish()
         found = log._client.get_run(log.id).data.metrics
     assert sorted(found.values()) == sorted([*values.values(), 2.0])

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.core import names
 from pipeline.core.errors import ParamsError
 from pipeline.params.load import load_params, parse_params
-from pipeline.params.schema import Params, Training
+from pipeline.params.schema import DEFAULTS, Params, Training
 from stages.check import warnings
 from tests.support.params_tree import message, put, some_params
 
@@ -82,6 +82,23 @@ def test_flat_is_scalars_under_dotted_keys(raw):
     assert flat["options.att"] is False
     assert "training.task_weights.sal" not in flat, "a task that the run does not train"
     assert flat["data.rooms.seed"] == 0
+
+
+def test_what_people_compare_is_what_was_chosen(raw):
+    """What defaults.yaml says too is left out, unless everybody compares it, or the run's own entry says it."""
+    usual, compared = parse_params(raw).flat("both"), parse_params(raw).shown("both")
+    assert compared.items() <= usual.items()
+    assert {"architecture", "tasks", "data.dataset", "training.lr", "training.epochs", "training.backbone"} <= set(
+        compared
+    )
+    assert compared["options.att"] is False and "training.optimizer" in compared
+    assert not {"training.power", "training.cuda_graph", "evaluation.panels", "from_single_task"} & set(compared)
+    put(raw, "training.power", 0.5)
+    assert parse_params(raw).shown("both")["training.power"] == 0.5
+    put(raw, "training.power", DEFAULTS["training"]["power"])
+    put(raw, "runs.both.training", {"power": DEFAULTS["training"]["power"]})
+    assert "training.power" in parse_params(raw).shown("both")
+    assert "training.power" not in parse_params(raw).shown("depth")
 
 
 def test_one_task_alone_has_weight_1_and_several_those_of_the_recipe(raw):

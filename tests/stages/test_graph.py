@@ -50,6 +50,7 @@ EXEMPT = {
         "evaluation": "scores by epoch, for the eye; where they choose weights, models/selection.json holds its digest",
         "metrics": "scores by epoch, for the eye; where they choose weights, models/selection.json holds their digests",
         "tools": "starts the processes; how many there are is recorded with the inputs",
+        "visual": "paints what MLflow shows",
     },
     "evaluate": {
         **READERS,
@@ -66,10 +67,8 @@ EXEMPT = {
         "metrics.__init__": "a docstring; of the package, Δm and its interval are dependencies",
     },
     "report": {
-        **READERS,
         **TRACKING,
         "comparison.__init__": "a docstring; of the package, published rows are a dependency",
-        "networks": "the report runs no network",
     },
 }
 EXEMPT["train_from_single_task"] = EXEMPT["train"]

@@ -22,8 +22,8 @@ from pipeline.data.sample import Label, Sample
 from pipeline.data.store import DatasetInfo, Store, write_info, write_split
 from pipeline.evaluation.attention import Gathered, TaskAttention, with_sample
 from pipeline.evaluation.confusion import write_confusion
-from pipeline.evaluation.evaluate_run import panel_indices
 from pipeline.evaluation.examples import chosen_of
+from pipeline.evaluation.panels import panel_indices
 from pipeline.evaluation.predictions import predictions_file, write_predictions
 from pipeline.evaluation.scoring import Scorer, finite_or_none
 from pipeline.evaluation.statistics import SplitStatistics

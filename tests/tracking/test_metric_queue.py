@@ -128,3 +128,20 @@ def test_what_the_store_refuses_stops_the_work():
         for step in range(10_000):
             sender.add({"loss": 1.0}, step)
             threading.Event().wait(0.01)
+
+
+def test_what_else_there_is_follows_the_points_and_is_tried_again():
+    store, tries = Store(), []
+
+    def follow():
+        tries.append(len(store.points))
+        if len(tries) < 3:
+            raise TrackingUnavailable("no room for pictures")
+
+    queue = box(store, follow=follow)
+    queue.points.append(Point("loss", 1.0, 0, 1))
+    for _ in range(2):
+        with pytest.raises(TrackingUnavailable, match="pictures"):
+            queue.send()
+    queue.send()
+    assert tries == [1, 1, 1] and len(store.points) == 1

@@ -5,7 +5,9 @@ import re
 import signal
 import time
 
+import cv2
 import mlflow
+import numpy as np
 import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
@@ -13,6 +15,7 @@ from sqlalchemy.orm import Session
 from pipeline.core.errors import TrackingError
 from pipeline.tracking import metric_queue, mlflow_run
 from pipeline.tracking.queries import close_runs
+from pipeline.visual.paint import write_png
 from tests.support.mlflow_server import Server, free_port
 
 pytestmark = pytest.mark.e2e
@@ -140,13 +143,42 @@ def test_runs_whose_process_was_killed_and_that_nobody_goes_on_with_are_closed(p
 
 
 def test_scores_that_were_logged_are_not_logged_again_unless_they_changed(project):
+    """And are then those that the run shows, also of a run that has them at a step: MLflow goes by the highest."""
     with trained() as log:
-        pass
-    for rmse in (0.5, 0.5, 0.4):
+        log.metrics({"sal/maxF": 0.5}, 10)
+    for score in (0.5, 0.5, 0.4):
         with scored() as again:
-            again.scores({"depth/rmse": rmse}, 10)
-    history = mlflow.MlflowClient().get_metric_history(log.id, "depth/rmse")
-    assert sorted(point.value for point in history) == [0.4, 0.5]
+            again.scores({"depth/rmse": score, "sal/maxF": score})
+    for name in ("depth/rmse", "sal/maxF"):
+        assert sorted(point.value for point in mlflow.MlflowClient().get_metric_history(log.id, name)) == [0.4, 0.5]
+        assert find(log.id).data.metrics[name] == 0.4
+
+
+def picture(folder, step, colour=0):
+    path = folder / f"panels-{step}.png"
+    write_png(path, np.full((8, 12, 3), colour, np.uint8))
+    return path
+
+
+def pictures_of(log):
+    """{step: colour} of the pictures that MLflow's page shows with a slider."""
+    client = mlflow.MlflowClient()
+    found = [each.path for each in client.list_artifacts(log.id, "images") if each.path.endswith(".png")]
+    colours = {int(path.split("+step+")[1].split("+")[0]): path for path in found}
+    assert len(colours) == len(found), "one of each step"
+    return {step: int(cv2.imread(client.download_artifacts(log.id, path))[0, 0, 0]) for step, path in colours.items()}
+
+
+def test_pictures_come_by_step_and_once(project, tmp_path):
+    with pytest.raises(KeyboardInterrupt), trained() as log:
+        for step in (0, 50):
+            log.picture(picture(tmp_path, step, step), step)
+        raise KeyboardInterrupt
+    assert pictures_of(log) == {0: 0, 50: 50} and find(log.id).data.tags["mlflow.loggedImages"] == "True"
+    with trained() as again:  # those of before lie there still
+        for step in (0, 50, 100):
+            again.picture(picture(tmp_path, step, step), step)
+    assert again.id == log.id and pictures_of(log) == {0: 0, 50: 50, 100: 100}
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.data.sample import Sample
-from pipeline.evaluation.evaluate_run import painting_contexts, panel_indices
 from pipeline.evaluation.examples import RANKS, chosen_of
+from pipeline.evaluation.panels import painting_contexts, panel_indices
 from pipeline.metrics.resampling import scores_of_each
 from pipeline.report.cells import number
 from pipeline.report.content import Content

@@ -139,7 +139,7 @@ def test_an_experiment_whose_making_was_not_answered(proxy, store, experiment):
 def test_a_restored_run_whose_making_was_not_answered(proxy, store, experiment):
     proxy.faults = [Fault("lost", "runs/create", times=1)]
     with mlflow_run.continued_run(mlflow_run.connect(experiment), "depth", 0, "0" * 64) as log:
-        log.scores({"depth/rmse": 1.0}, 1)
+        log.scores({"depth/rmse": 1.0})
     assert [run.info.run_id for run in runs(store, experiment)] == [log.id]
 
 
