@@ -60,11 +60,14 @@ class Panels:
         """{"<sample id>/<task>": prediction}."""
         return {f"{sample.id}/{task}": array for sample, arrays in self.kept for task, array in arrays.items()}
 
-    def painted(self) -> np.ndarray | None:
-        """All in one picture, (H, W, 3) uint8: a row a sample, image, then label and prediction of each task."""
+    def painted(self, tasks: Sequence[str] | None = None) -> np.ndarray | None:
+        """A picture, (H, W, 3) uint8: a row a sample, image, then label and prediction of each task; None without any.
+
+        tasks: of these alone.
+        """
         if not self.ids:
             return None
-        contexts = painting_contexts(self._info, self._tasks, [sample for sample, _ in self.kept])
+        contexts = painting_contexts(self._info, tasks or self._tasks, [sample for sample, _ in self.kept])
         rows = [np.concatenate(list(_row(sample, predictions, contexts)), axis=1) for sample, predictions in self.kept]
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]

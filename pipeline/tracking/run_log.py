@@ -41,7 +41,7 @@ _PARAMS_A_BATCH = 100
 _METRIC_NAME = 250  # characters
 _UNIQUE = re.compile("unique constraint|duplicate (key|entry)", re.IGNORECASE)  # SQLite, PostgreSQL; MySQL
 _SYSTEM_SECONDS = 5
-_SHOWN = re.compile(rf"{PICTURES}\+step\+(\d+)\+.*\.webp$")  # MLflow writes the small form of a picture last
+_SHOWN = re.compile(rf"{PICTURES}~(\w+)\+step\+(\d+)\+.*\.webp$")  # MLflow writes the small form of a picture last
 
 
 def metric_names(names: Iterable[str]) -> dict[str, str]:
@@ -87,8 +87,8 @@ class RunLog:
         self._known_params = run.data.params
         self._monitor: SystemMetricsMonitor | None = None
         arrived = self._arrived if resumed else set
-        self._pictures: deque[tuple[Path, int]] = deque()  # to be sent, the oldest first
-        self._shown: set[int] | None = None  # steps of pictures that the store has; None: to be asked
+        self._pictures: deque[tuple[Path, str, int]] = deque()  # to be sent, the oldest first
+        self._shown: set[tuple[str, int]] | None = None  # task and step of those that the store has; None: to be asked
         self._queue = MetricQueue(self._send, arrived, points, True, self._watch_again, self._send_pictures)
 
     @property
@@ -152,12 +152,12 @@ class RunLog:
         with uploading():
             self._patiently(lambda: self._client.log_artifact(self.id, str(path), folder))
 
-    def picture(self, path: Path, step: int) -> None:
-        """Add a PNG to the pictures among which a slider on MLflow's page goes by step.
+    def picture(self, path: Path, task: str, step: int) -> None:
+        """Add a PNG to the pictures of a task, among which a slider on MLflow's page goes by step.
 
         It is sent as metrics are, later and once; until then it has to lie there.
         """
-        self._pictures.append((path, step))
+        self._pictures.append((path, task, step))
 
     def json(self, content: Mapping[str, object], name: str) -> None:
         """Keep `content` as the artifact `name`."""
@@ -218,15 +218,15 @@ class RunLog:
     @translate_mlflow_errors()
     def _send_pictures(self) -> None:
         while self._pictures:
-            path, step = self._pictures[0]
+            path, task, step = self._pictures[0]
             if self._shown is None:
                 there = self._client.list_artifacts(self.id, "images")
-                self._shown = {int(found[1]) for each in there if (found := _SHOWN.search(each.path))}
-            if step not in self._shown:
+                self._shown = {(found[1], int(found[2])) for each in there if (found := _SHOWN.search(each.path))}
+            if (task, step) not in self._shown:
                 shown, self._shown = self._shown, None  # should the answer be lost, it is asked for again
                 with Image.open(path) as picture:
-                    self._client.log_image(self.id, picture, key=PICTURES, step=step)
-                self._shown = shown | {step}
+                    self._client.log_image(self.id, picture, key=f"{PICTURES}/{task}", step=step)
+                self._shown = shown | {(task, step)}
             self._pictures.popleft()
 
     def _watch_again(self) -> None:

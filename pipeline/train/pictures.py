@@ -12,24 +12,24 @@ from pipeline.core.console import warn
 from pipeline.visual.paint import fit, write_png
 
 _LONGEST = 1920  # pixels of a side: there is one for each validation
-_NAME = re.compile(r"panels-(\d+)\.png")
+_NAME = re.compile(r"panels-(\w+)-(\d+)\.png")
 
 
 class Pictures:
-    """A picture by step in `folder`, each given to `send(path, step)`; at first those of attempts before."""
+    """Pictures by task and step in `folder`, each given to `send(path, task, step)`, earlier attempts' at first."""
 
-    def __init__(self, folder: Path, send: Callable[[Path, int], None]):
+    def __init__(self, folder: Path, send: Callable[[Path, str, int], None]):
         self._folder, self._send = folder, send
         for path in sorted(folder.iterdir()):
             if found := _NAME.fullmatch(path.name):
-                send(path, int(found[1]))
+                send(path, found[1], int(found[2]))
 
-    def add(self, picture: np.ndarray, step: int) -> None:
+    def add(self, task: str, picture: np.ndarray, step: int) -> None:
         """Keep (H, W, 3) uint8 RGB, made smaller where it is large, and send it; a disk that is full is reported."""
-        path = self._folder / f"panels-{step}.png"
+        path = self._folder / f"panels-{task}-{step}.png"
         try:
             write_png(path, fit(picture, _LONGEST))
         except OSError as error:  # for the eye alone: no reason to end a training
             warn(f"warning: {path} can't be written ({error.strerror}): MLflow lacks this picture")
         else:
-            self._send(path, step)
+            self._send(path, task, step)

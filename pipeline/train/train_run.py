@@ -134,12 +134,13 @@ class TrainingJob:
         checkpoints: Checkpoints | None,
         log: Log,
         on_batches: Callable[[str], None] = lambda description: None,
-        on_panels: Callable[[np.ndarray, int], None] | None = None,
+        on_panels: Callable[[str, np.ndarray, int], None] | None = None,
     ) -> list[EpochRecord]:
         """Train the network, from the last checkpoint on where it has any.
 
-        on_batches: gets a description of where batches come from. on_panels: in the main process, gets a picture of
-        labels and predictions, (H, W, 3) uint8, and the steps so far: before the first and after each validation.
+        on_batches: gets a description of where batches come from. on_panels: in the main process, gets a task, a
+        picture of its labels and predictions, (H, W, 3) uint8, and the steps so far: before the first and after each
+        validation.
         """
         run, recipe, device = self.run, self.run.training, self.device
         train_store, val_store = self.stores
@@ -156,8 +157,9 @@ class TrainingJob:
 
         def show(step: int) -> None:
             panels.gather()
-            if on_panels and (painted := panels.painted()) is not None:
-                on_panels(painted, step)
+            for task in run.tasks:
+                if on_panels and (painted := panels.painted([task])) is not None:
+                    on_panels(task, painted, step)
 
         if not (checkpoints and checkpoints.exist):
             panels.predict(network, val_store, recipe, device)

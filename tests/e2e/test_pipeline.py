@@ -159,7 +159,9 @@ def test_mlflow_has_one_finished_run_for_training_and_evaluation(project):
     assert not [name for name in run.data.metrics if name.endswith(("/images", "/valid_pixels"))]
     validated = {point.step for point in client.get_metric_history(run.info.run_id, "val/depth/rmse")}
     slider = [each.path for each in client.list_artifacts(run.info.run_id, "images") if each.path.endswith(".webp")]
-    assert sorted(int(path.split("+")[2]) for path in slider) == sorted({0} | validated)
+    assert sorted((path.split("+")[0], int(path.split("+")[2])) for path in slider) == [
+        (f"images/panels~{task}", step) for task in sorted(scored["tasks"]) for step in sorted({0} | validated)
+    ]
     (picture,) = client.list_artifacts(run.info.run_id, "panels")
     assert f"path={quote_plus(picture.path)}&run_uuid={run.info.run_id}" in tags["mlflow.note.content"]
     comparison = runs["comparison"]

@@ -48,6 +48,7 @@ def test_the_picture_shows_image_label_and_prediction_of_each_task(parts):
     assert [sample.id for sample, _ in panels.kept] == [sample.id for sample in shown]
     picture, (height, width) = panels.painted(), SIZE
     assert picture.shape == (3 * (height + 4), 5 * width, 3)
+    assert np.array_equal(panels.painted(["depth"]), picture[:, [*range(width), *range(3 * width, 5 * width)]])
     for row, sample in zip(np.split(picture, 3), shown, strict=True):
         image, label, predicted, *_ = np.split(row[:height], 5, axis=1)
         assert np.array_equal(image, sample.image)

@@ -155,30 +155,33 @@ def test_scores_that_were_logged_are_not_logged_again_unless_they_changed(projec
 
 
 def picture(folder, step, colour=0):
-    path = folder / f"panels-{step}.png"
+    path = folder / f"{step}.png"
     write_png(path, np.full((8, 12, 3), colour, np.uint8))
     return path
 
 
 def pictures_of(log):
-    """{step: colour} of the pictures that MLflow's page shows with a slider."""
+    """{(task, step): colour} of the pictures that MLflow's page shows with sliders."""
     client = mlflow.MlflowClient()
     found = [each.path for each in client.list_artifacts(log.id, "images") if each.path.endswith(".png")]
-    colours = {int(path.split("+step+")[1].split("+")[0]): path for path in found}
-    assert len(colours) == len(found), "one of each step"
-    return {step: int(cv2.imread(client.download_artifacts(log.id, path))[0, 0, 0]) for step, path in colours.items()}
+    split = {path: path.removeprefix("images/panels~").split("+") for path in found}
+    paths = {(task, int(step)): path for path, (task, _, step, *_) in split.items()}
+    assert len(paths) == len(found), "one of each task and step"
+    return {key: int(cv2.imread(client.download_artifacts(log.id, path))[0, 0, 0]) for key, path in paths.items()}
 
 
 def test_pictures_come_by_step_and_once(project, tmp_path):
     with pytest.raises(KeyboardInterrupt), trained() as log:
         for step in (0, 50):
-            log.picture(picture(tmp_path, step, step), step)
+            log.picture(picture(tmp_path, step, step), "human_parts", step)
+        log.picture(picture(tmp_path, 3, 3), "edge", 50)
         raise KeyboardInterrupt
-    assert pictures_of(log) == {0: 0, 50: 50} and find(log.id).data.tags["mlflow.loggedImages"] == "True"
+    before = {("human_parts", 0): 0, ("human_parts", 50): 50, ("edge", 50): 3}
+    assert pictures_of(log) == before and find(log.id).data.tags["mlflow.loggedImages"] == "True"
     with trained() as again:  # those of before lie there still
         for step in (0, 50, 100):
-            again.picture(picture(tmp_path, step, step), step)
-    assert again.id == log.id and pictures_of(log) == {0: 0, 50: 50, 100: 100}
+            again.picture(picture(tmp_path, step, step), "human_parts", step)
+    assert again.id == log.id and pictures_of(log) == before | {("human_parts", 100): 100}
 
 
 @pytest.mark.parametrize(("error", "status"), [(RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")])
