@@ -21,17 +21,13 @@ from types import MappingProxyType
 import psutil
 
 from pipeline.core import dvc_lock, paths
-from pipeline.core.console import duration, warn
+from pipeline.core.console import warn
 from pipeline.core.errors import DataError, ParamsError, StageError
 from pipeline.core.shutdown import STARTER
 from pipeline.core.workers import VARIABLE as WORKERS
 from pipeline.params.schema import Params
 from pipeline.tools.launcher import VARIABLE as LAUNCHER
-
-Job = tuple[str, ...]
-"""Stages that run one after the other, each needing the one before."""
-Efforts = Mapping[str, int]
-"""{run: the arithmetic of its training, 0 where nothing is known of it}."""
+from pipeline.tools.parallel_progress import Efforts, Job, progress, run_of
 
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")  # what DVC says when another one holds the lock
 _BUSY_TRIES = 20
@@ -144,11 +140,7 @@ def _jobs(kind: str, runs: Mapping[str, object], params: Params) -> list[Job]:
 def longest_first(jobs: Sequence[Job], params: Params) -> list[Job]:
     """Jobs by the arithmetic of their trainings, as earlier metrics files have it; those of other runs before them."""
     known = _efforts(params)
-    return sorted(jobs, key=lambda job: known[_run_of(job)] or math.inf, reverse=True)
-
-
-def _run_of(job: Job) -> str:
-    return job[0].partition("@")[2].rpartition("-")[0]
+    return sorted(jobs, key=lambda job: known[run_of(job)] or math.inf, reverse=True)
 
 
 def _efforts(params: Params) -> dict[str, int]:
@@ -197,6 +189,8 @@ class _Running:
     tries: int = 1
     said: list[str] = field(default_factory=list)
 
+    began: float = field(default_factory=time.monotonic)
+
     def __post_init__(self) -> None:
         command = [*_DVC, "repro", "--single-item", *self.job]
         self.process = subprocess.Popen(
@@ -218,13 +212,18 @@ class _Running:
         self._reader.join(timeout=1)  # a stage that outlives its DVC for a moment holds the pipe open
         return code
 
+    @property
+    def seconds(self) -> float:
+        """Since its first try."""
+        return time.monotonic() - self.began
+
     def was_busy(self) -> bool:
         """Whether it failed only since another DVC held a lock, which passes."""
         return self.tries < _BUSY_TRIES and any(words in line for line in self.said for words in _BUSY)
 
     def again(self) -> _Running:
         time.sleep(1)
-        return _Running(self.job, self.slot, self.tries + 1)
+        return _Running(self.job, self.slot, self.tries + 1, began=self.began)
 
 
 def _is_chatter(line: str) -> bool:
@@ -237,9 +236,9 @@ def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: 
     """Run all jobs, one in each slot at a time; raises StageError at the end for those that failed."""
     waiting, free = list(jobs), list(slots)
     running: list[_Running] = []
-    done: list[Job] = []
+    done: dict[Job, float] = {}  # and the seconds that each took
     failed: list[Job] = []
-    began, at_a_time = time.monotonic(), min(len(slots), len(jobs))
+    at_a_time = min(len(slots), len(jobs))
     if jobs:
         print(f"{len(jobs)} networks to train and score, {at_a_time} at a time", flush=True)
     try:
@@ -254,8 +253,11 @@ def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: 
                     running.append(each.again())
                     continue
                 free.append(each.slot)
-                (failed if code else done).append(each.job)
-                words = progress(jobs, done, failed, at_a_time, efforts, time.monotonic() - began)
+                if code:
+                    failed.append(each.job)
+                else:
+                    done[each.job] = each.seconds
+                words = progress(done, failed, {of.job: of.seconds for of in running}, waiting, at_a_time, efforts)
                 print(f"{each.job[0].partition('@')[2]} {'failed' if code else 'is done'}: {words}", flush=True)
     finally:
         _end([each.process for each in running])
@@ -263,23 +265,6 @@ def _side_by_side(jobs: list[Job], slots: Sequence[Mapping[str, str]], efforts: 
         raise StageError(
             f"failed, see above: {', '.join(job[0] for job in failed)}. What succeeded beside them is recorded"
         )
-
-
-def progress(
-    jobs: Sequence[Job], done: Sequence[Job], failed: Sequence[Job], at_a_time: int, efforts: Efforts, seconds: float
-) -> str:
-    """How many jobs are done, and how long the rest may take: by their arithmetic, where all of it is known.
-
-    Nothing of the latter before as many are done as run at a time: what is half done then counts for nothing.
-    """
-    words = f"{len(done)} of {len(jobs)}" + (f", {len(failed)} failed" if failed else "")
-    rest = [job for job in jobs if job not in done and job not in failed]
-    if not rest or len(done) < at_a_time:
-        return words
-    known = all(efforts[_run_of(job)] for job in jobs)
-    ahead, behind = (sum(efforts[_run_of(job)] if known else 1 for job in some) for some in (rest, done))
-    left = seconds * ahead / behind
-    return f"{words}, about {duration(left)} to go"
 
 
 def _end(processes: list[subprocess.Popen]) -> None:

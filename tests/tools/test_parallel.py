@@ -197,17 +197,23 @@ def test_the_longest_trainings_begin_first(in_tmp):
 
 
 @pytest.mark.parametrize(
-    ("done", "failed", "efforts", "seconds", "said"),
+    ("done", "failed", "running", "efforts", "said"),
     [
-        (["a-0"], [], {"a": 3, "b": 1}, 60, "1 of 4"),  # the other one that runs is half done as well
-        (["a-0", "a-1"], [], {"a": 3, "b": 1}, 60, "2 of 4, about 20 s to go"),  # 6 of 8
-        (["a-0", "a-1"], [], {"a": 0, "b": 1}, 60, "2 of 4, about 60 s to go"),  # nothing is known of a: by number
-        (["b-0", "b-1"], ["a-0"], {"a": 3, "b": 1}, 80, "2 of 4, 1 failed, about 2 min to go"),  # 2 of 5
-        (["a-0", "b-0", "a-1", "b-1"], [], {"a": 3, "b": 1}, 80, "4 of 4"),
-        (["a-0", "b-0", "a-1"], ["b-1"], {"a": 3, "b": 1}, 70, "3 of 4, 1 failed"),
+        ({"a-0": 60}, [], {"b-0": 60}, {"a": 3, "b": 1}, "1 of 4"),
+        ({"a-0": 60, "b-0": 40}, [], {"a-1": 20}, {"a": 3, "b": 1}, "2 of 4, about 40 s to go"),  # 30 and 10 by effort
+        ({"a-0": 60, "b-0": 40}, [], {"a-1": 20}, {"a": 0, "b": 1}, "2 of 4, about 50 s to go"),  # a is not known
+        ({"b-0": 40, "b-1": 44}, [], {"a-1": 12}, {"a": 3, "b": 1}, "2 of 4, about 42 s to go"),  # nor what 3 takes
+        ({"a-0": 90, "b-0": 20}, ["b-1"], {"a-1": 80}, {"a": 3, "b": 1}, "2 of 4, 1 failed, about 7 s to go"),
+        ({"a-0": 60, "b-0": 40}, [], {"a-1": 90, "b-1": 90}, {"a": 3, "b": 1}, "2 of 4, about 1 s to go"),
+        ({"a-0": 1, "b-0": 1, "a-1": 1, "b-1": 1}, [], {}, {"a": 3, "b": 1}, "4 of 4"),
+        ({"a-0": 1, "b-0": 1, "a-1": 1}, ["b-1"], {}, {"a": 3, "b": 1}, "3 of 4, 1 failed"),
     ],
 )
-def test_progress_says_how_long_the_rest_may_take(done, failed, efforts, seconds, said):
-    jobs = [(f"train@{name}",) for name in ("a-0", "b-0", "a-1", "b-1")]
-    ended, lost = ([(f"train@{name}",) for name in names] for names in (done, failed))
-    assert progress(jobs, ended, lost, 2, efforts, seconds) == said
+def test_progress_says_how_long_the_rest_may_take(done, failed, running, efforts, said):
+    """Two at a time, by a line through those that have ended: here 10 + 10, 50, 42, 29 and again 10 + 10 by effort."""
+    ended, begun = ({(f"train@{name}",): seconds for name, seconds in of.items()} for of in (done, running))
+    lost = [(f"train@{name}",) for name in failed]
+    waiting = [
+        job for name in ("a-0", "b-0", "a-1", "b-1") if (job := (f"train@{name}",)) not in [*ended, *begun, *lost]
+    ]
+    assert progress(ended, lost, begun, waiting, 2, efforts) == said
