@@ -34,18 +34,31 @@ def describe_run(delta: Comparison, run: str, seed: int, run_id: str, picture: s
 
 
 def describe_comparison(delta: Comparison, table: str) -> str:
-    """The page of a comparison: the table that the terminal showed, as it was."""
+    """The page of a comparison: the table that the terminal showed, as it was, and what each run costs."""
     runs = _plain(", ".join(delta.delta_m) or "no run with baselines for all its tasks")
     lines = table.splitlines()
     while len("\n".join(lines)) > _MOST:
         lines = [*lines[:-2], "... the rest is in the artifact delta.json"]
     shown = "\n".join(lines)
-    return f"Δm of {runs}. Its children are the runs that were compared.\n\n```\n{shown}\n```"
+    costs = "\n".join(_costs(delta))
+    if len(shown) + len(costs) > _MOST:
+        costs = "What each run costs is in the artifact delta.json."
+    return f"Δm of {runs}. Its children are the runs that were compared.\n\n```\n{shown}\n```\n\n{costs}"
 
 
 def conclusion_of(delta: Comparison, run: str) -> str | None:
     """The sentence on a run's Δm; None for a run that has no Δm."""
     return dict(zip(delta.delta_m, delta.conclusions, strict=True)).get(run)
+
+
+def _costs(delta: Comparison) -> Iterator[str]:
+    """What an image costs in each run."""
+    yield "| run | network | parameters M | GMAC an image | activations MiB |"
+    yield "|---|---|---:|---:|---:|"
+    for run, facts in delta.runs.items():
+        network = _plain(f"{facts.architecture}, {facts.backbone}")
+        costs = f"{facts.parameters / 1e6:.2f} | {facts.macs / 1e9:.2f} | {facts.activation_bytes / 2**20:.1f}"
+        yield f"| {_plain(run)} | {network} | {costs} |"
 
 
 def _table(rows: list[Row], scores: dict[str, Score], gain: Gain | None, seeds: int) -> Iterator[str]:
