@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.tracking.opening import translate_mlflow_errors  # before mlflow: it sets what that reads on import
@@ -22,6 +22,10 @@ from pipeline.tracking.queries import TrackedRun
 
 PREFIX = "models:/"
 _EXTRA = "extra_files"  # MLflow's folder of files beside a model
+_ABOUT = (
+    "Networks of one experiment. Alias `<run>-<seed>`: one network; `<run>`: the first of its seeds; `best`: the first "
+    "seed of the run with the highest Δm. `python -m stages.predict models:/{name}@best photo.jpg` uses it."
+)
 
 
 def log_network(
@@ -32,13 +36,15 @@ def log_network(
     files: Iterable[Path],
     requirements: list[str],
     aliases: Iterable[str],
+    description: str,
+    tags: Mapping[str, str],
 ) -> str:
     """Log the network to `run` and register it under its experiment's name; returns models:/<name>/<version>.
 
     network: (B, 3, H, W) -> (B, C, H, W), one tensor, since MLflow's pyfunc takes no other output. example, maps: an
     image (B, 3, H, W) and what it gives; torch.export would fix a batch of one, so B is two or more. MLflow keeps the
-    graph, no pickle. files: kept beside it. The run's status and end stay what they are. Raises TrackingError, and
-    DataError for an experiment's name that the registry does not take.
+    graph, no pickle. files: kept beside it. description, tags: of the version. The run's status and end stay what they
+    are. Raises TrackingError, and DataError for an experiment's name that the registry does not take.
     """
     if bad := [character for character in "/:" if character in run.experiment]:
         raise DataError(
@@ -67,8 +73,14 @@ def log_network(
                     )
             finally:
                 client.set_terminated(run.id, before.status, before.end_time)
+            name, version = run.experiment, str(logged.registered_model_version)
+            if not client.get_registered_model(name).description:
+                client.update_registered_model(name, _ABOUT.format(name=name))
+            client.update_model_version(name, version, description)
+            for key, value in tags.items():
+                client.set_model_version_tag(name, version, key, value)
             for alias in aliases:
-                client.set_registered_model_alias(run.experiment, alias, str(logged.registered_model_version))
+                client.set_registered_model_alias(name, alias, version)
     except TrackingUnavailable as away:
         raise TrackingError(f"{away}; try again later") from None
     return f"{PREFIX}{run.experiment}/{logged.registered_model_version}"

@@ -25,8 +25,10 @@ from pipeline.data.store import Store, write_split
 from pipeline.evaluation.scoring import as_map, predict
 from pipeline.results.comparison import Comparison, Gain, Row
 from pipeline.results.run_metrics import PrimaryMetric
+from pipeline.tools.export.card import summary
 from pipeline.tools.export.config import read_config
 from pipeline.tools.export.mlflow_model import aliases
+from pipeline.tools.export.trained import read_trained
 from stages._entry import run_stage
 from tests.support.result_files import comparison, run_metrics
 from tests.support.saved_network import TASKS, put_graph, save_network
@@ -194,6 +196,9 @@ def test_the_card_has_the_scores_of_these_weights_alone(network, capsys):
         assert export(capsys, "net-0")[0] == 0
         card = (EXPORTED / "MODEL_CARD.md").read_text()
         assert expected in card
+        trained = read_trained(Path("models/net-0"))
+        scored = "depth rmse 0.51" if weights == digest else "not scored"
+        assert summary(trained.config, trained.record).startswith(f"{scored}; multi_task on ")
         front = yaml.safe_load(card.split("---\n")[1])
         assert front["license"] == "apache-2.0" and ("model-index" in front) == (weights == digest)
     assert "0.51" not in card

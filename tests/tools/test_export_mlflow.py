@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -59,6 +60,10 @@ def test_a_registered_network_predicts_what_it_did_here(in_tmp, monkeypatch, cap
     assert run(stages.export, "net-0", "--to", "mlflow") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "models:/rooms/1"
     after = mlflow.MlflowClient().get_run(log.id).info
+    version = mlflow.MlflowClient().get_model_version_by_alias("rooms", "net-0")
+    assert version.tags == {"run": "net", "seed": "0", "weights_sha256": weights}
+    assert re.fullmatch(r"not scored; \w+ on \w+", version.description), version.description
+    assert "models:/rooms@best" in mlflow.MlflowClient().get_registered_model("rooms").description
     assert (after.status, after.end_time) == (before.status, before.end_time)
 
     expected = pipeline.load_model("models/net-0", "cpu")(PHOTO)

@@ -38,6 +38,21 @@ def model_card(config: ModelConfig, record: RunRecord) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def summary(config: ModelConfig, record: RunRecord) -> str:
+    """One line: the run's Δm, scores, the network; what is known of it where reports are of the same weights."""
+    scored = _scores(record)
+    compared = _comparison(config, scored) if scored else None
+    gain = compared.delta_m.get(config.run) if compared else None
+    of_each = (
+        f"{task} {primary.metric} {value:.2f}"
+        for task, primary in (scored.primary_metric.items() if scored else ())
+        if scored and (value := scored.tasks[task][primary.metric]) is not None
+    )
+    seeds = f"{gain.n} seed{'' if gain.n == 1 else 's'}" if gain else ""
+    facts = ", ".join([*([f"Δm {gain.mean:+.1f} % ({seeds})"] if gain else []), *of_each])
+    return f"{facts or 'not scored'}; {config.architecture} on {config.backbone}"
+
+
 def _scores(record: RunRecord) -> RunMetrics | None:
     file = paths.metrics_file(record.run, record.seed)
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.core import paths
 from pipeline.core.errors import DataError
 from pipeline.results.comparison import Comparison
+from pipeline.tools.export.card import summary
 from pipeline.tools.export.config import ModelConfig
 from pipeline.tools.export.folder import OWN, export_folder
 from pipeline.tools.export.graph import Deployed
@@ -60,7 +61,18 @@ def export_mlflow(trained: Trained) -> str:
         kept = export_folder(trained, Path(folder) / config.name)
         requirements = [f"{name}=={config.versions[name]}" for name in _REQUIREMENTS]
         files = [kept / name for name in OWN]
-        return log_network(run, network, example.numpy(), maps, files, requirements, aliases(config, delta))
+        tags = {"run": record.run, "seed": str(record.seed), "weights_sha256": record.weights_sha256}
+        return log_network(
+            run,
+            network,
+            example.numpy(),
+            maps,
+            files,
+            requirements,
+            aliases(config, delta),
+            summary(config, record),
+            tags,
+        )
 
 
 def aliases(config: ModelConfig, delta: Comparison | None) -> list[str]:
