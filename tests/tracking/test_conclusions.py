@@ -192,17 +192,19 @@ def test_runs_of_another_experiment_keep_their_place(run_ids, delta_json):
     assert PARENT not in mlflow.MlflowClient().get_run(run_ids["pair"]).data.tags
 
 
-def test_the_page_of_a_comparison_has_the_terminal_s_table():
-    page = describe_comparison(comparison(), "the | table *")
-    assert page.startswith("Δm of pair.") and "```\nthe | table *\n```\n\n| run | network |" in page
-    facts = comparison().runs["pair"]
+def test_the_page_of_a_comparison_has_the_terminal_s_table_the_sentences_and_costs():
+    delta = replace(comparison(), conclusions=["pair: better, by *much*"], caveats=["one split"])
+    page = describe_comparison(delta, "\n".join(["the | table *", *delta.conclusions, "* one split"]))
+    assert page.startswith("Δm of pair.")
+    assert "```\nthe | table *\n```\n\n- pair: better, by \\*much\\*\n- one split\n\n| run | network |" in page
+    facts = delta.runs["pair"]
     assert (
         f"| pair | multi\\_task, {facts.backbone.replace('_', chr(92) + '_')} | {facts.parameters / 1e6:.2f} |" in page
     )
-    long = describe_comparison(comparison(), "\n".join(f"line {i}: {'x' * 90}" for i in range(100)))
+    long = describe_comparison(delta, "\n".join(f"line {i}: {'x' * 90}" for i in range(100)))
     assert len(long) < 4500 and "line 0: x" in long and "line 99" not in long
     assert "\n... the rest is in the artifact delta.json\n```\n" in long, "MLflow would cut the fence off"
-    assert long.endswith("\n\nWhat each run costs is in the artifact delta.json.")
+    assert long.endswith("\n\nMore is in the artifact report.html.")
 
 
 def test_without_a_store_there_is_nothing_to_write(tmp_path, delta_json, monkeypatch):
