@@ -23,6 +23,8 @@ def predictions_file(run: str, seed: int) -> Path:
 
 def write_predictions(run: str, seed: int, arrays: Mapping[str, np.ndarray]) -> None:
     """Write {"<sample id>/<task>": prediction in a label's layout, ..}, whole or not at all. Raises OSError."""
+    # Safetensors 0.8 writes memory as it lies, whatever the order (findings/safetensors-numpy-writes-memory-order.sh);
+    # np.ascontiguousarray would give an array without dimensions one.
     content = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     with paths.atomic(predictions_file(run, seed), "wb") as file:
         file.write(content)
