@@ -31,14 +31,19 @@ class Panels:
         self._tasks, self._info = tasks, info
         self._kept: dict[str, tuple[Sample, dict[str, np.ndarray]]] = {}
 
+    def clear(self) -> None:
+        """Forget what was kept, before another pass: `gather` could take it for what another process sees now."""
+        self._kept = {}
+
     def keep(self, samples: list[Sample], predictions: dict[str, list[Tensor]]) -> None:
-        """Keep those of a batch that are shown; what was kept of the same sample before is replaced."""
+        """Keep those of a batch that are shown."""
         for i, sample in enumerate(samples):
             if sample.id in self.ids:
                 self._kept[sample.id] = sample, {task: as_map(of[i]) for task, of in predictions.items()}
 
     def predict(self, network: nn.Module, store: Store, recipe: Training, device: Device) -> None:
         """Keep what a network says of them now, one at a time; no random number is drawn."""
+        self.clear()
         network.eval()
         for sample in (store[i] for i, id_ in enumerate(store.ids) if id_ in self.ids):
             image = image_tensor(resize_image(sample.image, recipe.input_size))[None]
@@ -46,7 +51,7 @@ class Panels:
             self.keep([sample], predict_batch(network, image, sizes, recipe, device))
 
     def gather(self) -> None:
-        """Have what all processes kept, which took turns at the batches."""
+        """Have what all processes kept since `clear`, which took turns at the batches."""
         if distributed.world_size() > 1:
             self._kept = dict(chain.from_iterable(own.items() for own in distributed.all_gather(self._kept)))
 

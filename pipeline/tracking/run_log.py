@@ -64,6 +64,16 @@ def _metric_part(part: str) -> str:
     return "_" * len(safe) or "_" if safe in ("", ".", "..") else safe
 
 
+def _read(picture: Path) -> Image.Image | None:
+    """The picture; None, and a warning, where its file is gone or damaged: no reason to end a training."""
+    try:
+        with Image.open(picture) as opened:
+            return opened.copy()
+    except OSError as error:
+        warn(f"warning: {picture} can't be read ({error}): MLflow lacks this picture")
+        return None
+
+
 class RunLog:
     """One MLflow run that is being written.
 
@@ -222,10 +232,9 @@ class RunLog:
             if self._shown is None:
                 there = self._client.list_artifacts(self.id, "images")
                 self._shown = {(found[1], int(found[2])) for each in there if (found := _SHOWN.search(each.path))}
-            if (task, step) not in self._shown:
+            if (task, step) not in self._shown and (picture := _read(path)) is not None:
                 shown, self._shown = self._shown, None  # should the answer be lost, it is asked for again
-                with Image.open(path) as picture:
-                    self._client.log_image(self.id, picture, key=f"{PICTURES}/{task}", step=step)
+                self._client.log_image(self.id, picture, key=f"{PICTURES}/{task}", step=step)
                 self._shown = shown | {(task, step)}
             self._pictures.popleft()
 

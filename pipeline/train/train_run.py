@@ -152,6 +152,7 @@ class TrainingJob:
         panels = Panels(val_store.ids, self.params.evaluation.panels, run.tasks, self.info)
 
         def validate() -> Scores:
+            panels.clear()
             size = self.params.evaluation.batch_size
             return score(network, val_store, run.tasks, self.info, recipe, size, device, panels.keep)
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.compute import distributed
 from pipeline.compute.device import choose_device
 from pipeline.data.store import DatasetInfo
 from pipeline.evaluation.panels import Panels, panel_indices
@@ -65,6 +66,23 @@ def test_predictions_of_single_images_are_those_of_the_split_and_the_latest_are_
     assert {int(value) for array in panels.arrays.values() for value in np.unique(array)} == {2}
     score(Constant(0), store, ("semseg",), info, recipe, 16, device, panels.keep)
     assert {int(value) for array in panels.arrays.values() for value in np.unique(array)} == {0}
+
+
+def test_what_two_processes_kept_is_of_the_last_pass(parts, monkeypatch):
+    """They took turns at the batches; the first prediction of each sample was made by both."""
+    store, info, recipe, device = parts
+    both = [Panels(store.ids, 4, ("semseg",), info) for _ in range(2)]
+    for rank, panels in enumerate(both):
+        panels.predict(Constant(2), store, recipe, device)
+        panels.clear()
+        for samples, predictions in predict(Constant(1), store, ("semseg",), recipe, 3, device, rank, 2):
+            panels.keep(samples, predictions)
+    assert all(0 < len(panels._kept) < 4 for panels in both)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_gather", lambda own: [panels._kept for panels in both])
+    both[0].gather()
+    assert [sample.id for sample, _ in both[0].kept] == both[0].ids
+    assert {int(value) for array in both[0].arrays.values() for value in np.unique(array)} == {1}
 
 
 def test_none_are_shown_where_none_are_asked_for(parts):

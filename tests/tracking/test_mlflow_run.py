@@ -170,6 +170,17 @@ def pictures_of(log):
     return {key: int(cv2.imread(client.download_artifacts(log.id, path))[0, 0, 0]) for key, path in paths.items()}
 
 
+def test_a_picture_that_is_gone_or_damaged_ends_no_training(project, tmp_path, capsys):
+    (tmp_path / "cut.png").write_bytes(picture(tmp_path, 0).read_bytes()[:40])
+    with trained() as log:
+        log.picture(tmp_path / "cut.png", "sal", 1)
+        log.picture(tmp_path / "gone.png", "sal", 2)
+        log.picture(picture(tmp_path, 3, 3), "sal", 3)
+    assert pictures_of(log) == {("sal", 3): 3} and find(log.id).info.status == "FINISHED"
+    said = capsys.readouterr().err
+    assert "cut.png can't be read" in said and "gone.png can't be read" in said
+
+
 def test_pictures_come_by_step_and_once(project, tmp_path):
     with pytest.raises(KeyboardInterrupt), trained() as log:
         for step in (0, 50):
