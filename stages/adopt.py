@@ -1,8 +1,8 @@
 """Make a published checkpoint a run: python -m stages.adopt FILE --as RUN [--seed N] [--code CODE].
 
-FILE is what the released code of SCA, MTI-Net (its baselines and PAD-Net too) or ATRC saved, or its state dict as
-safetensors. RUN is in params.yaml already: its architecture, tasks, backbone and options say what the file should be.
-Every tensor is accounted for; then runs.<RUN>.adopted is written into params.yaml, and `dvc repro` scores it as any
+FILE is what the released code of SCA, MTI-Net (its baselines and PAD-Net too), ATRC or InvPT saved, or its state dict
+as safetensors. RUN is in params.yaml already: its architecture, tasks, backbone and options say what the file should
+be. Every tensor is accounted for; then runs.<RUN>.adopted is written into params.yaml, and `dvc repro` scores it as any
 run. docs/adopt.md says what fits.
 """
 

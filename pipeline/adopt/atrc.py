@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torch import Tensor
-
-from pipeline.adopt.rules import Rule, Rules, Unused, attention, backbone, conv_norm, in_order, module
+from pipeline.adopt.rules import Rule, Rules, Unused, attention, backbone, conv_norm, in_order, module, of_two_classes
 from pipeline.core.errors import DataError
 
 UNUSED = (
@@ -30,17 +28,10 @@ def atrc(tasks: Sequence[str], theirs: Sequence[str], channels: int) -> Rules:
         *attention(rf"refine\.{_TASK}\.pooling\.(?P<source>\w+)", f"{refined}.cp_blocks.{pair}"),
         *conv_norm(rf"refine\.{_TASK}\.project", rf"{refined}.out_proj.\g<task>", ".conv", ".bn", None, order),
         *conv_norm(rf"refine\.{_TASK}\.fuse", rf"{refined}.bottleneck.\g<task>.0", ".conv", ".bn"),
-        Rule(r"heads\.sal\.(weight|bias)", (r"head.final_logits.sal.\1",), _of_two_classes),
+        Rule(r"heads\.sal\.(weight|bias)", (r"head.final_logits.sal.\1",), of_two_classes),
         module(rf"heads\.{_TASK}", r"head.final_logits.\g<task>"),
     ]
     return Rules(tuple(rules), UNUSED, (LOCAL,))
-
-
-def _of_two_classes(logits: Tensor) -> Tensor:
-    """Saliency's one logit out of two: the sigmoid of their difference is the softmax of the second."""
-    if len(logits) != 2:
-        return logits
-    return (logits[1:].double() - logits[:1].double()).to(logits.dtype)
 
 
 def check_contexts(names: Iterable[str], tasks: Sequence[str], what: str) -> None:

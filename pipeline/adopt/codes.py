@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from pipeline.adopt import atrc, mti_net, sca
+from pipeline.adopt import atrc, invpt, mti_net, sca
 from pipeline.adopt.checkpoint import Checkpoint
 from pipeline.adopt.rules import Rules
 from pipeline.core import names
@@ -16,7 +16,8 @@ from pipeline.core.errors import DataError, ParamsError
 from pipeline.networks.backbones.backbone import Backbone
 from pipeline.params.schema import ResolvedRun
 
-# The order in which the released configurations have their tasks. Those of SCA and MTI-Net put them into it themselves.
+# The order in which the released configurations have their tasks. Those of SCA and MTI-Net put them into it themselves;
+# ATRC_ORDER is InvPT's too.
 ORDER = ("semseg", "human_parts", "sal", "normals", "edge", "depth")
 ATRC_ORDER = ("semseg", "depth", "human_parts", "sal", "normals", "edge")
 
@@ -50,7 +51,8 @@ class Network:
     only it has. rules: how it becomes ours; None where it can't, for the reason `refused`. tasks: a pattern of names
     whose first group are its tasks. order: the order in which its network has them. filled: a pattern as `tasks`, of
     names that stand in the network's own order, where that is not fixed. auxiliary: whether it can have tasks without
-    a final prediction.
+    a final prediction. options: what the released network is by our options, where that is not the default. vit:
+    whether its backbone is a ViT.
 
     Names in general stand in no order to go by: until 2020 torch's ModuleDict sorted what it was made of, while
     channels are concatenated in the order of the configuration. One that was filled item by item never did.
@@ -65,6 +67,8 @@ class Network:
     order: tuple[str, ...] = ORDER
     filled: str = ""
     auxiliary: bool = False
+    options: dict[str, str | bool | int | float] = field(default_factory=dict)
+    vit: bool = False
 
 
 def _sca(adopting: Adopting) -> Rules:
@@ -100,6 +104,11 @@ def _atrc(adopting: Adopting) -> Rules:
     return atrc.atrc(tasks, adopting.order, sum(adopting.channels) // 4)
 
 
+def _invpt(adopting: Adopting) -> Rules:
+    run = adopting.run
+    return invpt.invpt(run.tasks, adopting.order, invpt.width_of(run), invpt.notes(adopting.file, run))
+
+
 _LAST_STAGE = (
     "it predicts by a DeepLab head from the last stage of a dilated ResNet, {name} here by HRNet's head from the maps "
     "of all stages, so no weights of the one fit the other"
@@ -108,12 +117,6 @@ _FCN = (
     "its head is one 3x3 convolution to a quarter of the channels (FCNHead), multi_task and single_task here have "
     "HRNet's or DeepLab's, so no weights of the one fit the other"
 )
-_INVPT = (
-    "InvPT's decoder takes the maps of four depths of a plain ViT as they are, and enlarges one by a transposed "
-    "convolution; invpt here makes a pyramid of a ViT's last map, or takes the maps of a network that has several "
-    "strides, so no weights of the one fit the other"
-)
-
 NETWORKS = (
     Network("sca", "sequential_attention", r"swTransform1\..+", _sca,
             tasks=r"distillation_scale_0\.cross_attention\.(\w+)\..+"),
@@ -131,7 +134,8 @@ NETWORKS = (
     Network("atrc", "atrc", r"head\.atrc_module\..+", _atrc,
             tasks=r"head\.bottleneck\.(\w+)\..+", order=ATRC_ORDER, filled=r"head\.atrc_module\.cp_blocks\.(\w+)\..+"),
     Network("atrc", None, r"head\.final_logits\..+", refused=_FCN),
-    Network("invpt", "invpt", r"multi_task_decoder\..+", refused=_INVPT),
+    Network("invpt", "invpt", r"multi_task_decoder\.invpt\..+", _invpt, tasks=r"heads\.(\w+)\.linear_pred\..+",
+            order=ATRC_ORDER, filled=invpt.TASKS, options={"vit_maps": "depths"}, vit=True),
 )  # fmt: skip
 CODES = tuple(dict.fromkeys(network.code for network in NETWORKS))
 
@@ -139,8 +143,11 @@ CODES = tuple(dict.fromkeys(network.code for network in NETWORKS))
 # training alone are free.
 RELEASED_TRAINING = {"hrnet_upsampling": "bilinear", "normalization": "imagenet"}
 FREE_OPTIONS = {"att_drop_path", "dropout", "own_share"}
+SHOWN_OPTIONS = {"head", "width"}  # by the names and shapes of the file
 # Of timm's names: others, resnetblur18 for one, have the same tensors and compute something else.
 BACKBONES = re.compile(r"resnet\d+|hrnet_w\d+(_small(_v2)?)?")
+# Neither heads nor the depths that are taken leave a trace in a ViT's weights, and InvPT's code has ViT-L alone.
+VITS = re.compile(r"vit_large_patch16_(224|384)")
 
 
 def find_network(file: Checkpoint, code: str | None = None) -> Network:
@@ -167,7 +174,7 @@ def rules_for(file: Checkpoint, network: Network, run: ResolvedRun, own: nn.Modu
             f"architecture is {run.architecture}; set it to {network.architecture}"
         )
     order = _order(file, network, run)
-    if problems := [*_task_problems(network, run, order), *_problems(file, run)]:
+    if problems := [*_task_problems(network, run, order), *_problems(file, network, run)]:
         raise ParamsError(f"{what}: {'; '.join(problems)}")
     maps = own.backbone
     assert isinstance(maps, Backbone)
@@ -210,21 +217,28 @@ def _task_problems(network: Network, run: ResolvedRun, order: Sequence[str]) -> 
         yield "there are no auxiliary tasks in the released network; make them tasks"
 
 
-def _problems(file: Checkpoint, run: ResolvedRun) -> Iterator[str]:
+def _problems(file: Checkpoint, network: Network, run: ResolvedRun) -> Iterator[str]:
     """Values by which the same weights would be another function than in the released code."""
     recipe = run.training
     for key, released in RELEASED_TRAINING.items():
         if getattr(recipe, key) != released:
             yield f"training.{key} is {getattr(recipe, key)}, {released} in the released code; set it so"
-    if not BACKBONES.fullmatch(recipe.backbone.partition(".")[0]):
+    allowed, named = (
+        (VITS, "the released code has vit_large_patch16_384")
+        if network.vit
+        else (BACKBONES, "the released codes have resnet<depth>, hrnet_w<width> and its _small and _small_v2")
+    )
+    if not allowed.fullmatch(recipe.backbone.partition(".")[0]):
         yield (
-            f"training.backbone is {recipe.backbone}; the released codes have resnet<depth>, hrnet_w<width> and its "
-            "_small and _small_v2, and another one may compute something else of the same tensors; set it so"
+            f"training.backbone is {recipe.backbone}; {named}, and another one may compute something else of the same "
+            "tensors; set it so"
         )
-    for option, value in run.options.items():
-        theirs = names.ARCHITECTURE_OPTIONS[run.architecture][option][0]
-        if option not in FREE_OPTIONS | {"head"} and value != theirs:
+    for option, choices in names.ARCHITECTURE_OPTIONS[run.architecture].items():
+        value, theirs = run.options.get(option, choices[0]), network.options.get(option, choices[0])
+        if option not in FREE_OPTIONS | SHOWN_OPTIONS and value != theirs:
             yield f"options.{option} is {_text(value)}, {_text(theirs)} in the released code; set it so"
+    if network.vit:
+        yield from invpt.problems(file, run)
     deeplab = any(".0.convs.0." in name for name in file.tensors)
     if "head" in names.ARCHITECTURE_OPTIONS[run.architecture]:
         head, stride = ("aspp", 8) if deeplab else ("multi_scale", 32)

@@ -133,6 +133,13 @@ def backbone(theirs: str = "backbone") -> Rule:
     return Rule(r"backbone\.net\.(.+)", (rf"{theirs}.\1",))
 
 
+def of_two_classes(logits: Tensor) -> Tensor:
+    """Saliency's one logit out of two: the sigmoid of their difference is the softmax of the second."""
+    if logits.shape[:1] != (2,):
+        return logits
+    return (logits[1:].double() - logits[:1].double()).to(logits.dtype)
+
+
 def in_order(names: Sequence[str], theirs: Sequence[str], width: int, inside: Index = None) -> list[int] | None:
     """Channels of a concatenation of tasks' maps: ours in the order of `names`, theirs in their own.
 

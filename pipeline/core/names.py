@@ -54,7 +54,7 @@ ARCHITECTURE_OPTIONS: dict[str, dict[str, tuple[str | bool | int | float, ...]]]
     "nddr_cnn": {"shortcut": (False, True)},
     "mtan": {},
     "atrc": {"deep_supervision": (False, True), "dropout": (0.05, 0.0)},
-    "invpt": {"width": (128, 64, 256, 512)},
+    "invpt": {"width": (128, 64, 256, 512), "vit_maps": ("pyramid", "depths")},
 }
 ARCHITECTURES = tuple(ARCHITECTURE_OPTIONS)
 

@@ -82,8 +82,8 @@ def init_weights(network: nn.Module, initialization: str = "released") -> None:
 
     released: convolutions stay as they were made, which is torch's default (He's uniform with a = sqrt 5, so a third of
         He's variance) and Xavier's in CAM, as in the released codes of SCA, MTI-Net and ATRC.
-    he: He's normal for convolutions, 0.01 for predictions, whose losses then start near those of a constant guess
-        whatever the width before them; biases 0.
+    he: He's normal for convolutions (a transposed one, InvPT's, stays as it was made), 0.01 for predictions, whose
+        losses then start near those of a constant guess whatever the width before them; biases 0.
     Linear layers (window attention) start truncated normal, 0.02, with bias 0, in both.
     """
     assert initialization in INITIALIZATIONS, initialization

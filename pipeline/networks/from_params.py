@@ -38,6 +38,7 @@ def build_network(run: ResolvedRun, info: DatasetInfo, pretrained: bool | str = 
             hrnet_upsampling=recipe.hrnet_upsampling,
             initialization=recipe.initialization,
             batch_norm_momentum=None if isinstance(momentum, str) else momentum,
+            image_size=recipe.input_size,
             **run.options,
         )
     except ValueError as error:

@@ -4,7 +4,7 @@ Adding an architecture = one file with a class `Name(backbone, tasks, auxiliary_
 its options in `OPTIONS` {option: allowed values, default first}, and one line in ARCHITECTURES.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.core.names import nearest
 from pipeline.networks.atrc import ATRC
 from pipeline.networks.backbones.backbone import UPSAMPLINGS, Backbone
+from pipeline.networks.backbones.plain_vit import VIT_MAPS
 from pipeline.networks.blocks import INITIALIZATIONS, init_weights, set_momentum
 from pipeline.networks.cross_stitch import CrossStitch
 from pipeline.networks.invpt.network import InvPT
@@ -61,14 +62,16 @@ def build(
     hrnet_upsampling: str = UPSAMPLINGS[0],
     initialization: str = INITIALIZATIONS[0],
     batch_norm_momentum: float | None = None,
+    image_size: Sequence[int] | None = None,
     **options: bool | int | float | str,
 ) -> nn.Module:
     """The network, initialised from torch's global random state; `forward(image (B, 3, H, W)) -> Outputs`.
 
     tasks, auxiliary_tasks: {task: output channels}; auxiliary tasks are trained but have no final prediction.
-    backbone, pretrained, output_stride, hrnet_upsampling: see `Backbone`. initialization: see `init_weights`.
-    batch_norm_momentum: of every batch norm; None for those of the released networks: 0.01 in HRNet and in CTAM's
-    reduction, 0.05 in NDDR, torch's 0.1 elsewhere. options: the architecture's own, see its class.
+    backbone, pretrained, output_stride, hrnet_upsampling, image_size: see `Backbone`, which gets the option `vit_maps`
+    too. initialization: see `init_weights`. batch_norm_momentum: of every batch norm; None for those of the released
+    networks: 0.01 in HRNet and in CTAM's reduction, 0.05 in NDDR, torch's 0.1 elsewhere. options: the architecture's
+    own, see its class.
     Raises ValueError for an unknown name or value and for a set of tasks that the architecture cannot take,
     TrainingError for pretrained weights that cannot be fetched or do not fit.
     """
@@ -83,7 +86,8 @@ def build(
         raise ValueError(f"{architecture} needs at least one task to predict, got none.")
     if both := set(tasks) & set(auxiliary_tasks):
         raise ValueError(f"Tasks {sorted(both)} are both main and auxiliary; a task is one or the other.")
-    maps = Backbone(backbone, pretrained, output_stride, hrnet_upsampling)
+    vit_maps = str(options.get("vit_maps", VIT_MAPS[0]))
+    maps = Backbone(backbone, pretrained, output_stride, hrnet_upsampling, vit_maps, image_size)
     network = kind(maps, dict(tasks), auxiliary_tasks, **options)
     init_weights(network, initialization)
     if batch_norm_momentum is not None:

@@ -1,4 +1,4 @@
-"""What tests of adoption share: their narrow HRNets pass for those of the released codes."""
+"""What tests of adoption share: their narrow HRNets and ViT pass for those of the released codes."""
 
 from __future__ import annotations
 
@@ -12,3 +12,4 @@ from pipeline.adopt import codes
 @pytest.fixture(autouse=True)
 def narrow_backbones(monkeypatch):
     monkeypatch.setattr(codes, "BACKBONES", re.compile(f"{codes.BACKBONES.pattern}|hrnet_narrow|hrnet_sixes"))
+    monkeypatch.setattr(codes, "VITS", re.compile(f"{codes.VITS.pattern}|vit_narrow"))

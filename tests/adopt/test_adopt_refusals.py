@@ -91,7 +91,6 @@ def test_another_backbone(baseline):
         ("nddr.conv.layer.semseg.0.weight", "nddr_cnn", "nddr_cnn here by HRNet's head from the maps of all stages"),
         ("attention_1.semseg.0.weight", "mtan", "no weights of the one fit the other"),
         ("head.final_logits.semseg.weight", "multi_task", "its head is one 3x3 convolution"),
-        ("multi_task_decoder.invpt.norm_mts.0.weight", "invpt", "takes the maps of four depths of a plain ViT"),
     ],
 )
 def test_networks_that_ours_can_not_be(signature, architecture, says):

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from pipeline.networks.backbones.backbone import _describe
 from pipeline.networks.backbones.pyramid import SimplePyramid
 from pipeline.networks.registry import Backbone
+from tests.support.narrow_vit import NARROW_VIT, WIDTH
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +149,33 @@ def test_a_plain_vits_map_is_its_normalised_tokens(name, side):
     assert_close(backbone.pyramid(tokens.transpose(1, 2).unflatten(2, (patches, patches))), maps)
 
 
+@pytest.mark.parametrize(("name", "side"), [(NARROW_VIT, 64), ("vit_small_patch14_dinov2", 96)])
+def test_four_depths_are_what_comes_out_of_those_blocks(name, side):
+    """The last one through the final norm, the others not."""
+    backbone = Backbone(name, vit_maps="depths", image_size=(side, side)).eval()
+    model, patches = backbone.net.model, side // 16
+    assert backbone.strides == [16] * 4 and backbone.channels == [model.num_features] * 4
+    found = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: found.append(output[:, -(patches**2) :]))
+    model.norm.register_forward_hook(lambda module, inputs, output: found.append(output.flatten(1, 2)))
+    with torch.no_grad():
+        maps = backbone(torch.randn(2, 3, side, side))
+    depth = len(model.blocks)
+    taken = {6: (0, 2, 3), 12: (2, 5, 8)}[depth]  # after 1, 3 and 4 of 6, and 3, 6 and 9 of 12
+    expected = [*(found[index] for index in taken), F.layer_norm(found[depth - 1], (model.num_features,), eps=1e-6)]
+    assert_close([x.flatten(2).transpose(1, 2) for x in maps], expected)
+
+
+def test_depths_have_position_embeddings_for_the_image_size():
+    made = {size: Backbone(NARROW_VIT, vit_maps="depths", image_size=size) for size in (None, (96, 128), (90, 100))}
+    positions = {size: each.net.model.pos_embed.shape[1] - 1 for size, each in made.items()}
+    assert positions == {None: 4 * 4, (96, 128): 6 * 8, (90, 100): 6 * 8}  # 90x100 is enlarged to 96x128
+    other = Backbone("vit_small_patch14_dinov2", vit_maps="depths", image_size=(64, 96))
+    assert other.net.model.pos_embed.shape[1] - 1 == 4 * 6
+    assert sizes(made[96, 128](torch.randn(1, 3, 64, 32))) == [(1, WIDTH, 4, 2)] * 4
+
+
 # ---- the simple feature pyramid ----------------------------------------------------------------------------
 
 
@@ -212,3 +240,12 @@ def test_pyramid_keeps_places():
 def test_unsuitable_backbones_are_refused_by_name(name, output_stride, says):
     with pytest.raises(ValueError, match=says):
         Backbone(name, output_stride=output_stride)
+
+
+def test_depths_of_what_has_none_are_refused_by_name():
+    with pytest.raises(ValueError, match="vit_maps: depths takes a plain ViT, for example vit_large_patch16_384, not"):
+        Backbone("hrnet_w18_small", vit_maps="depths")
+    with pytest.raises(ValueError, match="vit_maps 'depth'; allowed: pyramid, depths"):
+        Backbone(NARROW_VIT, vit_maps="depth")
+    with pytest.raises(ValueError, match="'vit_narrow' is a plain ViT: its output_stride is 32"):
+        Backbone(NARROW_VIT, output_stride=16, vit_maps="depths")

@@ -17,6 +17,7 @@ from pipeline.datasets import DATASETS
 from pipeline.networks.registry import ARCHITECTURES, build
 from pipeline.tasks import TASKS as TASKS_BY_NAME
 from tests.support.narrow_hrnet import NARROW, WIDE
+from tests.support.narrow_vit import NARROW_VIT
 from tests.support.networks import (
     assert_compiles,
     assert_gradient_everywhere,
@@ -46,16 +47,21 @@ OPTIONS = [
 # At the start, one alpha for all channels is the same function as one for each; its start is state, not function.
 CHANGING = [each for each in OPTIONS if each[1] not in ("stitch", "own_share")]
 # The DeepLab head reads the deepest map alone, through which not all of an HRNet is reached; the narrow HRNet has no
-# scale to narrow further.
-FOR_OPTION = {"head": "test_efficientnet", "scale_channels": WIDE}
+# scale to narrow further, and no depths of one resolution.
+FOR_OPTION = {"head": "test_efficientnet", "scale_channels": WIDE, "vit_maps": NARROW_VIT}
 SEVERAL = [name for name in ARCHITECTURES if TASK_COUNT[name][1] != 1]
-# Every network as it is by default, and two with an option that adds modules.
+# Every network as it is by default, two with an option that adds modules, and one that is another on a ViT.
 WITH_MODULES = [("nddr_cnn", {"shortcut": True}), ("atrc", {"deep_supervision": True})]
-CASES = [*((name, {}) for name in ARCHITECTURES), *WITH_MODULES]
+ON_DEPTHS = ("invpt", {"vit_maps": "depths"})
+CASES = [*((name, {}) for name in ARCHITECTURES), *WITH_MODULES, ON_DEPTHS]
 
 
 def tasks_of(architecture):
     return MIXED if architecture in SEVERAL else ALONE
+
+
+def backbone_of(options):
+    return next((FOR_OPTION[option] for option in options if option in FOR_OPTION), NARROW)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +79,8 @@ def networks():
         if key not in made:
             torch.manual_seed(0)
             tasks, auxiliary = tasks_of(architecture)
-            net = build(architecture, backbone=NARROW, tasks=tasks, auxiliary_tasks=auxiliary, **options)
+            backbone = backbone_of(options)
+            net = build(architecture, backbone=backbone, tasks=tasks, auxiliary_tasks=auxiliary, **options)
             made[key] = net, copy.deepcopy(net.state_dict())
         net, start = made[key]
         net.load_state_dict(start)
@@ -109,9 +116,15 @@ def assert_predicts(outputs, tasks, auxiliary, architecture, options):
     ("architecture", "tasks", "auxiliary", "options"),
     [
         *((name, *tasks_of(name), {}) for name in ARCHITECTURES),
+        ("invpt", *MIXED, {"vit_maps": "depths"}),
         *(
             pytest.param(name, *each, options, marks=pytest.mark.slow)
-            for name, options in [*((name, {}) for name in SEVERAL), *WITH_MODULES, ("mti_net", {"mask": "tasks"})]
+            for name, options in [
+                *((name, {}) for name in SEVERAL),
+                *WITH_MODULES,
+                ON_DEPTHS,
+                ("mti_net", {"mask": "tasks"}),
+            ]
             for each in SETS
         ),
         *(pytest.param(name, *ALONE, {}, marks=pytest.mark.slow) for name in TAKE_ONE_TASK_TOO),
@@ -119,7 +132,7 @@ def assert_predicts(outputs, tasks, auxiliary, architecture, options):
     ],
 )
 def test_odd_sizes_and_gradients(architecture, tasks, auxiliary, options):
-    net = build(architecture, backbone=NARROW, tasks=tasks, auxiliary_tasks=auxiliary, **options)
+    net = build(architecture, backbone=backbone_of(options), tasks=tasks, auxiliary_tasks=auxiliary, **options)
     never_drop(net)
     open_closed_norms(net)
     outputs = net(torch.randn(2, 3, 45, 70))
@@ -154,7 +167,7 @@ def defaults():
 @pytest.mark.slow
 def test_every_option_changes_the_function(defaults, architecture, option, value):
     drops = option == "att_drop_path"
-    backbone = FOR_OPTION.get(option, NARROW)
+    backbone = backbone_of([option])
     image, state, expected = defaults(architecture, backbone, drops)
     tasks, auxiliary = tasks_of(architecture)
     torch.manual_seed(0)

@@ -10,6 +10,8 @@ from torch.testing import assert_close
 from pipeline.networks.backbones.backbone import Backbone
 from pipeline.networks.invpt.blocks import HEADS, DecoderBlock, HalvedQuery, JointAttention, Upsample
 from pipeline.networks.invpt.network import InvPT, Preliminary, Stage
+from tests.support.narrow_vit import NARROW_VIT
+from tests.support.narrow_vit import WIDTH as VIT_WIDTH
 from tests.support.networks import Fixed, parameters
 
 pytestmark = pytest.mark.slow
@@ -241,3 +243,48 @@ def test_final_features_are_the_sum_of_all_stages_and_the_finest_map():
     assert [tuple(x.shape[1:]) for x in given] == [(72, 3, 2), (72, 6, 4), (72, 12, 8)]
     assert skip.shape == total.shape == (1, 72, 24, 16)
     assert_close(total, skip + sum(F.interpolate(x, size=(24, 16), mode="bilinear") for x in given))
+
+
+# ---- on four depths of a plain ViT; the whole function: tests/adopt/test_adopt_invpt.py ----------------------------
+
+
+def on_depths(backbone):
+    return InvPT(backbone, {"semseg": 5}, {"edge": 1}, width=64, vit_maps="depths")
+
+
+def test_depths_are_halved_added_and_doubled():
+    net = on_depths(Backbone(NARROW_VIT, vit_maps="depths")).eval()
+    assert isinstance(net.stages[2].skip, torch.nn.ConvTranspose2d) and net.skip is None
+    assert [net.stages[k].skip.in_channels for k in (1, 2)] == [VIT_WIDTH] * 2
+    maps = [torch.randn(1, VIT_WIDTH, 6, 4) for _ in range(4)]
+    seen = {}
+    decoded = net.preliminary["semseg"]
+    for name, module in (("coarse", decoded), ("fine", net.stages[1].skip), ("finest", net.stages[2].skip)):
+        module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: (*inputs, output)}))
+    for k, stage in enumerate(net.stages):
+        stage.widen[0].register_forward_hook(lambda module, inputs, output, k=k: seen.update({k: output}))
+    net.mix["semseg"].register_forward_pre_hook(lambda module, inputs: seen.update(total=inputs[0]))
+    net.backbone = Fixed([VIT_WIDTH] * 4, maps)
+    with torch.no_grad():
+        outputs = net(torch.randn(1, 3, 96, 64))
+    assert_close(seen["coarse"][0], F.avg_pool2d(maps[3], 2))  # a bilinear half is the mean of four
+    assert seen["fine"][0] is net.backbone.maps[1] and seen["fine"][1].shape == (1, 36, 6, 4)
+    assert seen["finest"][0] is net.backbone.maps[0] and seen["finest"][1].shape == (1, 18, 12, 8)
+    assert_close(seen["total"], sum(F.interpolate(seen[k], size=(24, 16), mode="bilinear") for k in range(3)))
+    assert outputs.final["semseg"].shape == (1, 5, 96, 64) and list(outputs.auxiliary[0]) == ["semseg", "edge"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "vit_maps", "says"),
+    [
+        (
+            "xcit_nano_12_p8_224",
+            "depths",
+            r"a plain ViT with patches of 16 .* not maps of strides \[8, 8, 8, 8\]",
+        ),
+        (NARROW_VIT, "pyramid", r"not maps of strides \[4, 8, 16, 32\]. Choose for example vit_large_patch16_384"),
+    ],
+)
+def test_depths_are_refused_of_other_maps(backbone, vit_maps, says):
+    with pytest.raises(ValueError, match=says):
+        on_depths(Backbone(backbone, vit_maps=vit_maps))

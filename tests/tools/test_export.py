@@ -30,6 +30,7 @@ from pipeline.tools.export.config import read_config
 from pipeline.tools.export.mlflow_model import aliases
 from pipeline.tools.export.trained import read_trained
 from stages._entry import run_stage
+from tests.support.narrow_vit import NARROW_VIT
 from tests.support.result_files import comparison, run_metrics
 from tests.support.saved_network import TASKS, put_graph, save_network
 
@@ -85,6 +86,13 @@ def test_a_folder_predicts_what_evaluation_scores(network, exported, in_tmp):
     expected = scored(network, in_tmp / "val")
     assert_same(model(PHOTO), expected)
     assert_same(pipeline.load_model("models/net-0")(PHOTO), expected)
+
+
+def test_a_network_with_position_embeddings_for_its_input_size(in_tmp):
+    """InvPT on depths: a ViT that is made without the size has others, and the weights would not fit."""
+    put_graph(in_tmp)
+    network = save_network("invpt", backbone=NARROW_VIT, width=64, vit_maps="depths")
+    assert_same(pipeline.load_model("models/net-0")(PHOTO), scored(network, in_tmp / "store"))
 
 
 # All that pyproject.toml lists beside torch, torchvision, timm, numpy and safetensors; timm itself takes PyYAML.

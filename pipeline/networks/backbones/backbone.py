@@ -16,6 +16,7 @@ from timm.models.hrnet import HighResolutionNetFeatures
 from torch import Tensor, nn
 
 from pipeline.compute.resize import resize
+from pipeline.networks.backbones.plain_vit import VIT_MAPS, FourDepths, LastMap, PlainViT, nominal_stride
 from pipeline.networks.backbones.pyramid import SimplePyramid
 from pipeline.networks.blocks import set_momentum
 from pipeline.networks.pairing import LoadReport, TimmOptions
@@ -25,6 +26,7 @@ STRIDES = (4, 8, 16, 32)
 OUTPUT_STRIDES = (32, 16, 8)
 UPSAMPLINGS = ("bilinear", "nearest")
 HRNET_MOMENTUM = 0.01  # of HRNet's batch norms in its authors' code and in all that use it; timm has torch's 0.1
+RELEASED_VIT = "vit_large_patch16_384"  # InvPT's
 SUITABLE = "hrnet_w18_small_v2, resnet50, convnext_tiny, swin_tiny_patch4_window7_224, vit_small_patch14_dinov2"
 
 # What makes a model that expects one image size take any: the first of these that its constructor knows. Swin: masks
@@ -50,7 +52,8 @@ class Backbone(nn.Module):
 
     A plain ViT has one map, of the stride of its patches; `SimplePyramid` makes the four maps of it, 256 channels
     each. A patch of 14 pixels (DINOv2) stands for one of 16: the image is resized to 14/16 of (H', W'), so that all
-    sizes are those of any other backbone.
+    sizes are those of any other backbone. `vit_maps: depths` takes the maps of four depths instead, all of the stride
+    of its patches (`FourDepths`).
 
     name: a timm model. Tests run ResNet, RegNet, HRNet, ConvNeXt, EfficientNet, MobileNetV3, Swin (v1, v2), and plain
         ViT, DINOv2, DINOv3, EVA-02 and XCiT. Many more will do; one that does not is refused.
@@ -60,10 +63,13 @@ class Backbone(nn.Module):
         are then [4, 8, 8, 8] for 8: no map may be taken to be half as large as the one before.
     hrnet_upsampling: how an HRNet's exchange units bring coarser branches to finer ones: bilinear, as in all released
         multi-task networks on it, or nearest, as in timm and in the training on ImageNet. Other models have none.
+    vit_maps: what is made of a plain ViT: pyramid or depths.
+    image_size: with depths, the (H, W) that the ViT has position embeddings for, as in the released code of InvPT;
+        None for the model's own. Images of other sizes get them resampled.
 
     Publishes `channels` and `strides` of the maps, and `load_report`, None without pretrained weights.
     Raises ValueError for an unknown name, for a model without such maps or with one image size only, and for an
-    output stride that it cannot have; TrainingError for weights that cannot be fetched or do not fit.
+    output stride or depths that it cannot have; TrainingError for weights that cannot be fetched or do not fit.
     """
 
     starts_itself = True  # timm's own initialisation, or pretrained weights: not a decoder's
@@ -74,19 +80,26 @@ class Backbone(nn.Module):
         pretrained: bool | str = False,
         output_stride: int = STRIDES[-1],
         hrnet_upsampling: str = UPSAMPLINGS[0],
+        vit_maps: str = VIT_MAPS[0],
+        image_size: Sequence[int] | None = None,
     ):
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride {output_stride!r}; allowed: {', '.join(map(str, OUTPUT_STRIDES))}.")
         if hrnet_upsampling not in UPSAMPLINGS:
             raise ValueError(f"hrnet_upsampling {hrnet_upsampling!r}; allowed: {', '.join(UPSAMPLINGS)}.")
+        if vit_maps not in VIT_MAPS:
+            raise ValueError(f"vit_maps {vit_maps!r}; allowed: {', '.join(VIT_MAPS)}.")
         source = _describe(name)
+        options = source.options
         self.patch = source.patch
         self.strides = [min(stride, output_stride) for stride in STRIDES]
+        self.pyramid: SimplePyramid | None = None
         if source.patch is None:
+            if vit_maps == "depths":
+                raise ValueError(f"vit_maps: depths takes a plain ViT, for example {RELEASED_VIT}, not {name!r}.")
             self.net: nn.Module = source.extractor(output_stride)
             self.channels: list[int] = cast(FeatureInfo, self.net.feature_info).channels()
-            self.pyramid = None
             for block in self.net.modules():
                 if hasattr(block, "target_shift_size"):
                     block.register_forward_pre_hook(_fit_shift)
@@ -97,23 +110,41 @@ class Backbone(nn.Module):
         elif output_stride != STRIDES[-1]:
             raise ValueError(f"{name!r} is a plain ViT: its output_stride is {STRIDES[-1]}, not {output_stride}.")
         else:
-            net = LastMap(cast(PlainViT, timm.create_model(name, num_classes=0, **source.options)))
-            self.net = net
-            self.pyramid = SimplePyramid(net.out_channels, nominal_stride(source.patch), STRIDES)
-            self.channels = self.pyramid.out_channels
+            options = self._make_plain_vit(name, source, vit_maps, image_size)
         self._channels_last = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self._check_maps(name)
         self.load_report: LoadReport | str | None = None
         if pretrained:
-            self.load_report = load_pretrained(self.net, name, pretrained, source.options)
+            self.load_report = load_pretrained(self.net, name, pretrained, options)
+
+    def _make_plain_vit(
+        self, name: str, source: _Source, vit_maps: str, image_size: Sequence[int] | None
+    ) -> TimmOptions:
+        """Set what a plain ViT is run by, and return the options that timm's model was made with."""
+        assert source.patch is not None
+        stride = nominal_stride(source.patch)
+        if vit_maps == "pyramid":
+            net = LastMap(_plain_vit(name, source.options))
+            self.net = net
+            self.pyramid = SimplePyramid(net.out_channels, stride, STRIDES)
+            self.channels = self.pyramid.out_channels
+            return source.options
+        options = source.options if image_size is None else {**source.options, "img_size": self._net_size(image_size)}
+        depths = FourDepths(_plain_vit(name, options))
+        self.net = depths
+        self.channels = [depths.out_channels] * len(STRIDES)
+        self.strides = [stride] * len(STRIDES)
+        return options
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        size = [math.ceil(side / STRIDES[-1]) * STRIDES[-1] for side in image.shape[-2:]]
-        if self.patch is not None:
-            size = [side // nominal_stride(self.patch) * self.patch for side in size]
-        maps = self.net(resize(image, size))
+        maps = self.net(resize(image, self._net_size(image.shape[-2:])))
         maps = [x.permute(0, 3, 1, 2) for x in maps] if self._channels_last else maps
         return maps if self.pyramid is None else self.pyramid(maps[-1])
+
+    def _net_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The size that an image of `size` is resized to before the model."""
+        ratio = 1.0 if self.patch is None else self.patch / nominal_stride(self.patch)
+        return tuple(round(math.ceil(side / STRIDES[-1]) * STRIDES[-1] * ratio) for side in size)
 
     def _check_maps(self, name: str) -> None:
         """Try it at a size that is nobody's default: what timm tells of a model does not say what sizes it takes."""
@@ -176,39 +207,12 @@ def _upsample_bilinearly(net: nn.Module) -> None:
                 setattr(module, name, BilinearUpsample(int(factor)))
 
 
-class PlainViT(Protocol):
-    """What `LastMap` uses of timm's plain ViTs, whose classes share no other base than nn.Module."""
-
-    num_features: int
-
-    def prune_intermediate_layers(
-        self, indices: int, prune_norm: bool = False, prune_head: bool = True
-    ) -> Sequence[int]: ...
-
-    def forward_intermediates(
-        self, x: Tensor, indices: int, *, norm: bool, output_fmt: str, intermediates_only: bool
-    ) -> list[Tensor]: ...
-
-
-class LastMap(nn.Module):
-    """A plain ViT as an extractor of its last map, through its final norm: (B, 3, H, W) -> [(B, C, h, w)].
-
-    timm's own extractor leaves that norm out, although the weights that follow were trained behind it.
-    """
-
-    def __init__(self, model: PlainViT):
-        super().__init__()
-        model.prune_intermediate_layers(1, prune_norm=False, prune_head=True)
-        self.model = model
-        self.out_channels = model.num_features
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.model.forward_intermediates(image, 1, norm=True, output_fmt="NCHW", intermediates_only=True)
-
-
-def nominal_stride(patch: int) -> int:
-    """The power of two that a patch's side stands for: 16 for 14."""
-    return 2 ** round(math.log2(patch))
+def _plain_vit(name: str, options: TimmOptions) -> PlainViT:
+    """timm's model. Raises ValueError where it doesn't take the options."""
+    try:
+        return cast(PlainViT, timm.create_model(name, num_classes=0, **options))
+    except TIMM_ERRORS as error:
+        raise ValueError(f"timm can't make backbone {name!r} with {dict(options)} ({_reason(error)}).") from error
 
 
 @dataclass(frozen=True)

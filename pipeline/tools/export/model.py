@@ -144,6 +144,7 @@ def build_network(config: ModelConfig, source: Path) -> nn.Module:
             auxiliary_tasks=config.auxiliary_tasks,
             output_stride=config.output_stride,
             hrnet_upsampling=config.hrnet_upsampling,
+            image_size=config.input_size,
             **config.options,
         )
     except (ValueError, TypeError, RuntimeError) as error:
