@@ -61,10 +61,12 @@ def time_left(done: Timed, running: Timed, waiting: Sequence[float], slots: int)
 
 
 def _line(done: Timed) -> tuple[float, float]:
-    """Value at 0 and slope of the least squares' line, neither below 0."""
+    """Value at 0 and slope of the least squares' line, neither below 0; of equal efforts the line from 0."""
     middle, mean = (fmean(column) for column in zip(*done, strict=True))
     spread = sum((effort - middle) ** 2 for effort, _ in done)
-    slope = sum((effort - middle) * (seconds - mean) for effort, seconds in done) / spread if spread else 0.0
+    if not spread:
+        return 0.0, mean / middle
+    slope = sum((effort - middle) * (seconds - mean) for effort, seconds in done) / spread
     if slope <= 0:
         return mean, 0.0
     if mean < slope * middle:

@@ -202,7 +202,7 @@ def test_the_longest_trainings_begin_first(in_tmp):
         ({"a-0": 60}, [], {"b-0": 60}, {"a": 3, "b": 1}, "1 of 4"),
         ({"a-0": 60, "b-0": 40}, [], {"a-1": 20}, {"a": 3, "b": 1}, "2 of 4, about 40 s to go"),  # 30 and 10 by effort
         ({"a-0": 60, "b-0": 40}, [], {"a-1": 20}, {"a": 0, "b": 1}, "2 of 4, about 50 s to go"),  # a is not known
-        ({"b-0": 40, "b-1": 44}, [], {"a-1": 12}, {"a": 3, "b": 1}, "2 of 4, about 42 s to go"),  # nor what 3 takes
+        ({"b-0": 40, "b-1": 44}, [], {"a-1": 12}, {"a": 3, "b": 1}, "2 of 4, about 2 min to go"),  # 42 by effort
         ({"a-0": 90, "b-0": 20}, ["b-1"], {"a-1": 80}, {"a": 3, "b": 1}, "2 of 4, 1 failed, about 7 s to go"),
         ({"a-0": 60, "b-0": 40}, [], {"a-1": 90, "b-1": 90}, {"a": 3, "b": 1}, "2 of 4, about 1 s to go"),
         ({"a-0": 1, "b-0": 1, "a-1": 1, "b-1": 1}, [], {}, {"a": 3, "b": 1}, "4 of 4"),
@@ -210,7 +210,7 @@ def test_the_longest_trainings_begin_first(in_tmp):
     ],
 )
 def test_progress_says_how_long_the_rest_may_take(done, failed, running, efforts, said):
-    """Two at a time, by a line through those that have ended: here 10 + 10, 50, 42, 29 and again 10 + 10 by effort."""
+    """Two at a time, by the line of those that have ended: 30 + 10 by effort, 50, 42 by effort, 29 by effort."""
     ended, begun = ({(f"train@{name}",): seconds for name, seconds in of.items()} for of in (done, running))
     lost = [(f"train@{name}",) for name in failed]
     waiting = [
