@@ -146,7 +146,7 @@ def problems(file: Checkpoint, run: ResolvedRun) -> Iterator[str]:
 def notes(file: Checkpoint, run: ResolvedRun) -> tuple[str, ...]:
     """What the file's weights don't tell: which side of its grid of positions is which."""
     count, (rows, columns) = _positions(file), _grid(run.training.input_size)
-    if any(math.prod(_grid(size)) == count for size in SIZES.values()):
+    if count is None or any(math.prod(_grid(size)) == count for size in SIZES.values()):
         return ()
     return (
         f"its {count} positions are taken for {rows} rows of {columns}, as training.input_size has them: the weights "

@@ -3,6 +3,7 @@
     <key>/lock             held while a process trains: two of them would write over each other
     <key>/attempts.json    id of the training, when it began, how often it was begun
     <key>/*.pt             checkpoints: see pipeline/train/resume.py
+    <key>/panels-*.png     pictures on their way to MLflow: see pipeline/train/pictures.py
     <key>/result.json      once it has ended: which model and weights it made
 
 The key says what the training is made of, so a checkpoint is never used for anything else. The folder outlives the

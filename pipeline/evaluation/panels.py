@@ -32,7 +32,7 @@ class Panels:
         self._kept: dict[str, tuple[Sample, dict[str, np.ndarray]]] = {}
 
     def clear(self) -> None:
-        """Forget what was kept, before another pass: `gather` could take it for what another process sees now."""
+        """Forget what was kept, after each pass: `gather` could take it for what another process sees next."""
         self._kept = {}
 
     def keep(self, samples: list[Sample], predictions: dict[str, list[Tensor]]) -> None:
@@ -43,7 +43,6 @@ class Panels:
 
     def predict(self, network: nn.Module, store: Store, recipe: Training, device: Device) -> None:
         """Keep what a network says of them now, one at a time; no random number is drawn."""
-        self.clear()
         network.eval()
         for sample in (store[i] for i, id_ in enumerate(store.ids) if id_ in self.ids):
             image = image_tensor(resize_image(sample.image, recipe.input_size))[None]
@@ -81,7 +80,7 @@ class Panels:
 
 def panel_indices(count: int, panels: int) -> list[int]:
     """Samples shown to people: evenly spread over the split, the same for every run."""
-    return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels else []
+    return sorted({int((i + 0.5) * count / panels) for i in range(panels)}) if panels and count else []
 
 
 def painting_contexts(info: DatasetInfo, tasks: Iterable[str], shown: Sequence[Sample]) -> dict[str, TaskContext]:

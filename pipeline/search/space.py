@@ -69,7 +69,7 @@ def trial_params(params: Params, name: str, values: Values) -> Params:
         own = merge(own, nested(key, value))
     raw = params.model_dump(exclude={"search", "runs", "runs_from_single_task", "tuned"})
     raw["evaluation"]["select_on"] = HOLDOUT
-    return parse_params({**raw, "runs": {name: merge(run.model_dump(), own)}}, f"a trial of {name}")
+    return parse_params({**raw, "runs": {name: merge(run.model_dump(exclude_unset=True), own)}}, f"a trial of {name}")
 
 
 def own_values(params: Params, name: str, entries: Mapping[str, Entry]) -> Values:

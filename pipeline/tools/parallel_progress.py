@@ -42,7 +42,7 @@ def progress(
     effort = {job: efforts[run_of(job)] if known else 1 for job in jobs}
     ended, begun = ([(effort[job], seconds) for job, seconds in some.items()] for some in (done, running))
     left = time_left(ended, begun, [effort[job] for job in waiting], at_a_time)
-    return f"{words}, about {duration(left)} to go"
+    return f"{words}, about {duration(left)} to go" if left else words  # longer than any line says: nobody knows
 
 
 def time_left(done: Timed, running: Timed, waiting: Sequence[float], slots: int) -> float:

@@ -36,20 +36,22 @@ def describe_run(delta: Comparison, run: str, seed: int, run_id: str, picture: s
 def describe_comparison(delta: Comparison, table: str) -> str:
     """The page of a comparison: the sentences on its runs, the table that the terminal showed, and what each run costs.
 
-    Whatever would make it longer than stores take is left out, the last first.
+    What would make it longer than stores take is left out: of the sentences, which come first, the costs and the table.
     """
     runs = _plain(", ".join(delta.delta_m) or "no run with baselines for all its tasks")
+    head = f"Δm of {runs}. Its children are the runs that were compared."
     said = [*delta.conclusions, *(f"* {caveat}" for caveat in delta.caveats)]
-    lines = [line for line in table.splitlines() if line not in said]  # long ones would stretch the page
-    while len("\n".join(lines)) > _MOST:
-        lines = [*lines[:-2], "... the rest is in the artifact delta.json"]
     sentences = [f"- {_plain(line.removeprefix('* '))}" for line in said]
-    shown = f"Δm of {runs}. Its children are the runs that were compared.\n\n```\n" + "\n".join(lines) + "\n```"
-    for part in ("\n".join(sentences), "\n".join(_costs(delta))):
-        if len(shown) + len(part) > _MOST:
-            return f"{shown}\n\nMore is in the artifact report.html."
-        shown += f"\n\n{part}" if part else ""
-    return shown
+    while len("\n".join(sentences)) > _MOST / 2:
+        sentences = [*sentences[:-2], "- more in the artifact report.html"]
+    costs = list(_costs(delta))
+    if len("\n".join([*sentences, *costs])) > _MOST / 2:
+        costs = ["What each run costs is in the artifact report.html."]
+    lines = [line for line in table.splitlines() if line not in said]  # long ones would stretch the page
+    while len("\n".join([*lines, *sentences, *costs])) > _MOST:
+        lines = [*lines[:-2], "... the rest is in the artifact delta.json"]
+    parts = [[head], ["```", *lines, "```"], sentences, costs]
+    return "\n\n".join("\n".join(part) for part in parts if part)
 
 
 def conclusion_of(delta: Comparison, run: str) -> str | None:

@@ -136,10 +136,10 @@ class MetricQueue:
             try:
                 while self._sent < len(self.points):
                     self._send_batch()
-                self._follow()
             except TrackingUnavailable:
                 self._arrived = None  # perhaps it got the points and the answer was lost: ask before they go again
                 raise
+            self._follow()
 
     def close(self) -> None:
         """End the thread; what it is sending may still arrive."""
@@ -164,7 +164,8 @@ class MetricQueue:
             if time.monotonic() - self._told >= _TELL_SECONDS and not self._closed.is_set():
                 self._told = time.monotonic()
                 waiting = len(self.points) - self._sent
-                warn(f"warning: {away}. Work continues; {waiting} metrics are kept, and sent when it answers")
+                what = f"{waiting} metrics are kept" if waiting else "pictures are kept"
+                warn(f"warning: {away}. Work continues; {what}, and sent when it answers")
         else:
             self._due = time.monotonic() + _SEND_SECONDS
             if self._failures:

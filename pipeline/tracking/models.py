@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.tracking.opening import translate_mlflow_errors  # before mlflow: it sets what that reads on import
@@ -24,7 +24,7 @@ PREFIX = "models:/"
 _EXTRA = "extra_files"  # MLflow's folder of files beside a model
 _ABOUT = (
     "Networks of one experiment. Alias `<run>-<seed>`: one network; `<run>`: the first of its seeds; `best`: the first "
-    "seed of the run with the highest Δm. `python -m stages.predict models:/{name}@best photo.jpg` uses it."
+    "seed of the run with the highest Δm. `python -m stages.predict '{uri}' photo.jpg` uses one."
 )
 
 
@@ -35,7 +35,7 @@ def log_network(
     maps: np.ndarray,
     files: Iterable[Path],
     requirements: list[str],
-    aliases: Iterable[str],
+    aliases: Sequence[str],
     description: str,
     tags: Mapping[str, str],
 ) -> str:
@@ -75,7 +75,7 @@ def log_network(
                 client.set_terminated(run.id, before.status, before.end_time)
             name, version = run.experiment, str(logged.registered_model_version)
             if not client.get_registered_model(name).description:
-                client.update_registered_model(name, _ABOUT.format(name=name))
+                client.update_registered_model(name, _ABOUT.format(uri=f"{PREFIX}{name}@{aliases[0]}"))
             client.update_model_version(name, version, description)
             for key, value in tags.items():
                 client.set_model_version_tag(name, version, key, value)

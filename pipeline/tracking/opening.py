@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,6 +36,7 @@ from pipeline.tracking.faults import raise_plainly  # noqa: E402
 from pipeline.tracking.metric_queue import TrackingBlocked, TrackingUnavailable, retry_while_unavailable  # noqa: E402
 
 _LOCK_SECONDS = 10  # for another process of the project to make the database
+_upload = threading.Lock()
 _UPLOAD_SECONDS = 60  # of silence after a file was sent: the server may be passing it on to storage of its own
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -168,12 +170,16 @@ def translate_mlflow_errors() -> Iterator[None]:
 
 @contextmanager
 def uploading() -> Iterator[None]:
-    """Within the block MLflow's client waits longer for an answer, unless the user said how long."""
+    """Within the block MLflow's client waits longer for an answer, unless the user said how long.
+
+    One thread is in it at a time: what it sets holds for all.
+    """
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-    before = os.environ[name]
-    if before == str(_ANSWER_SECONDS):
-        os.environ[name] = str(_UPLOAD_SECONDS)
-    try:
-        yield
-    finally:
-        os.environ[name] = before
+    with _upload:
+        before = os.environ[name]
+        if before == str(_ANSWER_SECONDS):
+            os.environ[name] = str(_UPLOAD_SECONDS)
+        try:
+            yield
+        finally:
+            os.environ[name] = before

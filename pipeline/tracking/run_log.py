@@ -69,7 +69,7 @@ def _read(picture: Path) -> Image.Image | None:
     try:
         with Image.open(picture) as opened:
             return opened.copy()
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError) as error:  # as Pillow has it
         warn(f"warning: {picture} can't be read ({error}): MLflow lacks this picture")
         return None
 
@@ -225,18 +225,25 @@ class RunLog:
         names = [name for name in self._client.get_run(self.id).data.metrics if not name.startswith("system/")]
         return {(name, point.step) for name in names for point in self._client.get_metric_history(self.id, name)}
 
-    @translate_mlflow_errors()
     def _send_pictures(self) -> None:
         while self._pictures:
             path, task, step = self._pictures[0]
-            if self._shown is None:
-                there = self._client.list_artifacts(self.id, "images")
-                self._shown = {(found[1], int(found[2])) for each in there if (found := _SHOWN.search(each.path))}
-            if (task, step) not in self._shown and (picture := _read(path)) is not None:
-                shown, self._shown = self._shown, None  # should the answer be lost, it is asked for again
-                self._client.log_image(self.id, picture, key=f"{PICTURES}/{task}", step=step)
-                self._shown = shown | {(task, step)}
+            try:
+                self._send_picture(path, task, step)
+            except TrackingError as refusal:  # a disk that is full, say: no reason to end a training
+                warn(f"warning: MLflow lacks {path.name}: {refusal}")
             self._pictures.popleft()
+
+    @translate_mlflow_errors()
+    def _send_picture(self, path: Path, task: str, step: int) -> None:
+        if self._shown is None:
+            there = self._client.list_artifacts(self.id, "images")
+            self._shown = {(found[1], int(found[2])) for each in there if (found := _SHOWN.search(each.path))}
+        if (task, step) not in self._shown and (picture := _read(path)) is not None:
+            shown, self._shown = self._shown, None  # should the answer be lost, it is asked for again
+            with uploading():
+                self._client.log_image(self.id, picture, key=f"{PICTURES}/{task}", step=step)
+            self._shown = shown | {(task, step)}
 
     def _watch_again(self) -> None:
         if self._monitor:  # MLflow's monitor gives up with the first call that fails

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.core.console import warn
 from pipeline.visual.paint import fit, write_png
 
+MOST = 8  # samples in a picture: more would be too small to see
 _LONGEST = 1920  # pixels of a side: there is one for each validation
 _NAME = re.compile(r"panels-(\w+)-(\d+)\.png")
 

@@ -35,7 +35,7 @@ from pipeline.train.describe import describe, load_report
 from pipeline.train.epoch_selection import Selection
 from pipeline.train.loop import Log, TrainingLoop
 from pipeline.train.outputs import Trained, execution_record, write_outs
-from pipeline.train.pictures import Pictures
+from pipeline.train.pictures import MOST, Pictures
 from pipeline.train.renamed import find_former, take_over
 from pipeline.train.resume import Checkpoints
 from pipeline.train.state import EpochRecord, Scores
@@ -140,7 +140,7 @@ class TrainingJob:
 
         on_batches: gets a description of where batches come from. on_panels: in the main process, gets a task, a
         picture of its labels and predictions, (H, W, 3) uint8, and the steps so far: before the first and after each
-        validation.
+        validation. All processes have one, or none.
         """
         run, recipe, device = self.run, self.run.training, self.device
         train_store, val_store = self.stores
@@ -149,21 +149,25 @@ class TrainingJob:
             train_store, recipe.input_size, recipe.batch_size, self.seed, device.torch_device, share
         )
         on_batches(batches.description)
-        panels = Panels(val_store.ids, self.params.evaluation.panels, run.tasks, self.info)
+        count = min(self.params.evaluation.panels, MOST) if on_panels else 0
+        panels = Panels(val_store.ids, count, run.tasks, self.info)
 
         def validate() -> Scores:
-            panels.clear()
             size = self.params.evaluation.batch_size
             return score(network, val_store, run.tasks, self.info, recipe, size, device, panels.keep)
 
         def show(step: int) -> None:
-            panels.gather()
-            for task in run.tasks:
+            for task in run.tasks if distributed.is_main_process() else ():
                 if on_panels and (painted := panels.painted([task])) is not None:
                     on_panels(task, painted, step)
+            panels.clear()
 
-        if not (checkpoints and checkpoints.exist):
-            panels.predict(network, val_store, recipe, device)
+        def validated(step: int) -> None:
+            panels.gather()
+            show(step)
+
+        if distributed.is_main_process() and not (checkpoints and checkpoints.exist):
+            panels.predict(network, val_store, recipe, device)  # the others did not say yet what they resume from
             show(0)
         loop = TrainingLoop(
             network,
@@ -174,7 +178,7 @@ class TrainingJob:
             device,
             log,
             validate,
-            show,
+            validated,
             selection,
             checkpoints,
         )
@@ -226,7 +230,11 @@ def run_other_rank(job: TrainingJob) -> None:
     distributed.barrier()
     attempt = resume.follow(training_key(job.inputs, job.info, job.run.name))
     checkpoints = Checkpoints(attempt, job.params.checkpoint_minutes, lambda: ((), 0.0))
-    job.fit(job.network(), job.selection(), checkpoints, lambda values, step: None)
+    job.fit(job.network(), job.selection(), checkpoints, _nowhere, on_panels=_nowhere)
+
+
+def _nowhere(*logged: object) -> None:
+    """Where other processes log to."""
 
 
 def make_augmenter(run: ResolvedRun) -> Augmenter:

@@ -63,7 +63,7 @@ def test_a_registered_network_predicts_what_it_did_here(in_tmp, monkeypatch, cap
     version = mlflow.MlflowClient().get_model_version_by_alias("rooms", "net-0")
     assert version.tags == {"run": "net", "seed": "0", "weights_sha256": weights}
     assert re.fullmatch(r"not scored; \w+ on \w+", version.description), version.description
-    assert "models:/rooms@best" in mlflow.MlflowClient().get_registered_model("rooms").description
+    assert "'models:/rooms@net-0'" in mlflow.MlflowClient().get_registered_model("rooms").description
     assert (after.status, after.end_time) == (before.status, before.end_time)
 
     expected = pipeline.load_model("models/net-0", "cpu")(PHOTO)

@@ -204,7 +204,11 @@ def test_the_page_of_a_comparison_has_the_terminal_s_table_the_sentences_and_cos
     long = describe_comparison(delta, "\n".join(f"line {i}: {'x' * 90}" for i in range(100)))
     assert len(long) < 4500 and "line 0: x" in long and "line 99" not in long
     assert "\n... the rest is in the artifact delta.json\n```\n" in long, "MLflow would cut the fence off"
-    assert long.endswith("\n\nMore is in the artifact report.html.")
+    assert "\n- pair: better, by \\*much\\*\n" in long and "| run | network |" in long, "they come first"
+    many = replace(delta, conclusions=[f"pair{i}: {'y' * 90}" for i in range(100)])
+    full = describe_comparison(many, "\n".join(f"line {i}: {'x' * 90}" for i in range(100)))
+    assert len(full) < 4500 and "\n- pair0: y" in full and "\n- more in the artifact report.html" in full
+    assert full.endswith("\n\nWhat each run costs is in the artifact report.html.") and "line 5: x" in full
 
 
 def test_without_a_store_there_is_nothing_to_write(tmp_path, delta_json, monkeypatch):

@@ -1,5 +1,6 @@
 """A real MLflow store: what is written is found there, wherever the process runs, and a dead server is told first."""
 
+import errno
 import os
 import re
 import signal
@@ -171,14 +172,33 @@ def pictures_of(log):
 
 
 def test_a_picture_that_is_gone_or_damaged_ends_no_training(project, tmp_path, capsys):
-    (tmp_path / "cut.png").write_bytes(picture(tmp_path, 0).read_bytes()[:40])
+    whole = picture(tmp_path, 0).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[:40])
+    (tmp_path / "header.png").write_bytes(whole[:11] + b"\1" + whole[12:])  # Pillow's ValueError, of its length
     with trained() as log:
+        log.picture(tmp_path / "header.png", "sal", 0)
         log.picture(tmp_path / "cut.png", "sal", 1)
         log.picture(tmp_path / "gone.png", "sal", 2)
         log.picture(picture(tmp_path, 3, 3), "sal", 3)
     assert pictures_of(log) == {("sal", 3): 3} and find(log.id).info.status == "FINISHED"
     said = capsys.readouterr().err
-    assert "cut.png can't be read" in said and "gone.png can't be read" in said
+    assert all(f"{name}.png can't be read" in said for name in ("cut", "header", "gone"))
+
+
+def test_a_store_that_refuses_pictures_has_everything_else(project, tmp_path, monkeypatch, capsys):
+    def full(self, run_id, image, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_image", full)
+    monkeypatch.setattr(metric_queue, "_SEND_SECONDS", 0.05)
+    with trained() as log:
+        log.picture(picture(tmp_path, 3, 3), "sal", 3)
+        for step in range(4):
+            log.metrics({"loss/sal": 1.0}, step)
+            time.sleep(0.1)
+    assert find(log.id).info.status == "FINISHED"
+    assert len(mlflow.MlflowClient().get_metric_history(log.id, "loss/sal")) == 4
+    assert re.search(r"MLflow lacks 3\.png: .*No space left on device", capsys.readouterr().err)
 
 
 def test_pictures_come_by_step_and_once(project, tmp_path):
