@@ -3,6 +3,7 @@
 Importing takes most of the time of a stage that trains for a second; a fork takes none. What runs is `dvc` and
 `python -m stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment,
 closed descriptors and a traceback where one is due. Only DVC's shell is left out; `stages.parallel` forks its DVCs.
+`mlflow server` is one process, which becomes the uvicorn that MLflow starts.
 Reads one order a line, as JSON: a command to run, one to start, or a started one to look at; prints the answer.
 """
 
@@ -158,6 +159,8 @@ def enter(order: dict[str, Any]) -> None:
 def command(words: list[str]) -> None:
     if words[0] == "dvc":
         dvc(words)
+    if words[0] == "mlflow":
+        return mlflow_server(words)
     stage(words[0], words[1:])
 
 
@@ -168,6 +171,22 @@ def dvc(words: list[str]) -> NoReturn:
     arm_if("dvc")
     sys.argv = list(words)
     sys.exit(dvc.cli.main(words[1:]))
+
+
+def mlflow_server(words: list[str]) -> None:
+    """`mlflow server ...`, in this process; MLflow would have uvicorn begin in another and import everything again."""
+    import mlflow.server
+
+    def start_uvicorn(command: Sequence[str], extra_env: Mapping[str, str], **_: object) -> None:
+        assert command[1:3] == ["-m", "uvicorn"], command
+        os.environ.update(extra_env)
+        sys.argv = command[2:]
+        runpy.run_module("uvicorn", run_name="__main__", alter_sys=True)
+
+    be_called("mlflow")
+    mlflow.server._exec_cmd = start_uvicorn
+    sys.argv = list(words)
+    runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
 
 
 def stage(module: str, arguments: Sequence[str]) -> None:
