@@ -85,6 +85,8 @@ PRELOADED = (  # with what these import, all but a hundred small modules of what
         "pipeline.evaluation.evaluate_run",
         "pipeline.tools.launcher",
         "pipeline.report.markdown",
+        "pipeline.search.run",
+        "pipeline.search.summary",
     ),
     *(
         "pipeline.tools.changed_sources",

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,12 @@ class Process:
         if self.returncode is None:
             self.returncode = _ask({"started": self.pid})["code"]
         return self.returncode
+
+    def wait(self) -> int:
+        """Its exit code, negative for a signal, once it has ended."""
+        while (code := self.poll()) is None:
+            time.sleep(0.01)
+        return code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

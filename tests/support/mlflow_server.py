@@ -59,8 +59,7 @@ class Server:
     def kill(self) -> None:
         if self.process and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            while self.process.poll() is None:
-                time.sleep(0.01)
+            self.process.wait()
 
 
 @dataclass
