@@ -12,9 +12,9 @@ from torch import nn
 
 
 @register_model
-def resnet18_narrow(pretrained: bool = False, **options: Any) -> nn.Module:
+def narrow_resnet(pretrained: bool = False, **options: Any) -> nn.Module:
     blocks = {"block": resnet.BasicBlock, "layers": (2, 2, 2, 2), "channels": (8, 16, 32, 64), "stem_width": 8}
     return resnet._create_resnet("resnet18", pretrained, **blocks, **options)
 
 
-NARROW_RESNET = resnet18_narrow.__name__
+NARROW_RESNET = narrow_resnet.__name__
