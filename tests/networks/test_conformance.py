@@ -254,7 +254,9 @@ class Maps(nn.Module):
 # it stage by stage; the others read its maps, and two of them have the same blocks at every scale: the finest, where
 # windows are shifted, and the coarsest, smaller than a window, run all their code.
 TWO, FOUR = (4, 32), (4, 8, 16, 32)
-READ_MAPS = {"sequential_attention": TWO, "mti_net": TWO} | dict.fromkeys(("multi_task", "pad_net", "atrc", "invpt"), FOUR)
+READ_MAPS = {"sequential_attention": TWO, "mti_net": TWO} | dict.fromkeys(
+    ("multi_task", "pad_net", "atrc", "invpt"), FOUR
+)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -32,7 +32,10 @@ def run(
 
 
 class Process:
-    """A command, or an `mlflow server`, that is under way, the first process of a session; as far as tests use it, a `subprocess.Popen`."""
+    """A command, or `mlflow server ...`, that is under way, the first process of a session.
+
+    As far as tests use it, a `subprocess.Popen`.
+    """
 
     def __init__(self, folder: Path, command: Sequence[str], environment: Mapping[str, str], output: Path):
         """output: the file that it adds its output to."""
