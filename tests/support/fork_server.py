@@ -3,7 +3,6 @@
 Importing takes most of the time of a stage that trains for a second; a fork takes none. What runs is `dvc` and
 `python -m stages.NAME` as anybody starts them: a process of its own, whose child each stage is, with DVC's environment,
 closed descriptors and a traceback where one is due. Only DVC's shell is left out; `stages.parallel` forks its DVCs.
-`mlflow server` is one process, which becomes the uvicorn that MLflow starts.
 Reads one order a line, as JSON: a command to run, one to start, or a started one to look at; prints the answer.
 """
 
@@ -40,6 +39,8 @@ def serve() -> None:
         began = time.monotonic()
         if "started" in order:
             answer = {"code": ended(order["started"])}
+        elif "imports" in order:
+            answer = {"imports": order["imports"] in BEFORE_EDGES}
         else:
             answer = {"session": start(order)}
             if "limit" in order:
@@ -100,6 +101,7 @@ PRELOADED = (  # with what these import, all but a hundred small modules of what
 )
 
 
+BEFORE_EDGES: set[str] = set()  # modules that everything imports which scores no edges
 SET_BY_IMPORTS: dict[str, str] = {}  # variables that modules set when they are imported
 
 
@@ -107,6 +109,7 @@ def import_everything() -> None:
     before = dict(os.environ)
     for name in PRELOADED:
         importlib.import_module(name)
+    BEFORE_EDGES.update(sys.modules)
     numpy, boundaries = sys.modules["numpy"], importlib.import_module("pipeline.metrics.boundaries")
     edge = numpy.eye(4, dtype=bool)  # what it takes is compiled once, for all forks
     boundaries.count_boundaries(edge.astype("float32"), edge, numpy.ones_like(edge), 0.1)

@@ -31,6 +31,11 @@ def run(
         return _ask(order | {"limit": LIMIT_SECONDS})["code"], output.read()
 
 
+def imports(module: str) -> bool:
+    """Whether a process has imported a module that has imported all stages, and scored no edges."""
+    return _ask({"imports": module})["imports"]
+
+
 class Process:
     """A command, or `mlflow server ...`, that is under way, the first process of a session.
 
