@@ -131,10 +131,11 @@ class MetricQueue:
             self._try_to_send()
 
     def send(self) -> None:
-        """Send all that is still here. Raises TrackingUnavailable."""
+        """Send all that is here by now: steps may come faster than the store answers. Raises TrackingUnavailable."""
         with self._sending:
+            end = len(self.points)
             try:
-                while self._sent < len(self.points):
+                while self._sent < end:
                     self._send_batch()
             except TrackingUnavailable:
                 self._arrived = None  # perhaps it got the points and the answer was lost: ask before they go again

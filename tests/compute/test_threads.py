@@ -23,6 +23,7 @@ PARAMS = soak.PARAMS | {
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("threads"), PARAMS)
+    project.variables = {"PIPELINE_WORKERS": "1"}  # two would take longer to begin than these few samples
     project.dvc("repro", "prepare")
     return project
 
@@ -68,9 +69,9 @@ def assert_one_thread(project: Project) -> None:
 
 
 def test_the_same_weights_side_by_side(fresh, expected, monkeypatch):
+    """Forks: that a process of its own heeds the param, whatever `parallel` gives it, is shown above and below."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     project = fresh("pair")
-    project.processes = ("stages.train",)
     project.stage("parallel", "--jobs", "2")
     assert weights(project) == expected
     assert project.json("reports/metrics/semseg-0.json")["cpu_threads"] == 1
@@ -89,23 +90,16 @@ def test_the_same_weights_after_a_kill_and_with_more_threads_around(fresh, expec
     assert soak.resumptions(project) == {"semseg-0": 1}
 
 
-@pytest.mark.parametrize(("count", "omp"), [(1, "4"), (2, "1"), (3, "2")])
-def test_the_param_wins_over_the_environment(count, omp):
+def test_the_param_wins_over_the_environment_and_null_is_what_torch_takes_by_itself():
+    """In one process, as torch reads OMP_NUM_THREADS but once: fewer, more, and null whatever was set before."""
     code = (
-        "from pipeline.compute.device import choose_device; import torch;"
-        f"device = choose_device('float32', True, cpu_threads={count});"
-        "print(device.cpu_threads, torch.get_num_threads(), device.description)"
+        "import torch; from pipeline.compute.device import choose_device\n"
+        "for threads in (1, 3, None, 4, None):\n"
+        "    device = choose_device('float32', True, cpu_threads=threads)\n"
+        "    print(device.cpu_threads, torch.get_num_threads(), device.description)"
     )
-    assert run_python(code, omp) == f"{count} {count} CPU, {count} thread{'s' if count > 1 else ''}"
-
-
-def test_null_is_what_torch_takes_by_itself_whatever_was_set_before():
-    code = (
-        "import torch; own = torch.get_num_threads(); from pipeline.compute.device import choose_device;"
-        "choose_device('float32', True, cpu_threads=own + 1); device = choose_device('float32', True);"
-        "print(device.cpu_threads == torch.get_num_threads() == own, own)"
-    )
-    assert run_python(code, "2") == "True 2"
+    one, two, three, four = (f"{n} {n} CPU, {n} thread{'s' if n > 1 else ''}" for n in (1, 2, 3, 4))
+    assert run_python(code, "2").splitlines() == [one, three, two, four, two]
 
 
 def run_python(code: str, omp: str) -> str:

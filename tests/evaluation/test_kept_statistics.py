@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.compute import distributed
 from pipeline.compute.device import choose_device
 from pipeline.core.integrity import file_sha256
 from pipeline.data.store import Store
@@ -21,12 +22,13 @@ def kept(folder, batch_size):
     store = Store(folder / "val", ALL)
     scorer = Scorer(ALL, INFO, torch.device("cpu"))
     score_with(scorer, Pointwise(), store, ALL, RECIPE, batch_size, CPU)
-    return finite_or_none(scorer.compute()), SplitStatistics(store.ids, scorer.statistics, scorer.formulas)
+    return scorer.compute(), SplitStatistics(store.ids, scorer.statistics, scorer.formulas)
 
 
 def test_the_file_gives_back_what_was_kept_and_the_scores(tmp_path):
     evaluation_store(tmp_path / "val")
     scores, statistics = kept(tmp_path, 2)
+    scores = finite_or_none(scores)
     statistics.write(tmp_path / "a.parquet")
     read = _read((tmp_path / "a.parquet").read_bytes())
     assert read.ids == statistics.ids and read.formulas == statistics.formulas
@@ -43,21 +45,23 @@ def test_the_file_gives_back_what_was_kept_and_the_scores(tmp_path):
         read.check_scores(primary | {"sal": None})
 
 
-def files(folder):
-    """SHA-256 of the files, for batches of several sizes."""
-    digests = []
+def scores_and_files(folder):
+    """Scores as text and SHA-256 of the files, for batches of several sizes."""
+    found = []
     for size in (1, 2, 4, 5):
-        path = folder / f"{size}-{torch.distributed.is_initialized() and torch.distributed.get_rank()}.parquet"
-        kept(folder, size)[1].write(path)
-        digests.append(file_sha256(path))
-    return digests
+        path = folder / f"{size}-{distributed.rank()}.parquet"
+        scores, statistics = kept(folder, size)
+        statistics.write(path)
+        found.append((repr(scores), file_sha256(path)))
+    return found
 
 
 @pytest.mark.slow
-def test_two_processes_keep_what_one_does_to_the_bit(tmp_path):
+def test_two_processes_score_and_keep_what_one_does_to_the_bit(tmp_path):
+    """Five samples in batches of 1, 2, 4 and 5: shares of unequal size, down to none at all."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     evaluation_store(tmp_path / "val")
-    alone = files(tmp_path)
+    alone = scores_and_files(tmp_path)
     torch.set_num_threads(threads)
-    assert together(files, tmp_path) == [alone, alone]
+    assert together(scores_and_files, tmp_path) == [alone, alone]

@@ -1,7 +1,5 @@
 """Compiled thinning, matching and counts against their plain form, on shapes that are hard for one of them."""
 
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,6 +14,7 @@ from pipeline.metrics.boundaries import count_boundaries
 from pipeline.metrics.matching import Matching, match
 from pipeline.metrics.thinning import thin
 from tests.reference import boundaries as plain
+from tests.support import forked
 
 SIZES = [(1, 1), (1, 70), (70, 1), (2, 2), (3, 64), (17, 63), (12, 65), (31, 128), (40, 53)]
 
@@ -147,10 +146,7 @@ def test_no_image_takes_for_ever(name):
     assert (counts.matched <= np.minimum(counts.predicted, counts.labelled)).all()
 
 
+@pytest.mark.slow
 def test_what_scores_no_edges_does_not_import_numba():
-    code = (
-        "import sys, pipeline.train.train_run, pipeline.evaluation.evaluate_run, pipeline.report.markdown;"
-        "print('numba' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert forked.imports("pipeline.evaluation.evaluate_run") and forked.imports("pipeline.train.train_run")
+    assert forked.imports("pipeline.report.markdown") and not forked.imports("numba")

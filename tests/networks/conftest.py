@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
+from pipeline.networks import pad_net
 from pipeline.networks.registry import Backbone
+from tests.reference import networks as reference
 
 
 @pytest.fixture(scope="module")
@@ -20,3 +22,10 @@ def backbones():
         return copy.deepcopy(made[name])
 
     return get
+
+
+@pytest.fixture
+def narrow_pad_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PAD-Net, and its plain form, at an eighth of their width: for what must hold whatever the width."""
+    monkeypatch.setattr(pad_net, "WIDTH", pad_net.WIDTH // 8)
+    monkeypatch.setattr(reference, "PAD_NET_WIDTH", reference.PAD_NET_WIDTH // 8)

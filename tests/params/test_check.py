@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import stages.check
 from pipeline.core import names, paths
 from pipeline.core.errors import ParamsError
 from pipeline.evaluation.cost import dataset_info
+from pipeline.networks import registry
 from pipeline.networks.from_params import build_network
 from pipeline.params.load import parse_params
 from pipeline.params.timm_names import backbone_problem, models
@@ -180,7 +183,13 @@ def test_folders_of_ones_own(raw: dict, tmp_path_factory, folder: str) -> None:
 
 
 def test_the_models_are_those_that_timm_has() -> None:
-    ours = {"hrnet_narrow", "hrnet_sixes", "hrnet_wide_ended", "vit_narrow"}  # of tests/support, if imported
+    ours = {
+        "hrnet_narrow",
+        "hrnet_sixes",
+        "hrnet_wide_ended",
+        "narrow_resnet",
+        "vit_narrow",
+    }  # of tests/support, where imported
     assert models() == set(_registry._model_entrypoints) - ours
     assert set(timm.list_models()) - ours <= models()
 
@@ -215,16 +224,25 @@ def test_a_network_that_can_not_be_built_or_trained(raw: dict, capsys, changes: 
     assert (code, out) == (2, "") and says in err and err.startswith("params.yaml: runs.depth: ")
 
 
-@pytest.mark.parametrize("architecture", names.ARCHITECTURES)
 @pytest.mark.parametrize("backbone", stages.check.USUAL_BACKBONES)
 @pytest.mark.slow
-def test_usual_backbones_need_no_trial(raw: dict, architecture: str, backbone: str) -> None:
-    tasks = ["depth"] if architecture == names.SINGLE_TASK else ["depth", "semseg"]
-    raw["runs"] = {"x": {"architecture": architecture, "tasks": tasks, "training": {"backbone": backbone}}}
+def test_usual_backbones_need_no_trial(raw: dict, monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+    """By any architecture; the backbone is built once for all of them."""
+    raw["runs"] = {
+        name: {
+            "architecture": name,
+            "tasks": ["depth"] if name == names.SINGLE_TASK else ["depth", "semseg"],
+            "training": {"backbone": backbone},
+        }
+        for name in names.ARCHITECTURES
+    }
     params = parse_params(raw)
-    assert stages.check.is_usual(params.run("x"))
+    built = functools.cache(registry.Backbone)
+    monkeypatch.setattr(registry, "Backbone", lambda *arguments: copy.deepcopy(built(*arguments)))
     with torch.device("meta"):
-        build_network(params.run("x"), dataset_info(params.data))
+        for name in names.ARCHITECTURES:
+            assert stages.check.is_usual(params.run(name))
+            build_network(params.run(name), dataset_info(params.data))
 
 
 def test_it_does_not_import_torch(root: Path) -> None:

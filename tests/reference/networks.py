@@ -40,6 +40,8 @@ from tests.reference.sca import (
     upsample,
 )
 
+PAD_NET_WIDTH = 256
+
 
 class PlainASPPHead(nn.Module):
     """DeepLabV3: four convolutions of growing reach and the image's mean; dropout; 3x3 conv + BN + ReLU; 1x1 conv."""
@@ -145,8 +147,8 @@ class PlainBottleneck(nn.Module):
 class PlainBottlenecks(nn.Module):
     def __init__(self, a: int, out: int):
         super().__init__()
-        self.blocks = nn.Sequential(PlainBottleneck(a, 256), PlainBottleneck(256, 256))
-        self.predict = nn.Conv2d(256, out, 1)
+        self.blocks = nn.Sequential(PlainBottleneck(a, PAD_NET_WIDTH), PlainBottleneck(PAD_NET_WIDTH, PAD_NET_WIDTH))
+        self.predict = nn.Conv2d(PAD_NET_WIDTH, out, 1)
 
 
 class PlainPADNet(nn.Module):
@@ -157,8 +159,8 @@ class PlainPADNet(nn.Module):
         width = sum(backbone.channels)
         self.aggregate = nn.ModuleDict({"mix": nn.Conv2d(width, width, 1), "norm": nn.BatchNorm2d(width)})
         self.initial = nn.ModuleDict({t: PlainBottlenecks(width, n) for t, n in everything.items()})
-        self.distil = PlainDistillation(256, list(everything), list(tasks), distillation)
-        decoded = 256 * (len(everything) if distillation == "A" else 1)
+        self.distil = PlainDistillation(PAD_NET_WIDTH, list(everything), list(tasks), distillation)
+        decoded = PAD_NET_WIDTH * (len(everything) if distillation == "A" else 1)
         self.decode = nn.ModuleDict({t: PlainBottlenecks(decoded, n) for t, n in tasks.items()})
 
     def forward(self, image: Tensor) -> Outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -15,12 +16,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tests.support.search_server import ForkedSearch
+from tests.support import forked
 from tests.support.searched import make_project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-KILLS, TRIALS = 10, 20
+KILLS, TRIALS = 8, 14
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -33,8 +34,11 @@ class Searched:
         raw["search"] |= search
         (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
-    def start(self) -> ForkedSearch:
-        return ForkedSearch(self.folder, "depth")
+    def start(self) -> forked.Process:
+        hidden = ("MLFLOW_TRACKING_URI", "DVC_ROOT")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        environment |= {"PIPELINE_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+        return forked.Process(self.folder, ["stages.search", "depth"], environment, self.folder / "search.log")
 
     def said(self) -> str:
         return (self.folder / "search.log").read_text()
@@ -72,7 +76,7 @@ def test_kills_lose_no_finished_trial_and_repeat_none(tmp_path):
     for _ in range(KILLS):
         process = project.start()
         moment = project.lines() + draw.randint(1, 14)  # a trial writes about ten lines
-        while project.lines() < moment and not process.is_over():
+        while project.lines() < moment and process.poll() is None:
             time.sleep(0.002)
         time.sleep(draw.choice((0.0, 0.0, draw.uniform(0, 1))))
         process.send_signal(signal.SIGKILL)
@@ -108,6 +112,7 @@ def test_kills_lose_no_finished_trial_and_repeat_none(tmp_path):
 
 def test_two_workers_share_a_study(tmp_path):
     project = Searched(tmp_path, trials=10, budget=1)
+    (tmp_path / "mlflow.db").unlink()  # they make it, too
     workers = [project.start(), project.start()]
     assert [each.wait() for each in workers] == [0, 0], project.said()
     found = [each for each in project.trials() if each.state in DONE]
@@ -121,7 +126,7 @@ def test_a_request_to_end_puts_the_trial_back(tmp_path):
     project = Searched(tmp_path, trials=4)
     process = project.start()
     while not any(each.state is TrialState.RUNNING and each.params for each in project.trials()):
-        assert not process.is_over(), project.said()
+        assert process.poll() is None, project.said()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 130, project.said()

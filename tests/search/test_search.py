@@ -92,14 +92,13 @@ def test_a_search_never_opens_the_split_that_is_reported(project, monkeypatch, c
 
     for module in (train_run, data_store):
         monkeypatch.setattr(module, "Store", Guarded)
-    for split in ("val", "test"):
-        for evaluation in (None, "train_holdout"):
-            raw = yaml.safe_load(PARAMS)
-            raw["evaluation"] |= {"select_on": evaluation}
-            raw["training"] |= {"validate_every": 1}
-            raw["search"] |= {"trials": 2, "study": f"{split} {evaluation}"}
-            Path("params.yaml").write_text(yaml.safe_dump(raw))
-            assert search("depth") == 0, capsys.readouterr()
+    for evaluation in (None, "train_holdout"):
+        raw = yaml.safe_load(PARAMS)
+        raw["evaluation"] |= {"select_on": evaluation}
+        raw["training"] |= {"validate_every": 1}
+        raw["search"] |= {"trials": 2, "study": f"select on {evaluation}"}
+        Path("params.yaml").write_text(yaml.safe_dump(raw))
+        assert search("depth") == 0, capsys.readouterr()
     assert opens and set(opens) == {"train"}
     with pytest.raises(AssertionError, match="a trial opened"):
         train_run._stores(load_params().run("depth"), selects=False)

@@ -39,6 +39,8 @@ def serve() -> None:
         began = time.monotonic()
         if "started" in order:
             answer = {"code": ended(order["started"])}
+        elif "imports" in order:
+            answer = {"imports": order["imports"] in BEFORE_EDGES}
         else:
             answer = {"session": start(order)}
             if "limit" in order:
@@ -84,6 +86,8 @@ PRELOADED = (  # with what these import, all but a hundred small modules of what
         "pipeline.evaluation.evaluate_run",
         "pipeline.tools.launcher",
         "pipeline.report.markdown",
+        "pipeline.search.run",
+        "pipeline.search.summary",
     ),
     *(
         "pipeline.tools.changed_sources",
@@ -97,6 +101,7 @@ PRELOADED = (  # with what these import, all but a hundred small modules of what
 )
 
 
+BEFORE_EDGES: set[str] = set()  # modules that everything imports which scores no edges
 SET_BY_IMPORTS: dict[str, str] = {}  # variables that modules set when they are imported
 
 
@@ -104,6 +109,7 @@ def import_everything() -> None:
     before = dict(os.environ)
     for name in PRELOADED:
         importlib.import_module(name)
+    BEFORE_EDGES.update(sys.modules)
     numpy, boundaries = sys.modules["numpy"], importlib.import_module("pipeline.metrics.boundaries")
     edge = numpy.eye(4, dtype=bool)  # what it takes is compiled once, for all forks
     boundaries.count_boundaries(edge.astype("float32"), edge, numpy.ones_like(edge), 0.1)
@@ -158,6 +164,8 @@ def enter(order: dict[str, Any]) -> None:
 def command(words: list[str]) -> None:
     if words[0] == "dvc":
         dvc(words)
+    if words[0] == "mlflow":
+        return mlflow_server(words)
     stage(words[0], words[1:])
 
 
@@ -168,6 +176,22 @@ def dvc(words: list[str]) -> NoReturn:
     arm_if("dvc")
     sys.argv = list(words)
     sys.exit(dvc.cli.main(words[1:]))
+
+
+def mlflow_server(words: list[str]) -> None:
+    """`mlflow server ...`, in this process; MLflow would have uvicorn begin in another and import everything again."""
+    import mlflow.server
+
+    def start_uvicorn(command: Sequence[str], extra_env: Mapping[str, str], **_: object) -> None:
+        assert command[1:3] == ["-m", "uvicorn"], command
+        os.environ.update(extra_env)
+        sys.argv = command[2:]
+        runpy.run_module("uvicorn", run_name="__main__", alter_sys=True)
+
+    be_called("mlflow")
+    mlflow.server._exec_cmd = start_uvicorn
+    sys.argv = list(words)
+    runpy.run_module("mlflow", run_name="__main__", alter_sys=True)
 
 
 def stage(module: str, arguments: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -30,8 +31,16 @@ def run(
         return _ask(order | {"limit": LIMIT_SECONDS})["code"], output.read()
 
 
+def imports(module: str) -> bool:
+    """Whether a process has imported a module that has imported all stages, and scored no edges."""
+    return _ask({"imports": module})["imports"]
+
+
 class Process:
-    """A command that is under way, the first process of a session; as far as tests use it, a `subprocess.Popen`."""
+    """A command, or `mlflow server ...`, that is under way, the first process of a session.
+
+    As far as tests use it, a `subprocess.Popen`.
+    """
 
     def __init__(self, folder: Path, command: Sequence[str], environment: Mapping[str, str], output: Path):
         """output: the file that it adds its output to."""
@@ -42,6 +51,12 @@ class Process:
         if self.returncode is None:
             self.returncode = _ask({"started": self.pid})["code"]
         return self.returncode
+
+    def wait(self) -> int:
+        """Its exit code, negative for a signal, once it has ended."""
+        while (code := self.poll()) is None:
+            time.sleep(0.01)
+        return code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:

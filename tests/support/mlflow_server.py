@@ -11,8 +11,6 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +20,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+
+from tests.support import forked
 
 
 def free_port() -> int:
@@ -36,16 +36,16 @@ class Server:
     def __init__(self, folder: Path, database: str | None = None):
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
-        self.folder, self.process = folder, None
+        self.folder = folder
+        self.process: forked.Process | None = None
         self.database = database or f"sqlite:///{folder}/served.db"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"]
+        command = ["mlflow", "server", "--port", str(self.port), "--workers", "1"]
         command += ["--backend-store-uri", self.database, "--artifacts-destination", str(self.folder / "served")]
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes for jobs that nobody gives it
-        with (self.folder / "server.log").open("a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
+        self.process = forked.Process(self.folder, command, environment, self.folder / "server.log")
         while not self.answers():
             assert self.process.poll() is None, (self.folder / "server.log").read_text()
             time.sleep(0.1)
@@ -131,6 +131,7 @@ class _Quiet(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else the body of an answer waits 40 ms for the client to acknowledge the headers
     owner: FaultServer
 
     def _serve(self) -> None:

@@ -46,10 +46,10 @@ def numbered_files(dataset: str, train: int = 4, val: int = 2) -> dict[str, byte
     return files
 
 
-def write_zip(files: dict[str, bytes], path: Path) -> Path:
+def write_zip(files: dict[str, bytes], path: Path, kind: int = zipfile.ZIP_DEFLATED) -> Path:
     """As Dropbox hands out a folder: a zip."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(buffer, "w", kind, compresslevel=1) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     path.write_bytes(buffer.getvalue())

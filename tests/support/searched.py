@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.core import paths
 from pipeline.data.sample import Label, Sample
 from pipeline.data.store import write_split
+from tests.support.mlflow_store import put_empty_store
 
 CODE = Path(__file__).parents[2]
 SIZE = (32, 32)
@@ -18,7 +19,7 @@ PARAMS = """\
 # An experiment.
 
 experiment: tiny    # its name
-data: {dataset: rooms, tasks: [semseg, depth], rooms: {train: 30, val: 4, size: [32, 32]}}
+data: {dataset: rooms, tasks: [semseg, depth], rooms: {train: 15, val: 4, size: [32, 32]}}
 training:           # common
   backbone: test_resnet
   input_size: [32, 32]
@@ -40,7 +41,7 @@ runs:
 """
 INFO = {
     "dataset": "rooms", "tasks": ["semseg", "depth"], "classes": {"semseg": ["a", "b", "c"]}, "edge_max_dist": 0.01,
-    "splits": {"train": 30, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
+    "splits": {"train": 15, "val": 4}, "digest": "d" * 64, "skipped": {}, "published": False,
 }  # fmt: skip
 
 
@@ -54,11 +55,12 @@ def samples(count: int) -> Iterator[Sample]:
 
 
 def make_project(folder: Path) -> Path:
-    """Code, params, and the train split."""
+    """Code, params, the train split, and an empty store."""
     for part in ("pipeline", "stages"):
         shutil.copytree(CODE / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(CODE / "dvc.yaml", folder)
     (folder / "params.yaml").write_text(PARAMS)
-    write_split(folder / paths.PREPARED / "train", samples(30), ["semseg", "depth"])
+    write_split(folder / paths.PREPARED / "train", samples(15), ["semseg", "depth"])
     paths.write_json(folder / paths.PREPARED / "dataset.json", INFO)
+    put_empty_store(folder)
     return folder

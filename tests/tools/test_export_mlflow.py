@@ -19,6 +19,7 @@ from pipeline.core.integrity import file_sha256
 from pipeline.tools.predict import predictors_of
 from pipeline.tracking import mlflow_run
 from stages._entry import run_stage
+from tests.support.mlflow_store import put_empty_store
 from tests.support.saved_network import put_graph, save_network
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -48,6 +49,7 @@ def test_a_registered_network_predicts_what_it_did_here(in_tmp, monkeypatch, cap
     monkeypatch.setenv("DVC_ROOT", str(in_tmp))
     monkeypatch.setenv("PIPELINE_DEVICE", "cpu")
     put_graph(in_tmp)
+    put_empty_store(in_tmp)
     save_network(tasks=TASKS, input_size=SIZE)
     assert run(stages.export, "net-0", "--to", "mlflow") == 2
     assert "MLflow's store has no run that made the weights of net-0" in capsys.readouterr().err

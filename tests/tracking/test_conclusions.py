@@ -14,6 +14,7 @@ from pipeline.tracking import mlflow_run
 from pipeline.tracking.comparison_run import keep_report, log_comparison
 from pipeline.tracking.conclusions import Compared, log_conclusions
 from pipeline.tracking.descriptions import describe_comparison
+from tests.support.mlflow_store import put_empty_store
 
 pytestmark = pytest.mark.e2e
 
@@ -43,6 +44,7 @@ def run_ids(tmp_path, monkeypatch) -> dict[str, str]:
     """The trained runs in the store of a project."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    put_empty_store(tmp_path)
     experiment, ids = mlflow_run.connect("rooms"), {}
     for name, weights in (("pair", WEIGHTS), ("alone", "b" * 64)):
         tags = {"run": name, "seed": "0", "weights_sha256": weights}

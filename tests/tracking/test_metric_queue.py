@@ -84,6 +84,21 @@ def test_a_resumed_training_gives_the_store_what_it_lacks():
     assert [point.step for point in again.points] == [1, 2, 4, 3, 5], "the next checkpoint keeps all"
 
 
+def test_points_that_come_while_others_are_sent_wait_for_the_next_time():
+    """A training whose steps are shorter than the store's answers would have it asked without a pause."""
+    store, sent = Store(), []
+
+    def send(points):
+        sent.append([point.step for point in points])
+        if len(sent) < 9:
+            queue.points.append(Point("loss", 0.0, 0, len(queue.points)))
+
+    queue = MetricQueue(send, store.arrived, [Point("loss", 0.0, 0, 0)])
+    for expected in ([[0]], [[0], [1]]):
+        queue.send()
+        assert sent == expected
+
+
 def test_a_store_that_stays_away_is_told_with_the_remedy(monkeypatch):
     monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 0.6)
     sender = box(Store(away=1000))

@@ -18,6 +18,7 @@ from pipeline.tracking import metric_queue, mlflow_run
 from pipeline.tracking.queries import close_runs
 from pipeline.visual.paint import write_png
 from tests.support.mlflow_server import Server, free_port
+from tests.support.mlflow_store import put_empty_store
 
 pytestmark = pytest.mark.e2e
 
@@ -25,11 +26,18 @@ WEIGHTS = "a" * 64
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project root with a store of its own."""
+def fresh(tmp_path, monkeypatch):
+    """A project root that has no store yet."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture
+def project(fresh):
+    """A project root with a store of its own."""
+    put_empty_store(fresh)
+    return fresh
 
 
 def find(run_id: str):
@@ -46,7 +54,7 @@ def scored(weights_sha256: str = WEIGHTS):
     return mlflow_run.continued_run(mlflow_run.connect("rooms"), "depth", 0, weights_sha256)
 
 
-def test_everything_of_a_run_is_in_the_store(project, tmp_path):
+def test_everything_of_a_run_is_in_the_store(fresh, tmp_path):
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"123")
     with trained() as log:
@@ -63,8 +71,8 @@ def test_everything_of_a_run_is_in_the_store(project, tmp_path):
     assert [metric.step for metric in history] == list(range(1, 1301))
     assert [metric.value for metric in history] == [1 / step for step in range(1, 1301)]
     assert run.inputs.dataset_inputs[0].dataset.digest == "f" * 36
-    assert (project / "mlflow.db").is_file()
-    assert list((project / "mlruns").rglob("weights.bin"))
+    assert (fresh / "mlflow.db").is_file()
+    assert list((fresh / "mlruns").rglob("weights.bin"))
 
 
 def test_evaluation_goes_on_writing_the_same_run(project):
@@ -81,12 +89,12 @@ def test_a_run_lasts_as_long_as_it_was_worked_on_and_evaluation_does_not_move_it
     with pytest.raises(KeyboardInterrupt), trained() as log:
         time.sleep(0.1)
         raise KeyboardInterrupt
-    time.sleep(1.5)  # nothing runs
+    time.sleep(1.0)  # nothing runs
     with trained(worked=0.1):
         time.sleep(0.2)
     info = find(log.id).info
-    assert 300 <= info.end_time - info.start_time < 1300
-    time.sleep(0.3)
+    assert 300 <= info.end_time - info.start_time < 1000
+    time.sleep(0.1)
     with scored():
         pass
     assert find(log.id).info.end_time == info.end_time and find(log.id).info.status == "FINISHED"
@@ -235,8 +243,8 @@ def test_a_dead_server_is_told_with_its_address_and_the_remedy(monkeypatch, caps
 
 
 @pytest.fixture
-def server(project, monkeypatch):
-    server = Server(project)
+def server(fresh, monkeypatch):
+    server = Server(fresh)
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     yield server
@@ -246,16 +254,17 @@ def server(project, monkeypatch):
 def test_a_server_that_is_killed_and_started_again_lacks_nothing(server, tmp_path, monkeypatch, capsys):
     """Away in the middle of a training, which does not notice, and at its end, so that the next attempt delivers."""
     monkeypatch.setattr(metric_queue, "_SEND_SECONDS", 0.05)
+    monkeypatch.setattr(metric_queue, "_LONGEST_PAUSE", 0.1)
     weights = tmp_path / "weights.bin"
     weights.write_bytes(b"123")
 
     def steps(log, first, last):
         for step in range(first, last + 1):
             log.metrics({"loss/depth": 1 / step, "learning_rate": 0.1}, step)
-            time.sleep(0.01)
+            time.sleep(0.005)
 
     expected = pytest.raises(
-        TrackingError, match=r"is unreachable .*for 2 s. Nothing that was computed is lost.*`dvc repro`"
+        TrackingError, match=r"is unreachable .*for 1 s. Nothing that was computed is lost.*`dvc repro`"
     )
     with expected, trained() as log:
         steps(log, 1, 50)
@@ -266,7 +275,7 @@ def test_a_server_that_is_killed_and_started_again_lacks_nothing(server, tmp_pat
         log.artifact(weights, "checkpoint")
         server.kill()
         steps(log, 201, 250)
-        monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 2.0)
+        monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 1.0)
     assert "Work continues" in capsys.readouterr().err
     server.start()
     with trained(points=log.points) as again:
@@ -347,7 +356,7 @@ def test_two_processes_may_link_a_dataset_at_once(project):
     assert between and len(find(log.id).inputs.dataset_inputs) == 1
 
 
-def test_a_kill_while_the_database_is_made_leaves_none(project, monkeypatch):
+def test_a_kill_while_the_database_is_made_leaves_none(fresh, monkeypatch):
     """MLflow makes it in many steps, and can't go on after half of them."""
     child = os.fork()
     if not child:
@@ -355,12 +364,12 @@ def test_a_kill_while_the_database_is_made_leaves_none(project, monkeypatch):
         mlflow_run.connect("rooms")
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert not (project / "mlflow.db").exists() and (project / "mlflow.db.new").exists()
+    assert not (fresh / "mlflow.db").exists() and (fresh / "mlflow.db.new").exists()
     assert mlflow.get_experiment(mlflow_run.connect("rooms")).name == "rooms"
-    assert [path.name for path in project.glob("mlflow.db*")] == ["mlflow.db"]
+    assert [path.name for path in fresh.glob("mlflow.db*")] == ["mlflow.db"]
 
 
-def test_a_database_that_is_none_is_told(project):
-    (project / "mlflow.db").write_bytes(b"half made" * 1000)
+def test_a_database_that_is_none_is_told(fresh):
+    (fresh / "mlflow.db").write_bytes(b"half made" * 1000)
     with pytest.raises(TrackingError, match=r"mlflow\.db is damaged \(.*not a database\).*Keep the database"):
         mlflow_run.connect("rooms")

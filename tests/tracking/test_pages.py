@@ -20,6 +20,7 @@ from pipeline.tracking.comparison_run import log_comparison
 from pipeline.tracking.pages import runs_page, show_columns
 from tests.support.browser import dump_dom
 from tests.support.mlflow_server import free_port
+from tests.support.mlflow_store import put_empty_store
 
 pytestmark = pytest.mark.e2e
 
@@ -32,6 +33,7 @@ def experiment_id(tmp_path, monkeypatch):
     """Of `rooms` in the store of a project, with two runs."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    put_empty_store(tmp_path)
     id_ = mlflow_run.connect("rooms")
     for seed in (0, 1):
         with mlflow_run.training_run(id_, f"pair-{seed}", f"{seed}", {"run": "pair", "seed": f"{seed}"}) as log:

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.networks import pad_net
 from pipeline.networks.registry import ARCHITECTURES, build
 from tests.support.narrow_hrnet import NARROW
+from tests.support.narrow_resnet import NARROW_RESNET
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +35,12 @@ def losses(outputs, target):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_losses_fall(architecture):
+def test_losses_fall(architecture, monkeypatch):
+    monkeypatch.setattr(pad_net, "WIDTH", 32)  # 256 take seconds
     torch.manual_seed(0)
     tasks = {"semseg": 3} if architecture == "single_task" else {"semseg": 3, "depth": 1}
-    # mtan knows where resnet18's stages end; these two are made for a backbone of several resolutions.
-    own = {"mtan": "resnet18", "mti_net": NARROW, "sequential_attention": NARROW}
+    # mtan needs two blocks a stage; these two are made for a backbone of several resolutions.
+    own = {"mtan": NARROW_RESNET, "mti_net": NARROW, "sequential_attention": NARROW}
     backbone = own.get(architecture, "test_resnet")
     net = build(architecture, backbone=backbone, tasks=tasks).train()
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)

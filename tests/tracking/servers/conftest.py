@@ -30,7 +30,7 @@ def authority(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
-    """A project root, an environment without the settings of whoever runs the tests, and waits of seconds."""
+    """A project root, an environment without the settings of whoever runs the tests, and short waits."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))  # for ~/.mlflow/credentials and ~/.netrc
@@ -38,6 +38,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.setattr(metric_queue, "_SEND_SECONDS", 0.05)
     monkeypatch.setattr(metric_queue, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(metric_queue, "_LONGEST_PAUSE", 0.1)
     monkeypatch.setattr(metric_queue, "PATIENCE_SECONDS", 20.0)
     return tmp_path
 
