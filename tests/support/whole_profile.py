@@ -31,6 +31,7 @@ def run_profile(root: Path, folder: Path, params: dict[str, Any]) -> None:
         for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PIPELINE_ARCHIVES"):
             patch.delenv(name, raising=False)
         patch.setenv("PIPELINE_DEVICE", "cpu")
+        patch.setenv("PIPELINE_WORKERS", "1")  # each more is a process that imports everything, for a few samples
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         (folder / "dvc.yaml").write_text((root / "dvc.yaml").read_text())
         stage(stages.download)
