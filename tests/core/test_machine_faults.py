@@ -1,6 +1,7 @@
 """Full disks, no files left, read-only folders, little memory: one line, exit code 2, nothing by halves."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -258,18 +259,19 @@ def make_project(folder: Path, root: Path) -> dict[str, str]:
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copy(root / "dvc.yaml", folder)
     shutil.copytree(root / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    return os.environ | {"PYTHONPATH": str(root), "PIPELINE_DEVICE": "cpu", "DVC_ROOT": str(folder)}
+    own = {"PYTHONPATH": str(root), "PIPELINE_DEVICE": "cpu", "DVC_ROOT": str(folder)}
+    return os.environ | own | {"PIPELINE_WORKERS": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def ready(root, tmp_path_factory):
-    """A project in which every stage has run once, by hand, as a process that imports what it needs itself."""
+    """A project in which every stage has run once, by hand, as a process that imports what it needs of ours itself."""
     folder = tmp_path_factory.mktemp("ready")
     environment = make_project(folder, root)
-    for name, (_, *arguments) in sorted(STAGES.items(), key=lambda each: ORDER.index(each[0])):
-        command = [sys.executable, "-m", f"stages.{name}", *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
-        assert done.returncode == 0, (name, done.stdout + done.stderr)
+    stages = json.dumps([(name, *STAGES[name][1:]) for name in ORDER])
+    command = [sys.executable, "-m", "tests.support.bare_stages"]
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, input=stages)
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder, environment
 
 
