@@ -51,7 +51,7 @@ def profile(root: Path, address: str) -> dict:
 
 def shows_its_attention(network: nn.Module) -> bool:
     """Of the pair alone: each answer costs a pass and a picture, and the five tasks have 110 of them, the pair 20."""
-    return len(network.tasks) == 2 and has_cross_attention(network)
+    return has_cross_attention(network) and len(network.tasks) == 2
 
 
 @pytest.fixture(scope="module")
