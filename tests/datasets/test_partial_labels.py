@@ -104,6 +104,7 @@ def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("PIPELINE_DEVICE", "cpu")
+        patch.setenv("PIPELINE_WORKERS", "1")
         patch.setenv("DVC_ROOT", str(folder))
         patch.chdir(folder)
         for part in ("pipeline", "dvc.yaml"):

@@ -23,7 +23,7 @@ from pipeline.core.provenance import Inputs
 from pipeline.params.load import load_params
 from pipeline.tasks import TASKS
 from pipeline.train.renamed import find_former
-from tests.support.project import Project
+from tests.support.project import ALONE, Project
 
 pytestmark = pytest.mark.e2e
 
@@ -65,7 +65,7 @@ RUNS = PARAMS["runs"] | PARAMS["runs_from_single_task"]
 def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"), PARAMS)
     project.processes = ("stages.single_task_weights",)  # the other stages are processes in test_machine_faults.py
-    project.variables = {"PIPELINE_WORKERS": "1"}  # each more is a process that imports everything, for a few frames
+    project.variables = ALONE
     project.stage("parallel", "--jobs", "2")
     return project
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support.notebook import code_cells, read_notebook, run_cells
-from tests.support.project import ROOT, Project
+from tests.support.project import ALONE, ROOT, Project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -60,6 +60,7 @@ def project(tmp_path_factory) -> Project:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["training"]["backbone"] = "test_efficientnet"  # the default's takes minutes; narrow maps, so small weights
     project = Project(tmp_path_factory.mktemp("tutorial") / "clone", params)
+    project.variables = ALONE
     follow(project, BLOCKS[0])
     return project
 

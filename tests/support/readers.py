@@ -44,6 +44,7 @@ def made(folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("PIPELINE_DEVICE", "cpu")
+        patch.setenv("PIPELINE_WORKERS", "1")
         patch.setenv("DVC_ROOT", str(folder))
         patch.chdir(folder)
         for part in ("pipeline", "dvc.yaml"):
