@@ -41,7 +41,7 @@ PARAMS = {
     "experiment": "partial",
     "data": {"dataset": "folder", "tasks": list(TASKS)},
     "training": {
-        "backbone": "resnet10t", "input_size": [SIDE, SIDE], "batch_size": BATCH, "epochs": EPOCHS, "lr": 1.0e-3,
+        "backbone": "test_resnet", "input_size": [SIDE, SIDE], "batch_size": BATCH, "epochs": EPOCHS, "lr": 1.0e-3,
         "validate_every": 1, "augmentation": {"flip": 0.0}, "precision": "float32",
     },
     "evaluation": {"split": "test", "panels": 2},

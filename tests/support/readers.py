@@ -24,7 +24,7 @@ PARAMS = {
     "experiment": "rot",
     "data": {"dataset": "rooms", "tasks": ["semseg", "depth"], "rooms": {"train": 6, "val": 3, "size": [32, 32]}},
     "training": {
-        "backbone": "resnet10t", "input_size": [32, 32], "batch_size": 3, "epochs": 1, "lr": 1.0e-3,
+        "backbone": "test_resnet", "input_size": [32, 32], "batch_size": 3, "epochs": 1, "lr": 1.0e-3,
         "precision": "float32",
     },
     "evaluation": {"panels": 1},
