@@ -23,6 +23,7 @@ import mlflow
 import psutil
 
 from tests.support import forked
+from tests.support.blank_store import put_blank_store
 from tests.support.project import ALONE, Project
 
 GONE_SECONDS = 10  # how long a process may live on after it was asked to end
@@ -127,6 +128,7 @@ class Soak:
         params = PARAMS | {"training": PARAMS["training"] | training}
         self.undisturbed = Project(folder / "undisturbed", params)
         self.undisturbed.device, self.undisturbed.variables = device, ALONE
+        put_blank_store(self.undisturbed.root)
         self.undisturbed.dvc("repro", "prepare")
         self._prepared = self.undisturbed.copy(folder / "prepared")
         self._folder, self._copies = folder, 0

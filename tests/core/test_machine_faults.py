@@ -30,6 +30,7 @@ from pipeline.params.load import parse_params
 from pipeline.params.schema import Data
 from pipeline.visual.paint import write_png
 from tests.support import forked
+from tests.support.blank_store import put_blank_store
 from tests.support.traced import PARAMS
 
 OURS = [
@@ -257,6 +258,7 @@ def make_project(folder: Path, root: Path) -> dict[str, str]:
         "training": PARAMS["training"] | {"epochs": 1, "batch_size": 2},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    put_blank_store(folder)
     shutil.copy(root / "dvc.yaml", folder)
     shutil.copytree(root / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     own = {"PYTHONPATH": str(root), "PIPELINE_DEVICE": "cpu", "DVC_ROOT": str(folder)}

@@ -27,6 +27,7 @@ from pipeline.tracking.queries import find_result
 from pipeline.train import step
 from pipeline.train.training_inputs import training_inputs
 from stages import compare, download, evaluate, prepare, report, train
+from tests.support.blank_store import put_blank_store
 from tests.support.layout_files import save, write_lists
 
 pytestmark = pytest.mark.e2e
@@ -109,6 +110,7 @@ def result(tmp_path_factory):
         patch.chdir(folder)
         for part in ("pipeline", "dvc.yaml"):
             (folder / part).symlink_to(ROOT / part)
+        put_blank_store(folder)
         write_data(Path("data/own"), found)
         write_params()
         run_stages(patch, found)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 import yaml
 
+from tests.support.blank_store import put_blank_store
 from tests.support.notebook import code_cells, read_notebook, run_cells
 from tests.support.project import ALONE, ROOT, Project
 
@@ -76,8 +77,10 @@ def project(tmp_path_factory) -> Project:
     assert all(many in TUTORIAL for many in FEWER)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["training"]["backbone"] = "test_efficientnet"  # the default's takes minutes; narrow maps, so small weights
+    params["evaluation"]["panels"] = 0  # pictures and attention of three reports: test_pipeline.py looks at those
     project = Project(tmp_path_factory.mktemp("tutorial") / "clone", params)
     project.variables = ALONE
+    put_blank_store(project.root)
     follow(project, BLOCKS[0])
     return project
 

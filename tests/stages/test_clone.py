@@ -10,6 +10,7 @@ import yaml
 
 from pipeline.core import paths
 from tests import soak
+from tests.support.blank_store import put_blank_store
 from tests.support.project import ALONE, Project
 
 pytestmark = pytest.mark.e2e
@@ -27,6 +28,7 @@ def origin(tmp_path_factory):
     """A project that was run, its results committed, and its commits: of the code and of the results."""
     project = Project(tmp_path_factory.mktemp("origin"), PARAMS)
     project.variables = ALONE
+    put_blank_store(project.root)
     project.dvc("repro", "evaluate@semseg-0")
     trained = project.git("rev-parse", "HEAD").strip()
     project.git("add", ".")

@@ -18,6 +18,7 @@ from pipeline.params.load import load_params
 from pipeline.params.single_task_weights import write_start
 from stages import adoption, compare, download, evaluate, predict, prepare, report, selection, trace, train
 from stages._entry import run_stage
+from tests.support.blank_store import put_blank_store
 from tests.support.project import ROOT
 
 PARAMS = {
@@ -49,6 +50,7 @@ def made(folder: Path) -> Iterator[Path]:
         patch.chdir(folder)
         for part in ("pipeline", "dvc.yaml"):
             (folder / part).symlink_to(ROOT / part)
+        put_blank_store(folder)
         Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
         params = load_params()
         for stage in (download, prepare, selection, adoption):

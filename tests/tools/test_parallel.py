@@ -14,6 +14,7 @@ from pipeline.core.workers import cores, worker_count
 from pipeline.params.load import parse_params
 from pipeline.tools.parallel import WORKERS, default_jobs, longest_first, make_slots, progress
 from tests import soak
+from tests.support.blank_store import put_blank_store
 from tests.support.project import ALONE, Project
 
 pytestmark = pytest.mark.e2e
@@ -42,6 +43,7 @@ def statuses(project: Project) -> dict[str, str]:
 def prepared(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("parallel"), PARAMS)
     project.variables = ALONE
+    put_blank_store(project.root)
     project.dvc("repro", "prepare", "selection", "adoption")
     return project
 
