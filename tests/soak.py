@@ -23,7 +23,8 @@ import mlflow
 import psutil
 
 from tests.support import forked
-from tests.support.project import Project
+from tests.support.blank_store import put_blank_store
+from tests.support.project import ALONE, Project
 
 GONE_SECONDS = 10  # how long a process may live on after it was asked to end
 KILLED_WITHIN = 20.0  # seconds of a start: time for some steps
@@ -126,7 +127,8 @@ class Soak:
         (folder / "undisturbed").mkdir()
         params = PARAMS | {"training": PARAMS["training"] | training}
         self.undisturbed = Project(folder / "undisturbed", params)
-        self.undisturbed.device = device
+        self.undisturbed.device, self.undisturbed.variables = device, ALONE
+        put_blank_store(self.undisturbed.root)
         self.undisturbed.dvc("repro", "prepare")
         self._prepared = self.undisturbed.copy(folder / "prepared")
         self._folder, self._copies = folder, 0

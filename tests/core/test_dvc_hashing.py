@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from pipeline.download.catalog import Archive
 from pipeline.params.load import parse_params
 from pipeline.params.schema import Data
 from pipeline.tools.changed_sources import changed_adopted, changed_archive, changed_weights, refuse_unseen
+from tests.support import forked
 from tests.support.nyud_archive import nyud_files, write_tgz
 from tests.support.params_tree import put, some_params
 from tests.support.result_files import run_record
@@ -31,11 +31,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def dvc(*arguments: str) -> str:
-    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What it prints, as a fork of a process that has imported it."""
+    code, output = forked.run(Path.cwd(), ("dvc", *arguments), os.environ | {"DVC_NO_ANALYTICS": "1"})
+    assert code == 0, output
+    return output
 
 
 def file(path: str, text: str = "a") -> Path:
@@ -135,19 +134,13 @@ def own_params() -> dict:
     return raw
 
 
-def stage(name: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", f"stages.{name}"]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 @pytest.mark.parametrize("name", ["check", "parallel"])
 def test_a_linked_folder_is_refused_before_anything_is_trained(in_tmp, name):
     linked_folder()
     Path("params.yaml").write_text(yaml.safe_dump(own_params()))
-    done = stage(name)
-    assert done.returncode == 2
-    assert "  data/own/images: a link to the folder" in done.stderr and "Traceback" not in done.stderr
+    code, output = forked.run(in_tmp, (f"stages.{name}",), os.environ)
+    assert code == 2
+    assert "  data/own/images: a link to the folder" in output and "Traceback" not in output
 
 
 def test_prepare_refuses_a_linked_folder(in_tmp):

@@ -4,12 +4,12 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils.serialize import _yaml
 
 from pipeline.core import dvc_lock
 from pipeline.core.errors import DataError, StageError
@@ -250,17 +250,23 @@ def test_its_remedy_loses_nothing(project, committed):
     assert dvc_lock.LOCK.read_text() == whole
 
 
+def test_forks_of_dvc_parse_it_faster_and_write_the_same():
+    """As tests/support/fork_server.py has them do; of every kind of dependency and out that our stages have."""
+    stages = _yaml.parse_yaml(Path(ROOT / "dvc.lock").read_text(), "dvc.lock")["stages"]
+    kinds = {name.partition("@")[0]: name for name in stages}
+    text = _yaml.dumps_yaml({"schema": "2.0", "stages": {name: stages[name] for name in kinds.values()}})
+    slowly, fast = (_yaml.parse_yaml(text, "dvc.lock", kind) for kind in ("rt", "safe"))
+    assert len(kinds) > 5 and _yaml.dumps_yaml(slowly) == _yaml.dumps_yaml(fast) == text
+
+
 @pytest.mark.parametrize("command", ["check", "parallel", "doctor"])
 def test_every_command_that_meets_it_first_names_it(root, in_tmp, command):
     shutil.copy(root / "params.yaml", in_tmp)
     shutil.copy(root / "dvc.yaml", in_tmp)
     dvc_lock.LOCK.touch()
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, "-m", f"stages.{command}"], env=environment, text=True, capture_output=True, cwd=in_tmp
-    )
-    assert done.returncode == 2 and done.stderr.startswith("dvc.lock is empty, as after a kill while DVC wrote it.")
-    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+    code, output = forked.run(in_tmp, (f"stages.{command}",), os.environ)
+    assert code == 2 and output.startswith("dvc.lock is empty, as after a kill while DVC wrote it.")
+    assert "Traceback" not in output and output.count("\n") == 1
 
 
 # ---- what a kill of DVC left, over which every later one fails ---------------------------------------------------

@@ -1,6 +1,7 @@
 """Full disks, no files left, read-only folders, little memory: one line, exit code 2, nothing by halves."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -29,6 +30,7 @@ from pipeline.params.load import parse_params
 from pipeline.params.schema import Data
 from pipeline.visual.paint import write_png
 from tests.support import forked
+from tests.support.blank_store import put_blank_store
 from tests.support.traced import PARAMS
 
 OURS = [
@@ -256,20 +258,22 @@ def make_project(folder: Path, root: Path) -> dict[str, str]:
         "training": PARAMS["training"] | {"epochs": 1, "batch_size": 2},
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    put_blank_store(folder)
     shutil.copy(root / "dvc.yaml", folder)
     shutil.copytree(root / "pipeline", folder / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
-    return os.environ | {"PYTHONPATH": str(root), "PIPELINE_DEVICE": "cpu", "DVC_ROOT": str(folder)}
+    own = {"PYTHONPATH": str(root), "PIPELINE_DEVICE": "cpu", "DVC_ROOT": str(folder)}
+    return os.environ | own | {"PIPELINE_WORKERS": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
 def ready(root, tmp_path_factory):
-    """A project in which every stage has run once, by hand, as a process that imports what it needs itself."""
+    """A project in which every stage has run once, by hand, as a process that imports what it needs of ours itself."""
     folder = tmp_path_factory.mktemp("ready")
     environment = make_project(folder, root)
-    for name, (_, *arguments) in sorted(STAGES.items(), key=lambda each: ORDER.index(each[0])):
-        command = [sys.executable, "-m", f"stages.{name}", *arguments]
-        done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
-        assert done.returncode == 0, (name, done.stdout + done.stderr)
+    stages = json.dumps([(name, *STAGES[name][1:]) for name in ORDER])
+    command = [sys.executable, "-m", "tests.support.bare_stages"]
+    done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True, input=stages)
+    assert done.returncode == 0, done.stdout + done.stderr
     return folder, environment
 
 

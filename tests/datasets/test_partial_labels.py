@@ -27,6 +27,7 @@ from pipeline.tracking.queries import find_result
 from pipeline.train import step
 from pipeline.train.training_inputs import training_inputs
 from stages import compare, download, evaluate, prepare, report, train
+from tests.support.blank_store import put_blank_store
 from tests.support.layout_files import save, write_lists
 
 pytestmark = pytest.mark.e2e
@@ -41,7 +42,7 @@ PARAMS = {
     "experiment": "partial",
     "data": {"dataset": "folder", "tasks": list(TASKS)},
     "training": {
-        "backbone": "resnet10t", "input_size": [SIDE, SIDE], "batch_size": BATCH, "epochs": EPOCHS, "lr": 1.0e-3,
+        "backbone": "test_resnet", "input_size": [SIDE, SIDE], "batch_size": BATCH, "epochs": EPOCHS, "lr": 1.0e-3,
         "validate_every": 1, "augmentation": {"flip": 0.0}, "precision": "float32",
     },
     "evaluation": {"split": "test", "panels": 2},
@@ -104,10 +105,12 @@ def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("PIPELINE_DEVICE", "cpu")
+        patch.setenv("PIPELINE_WORKERS", "1")
         patch.setenv("DVC_ROOT", str(folder))
         patch.chdir(folder)
         for part in ("pipeline", "dvc.yaml"):
             (folder / part).symlink_to(ROOT / part)
+        put_blank_store(folder)
         write_data(Path("data/own"), found)
         write_params()
         run_stages(patch, found)

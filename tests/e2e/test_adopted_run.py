@@ -14,7 +14,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.support.project import Project
+from tests.support.blank_store import put_blank_store
+from tests.support.project import ALONE, Project
 from tests.support.renamed_weights import mti_net_names
 
 pytestmark = pytest.mark.e2e
@@ -55,6 +56,8 @@ OF = {"published": "mti", "published_semseg": "semseg"}
 def project(tmp_path_factory):
     """Three trained runs, and two that are made of their weights."""
     project = Project(tmp_path_factory.mktemp("adopted"), PARAMS)
+    project.variables = ALONE
+    put_blank_store(project.root)
     project.dvc("repro")
     folder = project.root / "checkpoints"
     folder.mkdir()

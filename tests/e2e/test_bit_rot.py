@@ -28,7 +28,7 @@ from pipeline.results.run_record import RunRecord
 from pipeline.tools.verification import verify
 from pipeline.train import resume
 from stages import doctor
-from tests.support.project import ROOT, Project
+from tests.support.project import ALONE, ROOT, Project
 from tests.support.readers import COMMANDS, PARAMS, flipped, made, numbers, run, stage
 
 pytestmark = pytest.mark.e2e
@@ -258,8 +258,9 @@ def test_where_the_cache_is_linked_and_rots_along_the_advice_of_the_message_help
     root.mkdir()
     params = yaml.safe_load((ROOT / "profiles/rooms.yaml").read_text())
     params["data"] |= {"tasks": ["semseg"], "rooms": {"seed": 0, "train": 6, "val": 3, "size": [32, 32]}}
-    params["training"] |= {"backbone": "resnet10t", "input_size": [32, 32], "batch_size": 3, "epochs": 1}
+    params["training"] |= {"backbone": "test_resnet", "input_size": [32, 32], "batch_size": 3, "epochs": 1}
     project = Project(root, params | {"runs": {"semseg": PARAMS["runs"]["semseg"]}, "seeds": [0]})
+    project.variables = ALONE
     project.dvc("config", "cache.type", "hardlink")
     project.dvc("repro", "prepare", "selection", "adoption")
     path = root / "data/prepared/train/image.bin"

@@ -12,6 +12,7 @@ from urllib.parse import quote_plus
 import mlflow
 import numpy as np
 import pytest
+import yaml
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -22,7 +23,7 @@ from pipeline.core.provenance import Inputs
 from pipeline.params.load import load_params
 from pipeline.tasks import TASKS
 from pipeline.train.renamed import find_former
-from tests.support.project import Project
+from tests.support.project import ALONE, Project
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +47,7 @@ PARAMS = {
     "runs": {
         "semseg": {"architecture": "single_task", "tasks": ["semseg"], "training": {"lr": 1.0e-3}},
         "depth": {"architecture": "single_task", "tasks": ["depth"]},
-        "multi_task": {"architecture": "multi_task", "tasks": SIX},
+        "multi_task": {"architecture": "multi_task", "tasks": SIX, "training": {"lr": 1.0e-3}},
         "sca": {
             "architecture": "sequential_attention", "tasks": ["semseg", "depth"], "auxiliary_tasks": ["normals"],
             "training": {"lr": 1.0e-3},
@@ -64,6 +65,7 @@ RUNS = PARAMS["runs"] | PARAMS["runs_from_single_task"]
 def project(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("project"), PARAMS)
     project.processes = ("stages.single_task_weights",)  # the other stages are processes in test_machine_faults.py
+    project.variables = ALONE
     project.stage("parallel", "--jobs", "2")
     return project
 
@@ -213,23 +215,27 @@ def test_results_are_traced_to_their_runs_and_nothing_is_left_behind(project):
 def test_what_is_made_again_leaves_committed_files_as_they_were(project, tmp_path):
     """Times, machine and MLflow's ids are in MLflow alone: neither in reports nor in what dvc.lock has digests of."""
     again = project.copy(tmp_path / "again")
-    with (again.root / "pipeline/evaluation/cost.py").open(
-        "a"
-    ) as code:  # of scoring alone: what training wrote stands as it is
+    again.variables = project.variables
+    with (again.root / "pipeline/evaluation/cost.py").open("a") as code:  # what training wrote stands as it is
         code.write("\n# edited\n")
-    again.dvc("repro", "-s", "evaluate@depth-0", "compare", "report")
     again.git("add", ".")
     again.git("commit", "-m", "Record the results")
-    before = again.json("models/depth-0/run.json")
+    before, recorded = again.json("models/depth-0/run.json"), outs(again)
     stages = ("check", "prepare", "selection", "adoption", "train@depth-0", "evaluate@depth-0", "compare", "report")
     assert ran(again.dvc("repro", "-s", "-f", *stages)) == set(stages)
-    assert again.git("status", "--porcelain") == ""
+    assert again.git("status", "--porcelain") == " M dvc.lock\n" and outs(again) == recorded, "the edit, and no result"
     client = mlflow.MlflowClient(f"sqlite:///{again.root / 'mlflow.db'}")
     runs = client.search_runs(
         [client.get_experiment_by_name("tiny").experiment_id], f"tags.weights_sha256 = '{before['weights_sha256']}'"
     )
     assert len(runs) == 2, "the same weights, of two trainings"
     assert all(run.info.status == "FINISHED" and run.data.metrics["depth/rmse"] > 0 for run in runs)
+
+
+def outs(project: Project) -> dict[str, str]:
+    """{path: digest} of all that DVC has recorded."""
+    stages = yaml.safe_load((project.root / "dvc.lock").read_text())["stages"].values()
+    return {out["path"]: out["md5"] for stage in stages for out in stage.get("outs", ())}
 
 
 def rename_run(project: Project, old: str, new: str) -> None:
@@ -239,13 +245,13 @@ def rename_run(project: Project, old: str, new: str) -> None:
 
 def test_a_renamed_run_is_scored_again_and_not_trained(project, tmp_path):
     renamed = project.copy(tmp_path / "renamed")
-    rename_run(renamed, "sca", "flagship")
+    rename_run(renamed, "multi_task", "flagship")
     output = renamed.dvc("repro", "evaluate@flagship-0")
-    assert "flagship-0 is sca-0 by another name: its weights are taken over, nothing is trained" in output
+    assert "flagship-0 is multi_task-0 by another name: its weights are taken over, nothing is trained" in output
     for file in ("models/{}-0/weights.safetensors", "reports/history/{}-0.csv", "models/digests/{}-0.json"):
-        old, new = (renamed.root / file.format(name) for name in ("sca", "flagship"))
+        old, new = (renamed.root / file.format(name) for name in ("multi_task", "flagship"))
         assert old.read_bytes() == new.read_bytes()
-    before, after = (renamed.json(f"reports/metrics/{name}-0.json") for name in ("sca", "flagship"))
+    before, after = (renamed.json(f"reports/metrics/{name}-0.json") for name in ("multi_task", "flagship"))
     assert after == before | {"run": "flagship"}
     client = mlflow.MlflowClient(f"sqlite:///{renamed.root / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("tiny").experiment_id], "tags.run = 'flagship'")
@@ -287,12 +293,13 @@ def ran(output: str) -> set[str]:
 
 
 def test_an_experiment_reruns_only_what_its_change_touches(project):
-    output = project.dvc("exp", "run", "--name", "slow", "-S", "runs.sca.training.lr=1e-5")
+    output = project.dvc("exp", "run", "--name", "slow", "-S", "runs.multi_task.training.lr=1e-5")
     looked = "single_task_weights@stitched-0"  # sees that what `stitched` starts from is the same
-    assert ran(output) == {"check", "adoption", "train@sca-0", "evaluate@sca-0", looked, "compare", "report"}
+    edited = {"train@multi_task-0", "evaluate@multi_task-0"}
+    assert ran(output) == {"check", "adoption", *edited, looked, "compare", "report"}
     client = mlflow.MlflowClient(f"sqlite:///{project.root / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("tiny")
-    newest = client.search_runs([experiment.experiment_id], "tags.run = 'sca'", order_by=["start_time DESC"])[0]
+    newest = client.search_runs([experiment.experiment_id], "tags.run = 'multi_task'", order_by=["start_time DESC"])[0]
     assert newest.data.params["training.lr"] == "1e-05"
     assert newest.data.tags["dvc.experiment"] == "slow"
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dvc.utils import strictyaml
 from dvc.utils.serialize import _yaml
 
 from pipeline.core.paths import atomic
@@ -43,7 +44,8 @@ def graph(tmp_path_factory) -> Iterator[Graph]:
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("reruns")
         patch.chdir(root)
-        patch.setattr(_yaml, "parse_yaml", remembered(_yaml.parse_yaml))
+        for module in (_yaml, strictyaml):  # of params, and of dvc.yaml and dvc.lock
+            patch.setattr(module, "parse_yaml", remembered(module.parse_yaml))
         yield Graph(root)
 
 
@@ -289,17 +291,26 @@ def holdout(graph: Graph) -> None:
 METRIC = "pipeline/metrics/depth.py"
 
 
-@pytest.mark.parametrize(
-    ("chooses", "file"),
-    [(False, METRIC), (True, METRIC), (True, "pipeline/metrics/delta.py"), (True, "pipeline/evaluation/scoring.py")],
-)
-def test_what_scores_retrains_where_scores_choose_the_weights(edited, chooses, file):
-    if chooses:
-        holdout(edited)
-    code(file)(edited)
-    assert not edited.reruns() & TRAIN, "DVC looks at models/selection.json, which is as it was"
-    edited.project.stage("selection")
-    assert edited.reruns() & TRAIN == (TRAIN if chooses else set())
+def look_again(graph: Graph, file: str) -> set[str]:
+    """Edit what scores, and have `selection` look at it: the trainings that rerun for it."""
+    code(file)(graph)
+    assert not graph.reruns() & TRAIN, "DVC looks at models/selection.json, which is as it was"
+    graph.project.stage("selection")
+    return graph.reruns() & TRAIN
+
+
+def test_what_scores_retrains_nothing_where_the_last_weights_are_scored(edited):
+    assert look_again(edited, METRIC) == set()
+
+
+def test_what_scores_retrains_where_scores_choose_the_weights(edited):
+    holdout(edited)
+    chosen = Path("models/selection.json")
+    for file in (METRIC, "pipeline/metrics/delta.py", "pipeline/evaluation/scoring.py"):
+        before = {path: path.read_bytes() for path in (Path(file), chosen)}
+        assert look_again(edited, file) == TRAIN, file
+        for path, content in before.items():
+            path.write_bytes(content)
 
 
 def test_a_choice_that_is_asked_for_retrains(edited):

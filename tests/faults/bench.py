@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.commands import CHANGES, Done, Fault, Launcher
-from tests.faults.example import EXAMPLE_OF, Example
+from tests.faults.example import EXAMPLE_OF, EXPERIMENT, Example
 from tests.faults.outcome import outcome
 
 
@@ -61,6 +61,8 @@ class Bench:
     def _make(self, example: Example) -> None:
         folder = self.folder / example.name
         example.make(folder)
+        if example.has_store:
+            self.expect(folder, "tests.support.make_store", EXPERIMENT)
         for stage in (*example.stages, "done"):
             snapshot = self.folder / f"{example.name} before {stage}"
             copy(folder, snapshot)

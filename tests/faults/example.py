@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +60,6 @@ class Example:
         project = Project(folder, self.params)
         (folder / ARCHIVE).parent.mkdir()
         write_tgz(frames(), folder / ARCHIVE)
-        if self.has_store:
-            make_store = f"from pipeline.tracking.mlflow_run import connect; connect({EXPERIMENT!r})"
-            subprocess.run([sys.executable, "-c", make_store], cwd=folder, env=project.environment, check=True)
         return project
 
 

@@ -10,13 +10,15 @@ import yaml
 
 from pipeline.core import paths
 from tests import soak
-from tests.support.project import Project
+from tests.support.blank_store import put_blank_store
+from tests.support.project import ALONE, Project
 
 pytestmark = pytest.mark.e2e
 
 METRICS = "reports/metrics/semseg-0.json"
 PARAMS = soak.PARAMS | {
-    "training": soak.PARAMS["training"] | {"epochs": 1, "validate_every": 0, "deterministic": False, "cpu_threads": 1},
+    "training": soak.PARAMS["training"]
+    | {"backbone": "test_resnet", "epochs": 1, "validate_every": 0, "deterministic": False, "cpu_threads": 1},
     "evaluation": soak.PARAMS["evaluation"] | {"select_on": None},
 }
 
@@ -25,6 +27,8 @@ PARAMS = soak.PARAMS | {
 def origin(tmp_path_factory):
     """A project that was run, its results committed, and its commits: of the code and of the results."""
     project = Project(tmp_path_factory.mktemp("origin"), PARAMS)
+    project.variables = ALONE
+    put_blank_store(project.root)
     project.dvc("repro", "evaluate@semseg-0")
     trained = project.git("rev-parse", "HEAD").strip()
     project.git("add", ".")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,14 +29,14 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text()) | {
 
 def remembered(parse: Callable[..., object]) -> Callable[..., object]:
     """DVC's reader of YAML, which reads the same text once: it would read params.yaml for each stage, for seconds."""
-    known: dict[tuple[str, ...], object] = {}
+    known: dict[str, bytes] = {}  # pickled, since whoever gets it may change it, and copy.deepcopy is slow
 
     def call(text: str, path: str, typ: str = "safe") -> object:
         if typ != "safe":
             return parse(text, path, typ)
         if text not in known:
-            known[text] = parse(text, path)
-        return copy.deepcopy(known[text])
+            known[text] = pickle.dumps(parse(text, path))
+        return pickle.loads(known[text])
 
     return call
 

@@ -17,6 +17,7 @@ from pipeline.core import paths
 from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
+ALONE = {"PIPELINE_WORKERS": "1"}  # a variable: each worker more imports everything anew, for the few frames of a test
 PARTS = ("pipeline", "stages", "dvc.yaml", ".dvcignore", ".gitignore")
 
 

@@ -18,13 +18,14 @@ from pipeline.params.load import load_params
 from pipeline.params.single_task_weights import write_start
 from stages import adoption, compare, download, evaluate, predict, prepare, report, selection, trace, train
 from stages._entry import run_stage
+from tests.support.blank_store import put_blank_store
 from tests.support.project import ROOT
 
 PARAMS = {
     "experiment": "rot",
     "data": {"dataset": "rooms", "tasks": ["semseg", "depth"], "rooms": {"train": 6, "val": 3, "size": [32, 32]}},
     "training": {
-        "backbone": "resnet10t", "input_size": [32, 32], "batch_size": 3, "epochs": 1, "lr": 1.0e-3,
+        "backbone": "test_resnet", "input_size": [32, 32], "batch_size": 3, "epochs": 1, "lr": 1.0e-3,
         "precision": "float32",
     },
     "evaluation": {"panels": 1},
@@ -44,10 +45,12 @@ def made(folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("PIPELINE_DEVICE", "cpu")
+        patch.setenv("PIPELINE_WORKERS", "1")
         patch.setenv("DVC_ROOT", str(folder))
         patch.chdir(folder)
         for part in ("pipeline", "dvc.yaml"):
             (folder / part).symlink_to(ROOT / part)
+        put_blank_store(folder)
         Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
         params = load_params()
         for stage in (download, prepare, selection, adoption):

@@ -16,6 +16,7 @@ import stages.prepare
 import stages.report
 import stages.train
 from stages._entry import run_stage
+from tests.support.blank_store import put_blank_store
 
 
 def stage(module: ModuleType, *arguments: str) -> None:
@@ -31,7 +32,9 @@ def run_profile(root: Path, folder: Path, params: dict[str, Any]) -> None:
         for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "PIPELINE_ARCHIVES"):
             patch.delenv(name, raising=False)
         patch.setenv("PIPELINE_DEVICE", "cpu")
+        patch.setenv("PIPELINE_WORKERS", "1")  # each more is a process that imports everything, for a few samples
         (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        put_blank_store(folder)
         (folder / "dvc.yaml").write_text((root / "dvc.yaml").read_text())
         stage(stages.download)
         stage(stages.prepare)

@@ -2,7 +2,9 @@
 
 import os
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -12,15 +14,15 @@ from pipeline.core.workers import cores, worker_count
 from pipeline.params.load import parse_params
 from pipeline.tools.parallel import WORKERS, default_jobs, longest_first, make_slots, progress
 from tests import soak
-from tests.support.project import Project
+from tests.support.blank_store import put_blank_store
+from tests.support.project import ALONE, Project
 
 pytestmark = pytest.mark.e2e
 
 PARAMS = soak.PARAMS | {
     "data": soak.PARAMS["data"] | {"tasks": ["semseg", "depth"]},
-    # Many epochs, since DVC's locks let one begin seconds after the other, of a small network, which all have to end.
-    "training": soak.PARAMS["training"] | {"backbone": "test_efficientnet", "epochs": 40, "validate_every": 0},
-    "checkpoint_minutes": 0.02,
+    "training": soak.PARAMS["training"] | {"backbone": "test_efficientnet", "epochs": 8, "validate_every": 0},
+    "checkpoint_minutes": 10,  # at the end of each epoch
     "evaluation": soak.PARAMS["evaluation"] | {"select_on": None},
     "runs": {
         "semseg": {"architecture": "single_task", "tasks": ["semseg"]},
@@ -28,7 +30,7 @@ PARAMS = soak.PARAMS | {
         "wrong": {"architecture": "single_task", "tasks": ["depth"], "training": {"lr": 1e20}},
     },
 }
-SHORT = PARAMS | {"training": soak.PARAMS["training"] | {"epochs": 2, "validate_every": 0}}
+SHORT = PARAMS | {"training": soak.PARAMS["training"] | {"epochs": 2, "validate_every": 0}, "checkpoint_minutes": 0.02}
 LONG_RUN = {"architecture": "single_task", "tasks": ["depth"], "training": {"epochs": 20}}
 PARALLEL = ("stages.parallel", "--jobs", "2")
 
@@ -40,7 +42,9 @@ def statuses(project: Project) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     project = Project(tmp_path_factory.mktemp("parallel"), PARAMS)
-    project.dvc("repro", "prepare")
+    project.variables = ALONE
+    put_blank_store(project.root)
+    project.dvc("repro", "prepare", "selection", "adoption")
     return project
 
 
@@ -50,13 +54,30 @@ def project(prepared, tmp_path):
     return prepared.copy(tmp_path / "project")
 
 
+def pause(repro: soak.Repro, checkpoint: Path) -> psutil.Process:
+    """Stop the training that wrote it, which holds the lock beside it."""
+    for process in repro.stages():
+        if any(Path(file.path) == checkpoint.with_name("lock") for file in process.open_files()):
+            process.suspend()
+            return process
+    raise AssertionError(f"nobody trains any more: {repro.output.read_text()}")
+
+
 def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_other(project):
-    """How all of it ends where nothing goes wrong, is seen in test_pipeline.py."""
+    """How all of it ends where nothing goes wrong, is seen in test_pipeline.py.
+
+    DVC's locks let one training begin seconds after the other, which has to wait: it is stopped at its checkpoint.
+    """
     repro = soak.Repro(project, *PARALLEL)
-    while len(list(project.root.glob(".runs/train/*/checkpoint.pt"))) < 2:
+    paused: dict[Path, psutil.Process] = {}
+    while len(paused) < 2:
         assert repro.process.poll() is None, repro.output.read_text()
+        for checkpoint in set(project.root.glob(".runs/train/*/checkpoint.pt")) - set(paused):
+            paused[checkpoint] = pause(repro, checkpoint)
         time.sleep(0.01)
     repro.process.kill()
+    for process in paused.values():
+        process.resume()
     repro.end()
     assert statuses(project) == {"semseg-0": "KILLED", "depth-0": "KILLED"}
 
@@ -77,12 +98,12 @@ def test_two_processes_train_one_network_by_torchrun(project):
     """That they go on to the same bits, is seen in test_distributed.py."""
     (project.root / "params.yaml").write_text(yaml.safe_dump(SHORT))
     project.launcher = "torchrun --standalone --nproc-per-node=2"
-    repro = soak.Repro(project)
+    repro = soak.Repro(project, forks=True)  # up to torchrun and what that starts
     repro.wait_for_a_checkpoint()
     soak.KILLS["SIGKILL to DVC"](repro)
     assert repro.end() != 0
     assert statuses(project) == {"semseg-0": "KILLED"}
-    repro = soak.Repro(project, forks=True)  # up to torchrun and what that starts
+    repro = soak.Repro(project, forks=True)
     assert repro.end(within=300) == 0, repro.output.read_text()
     assert statuses(project) == {"semseg-0": "FINISHED"}
     record = project.json("models/semseg-0/run.json")
