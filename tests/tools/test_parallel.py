@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 
 PARAMS = soak.PARAMS | {
     "data": soak.PARAMS["data"] | {"tasks": ["semseg", "depth"]},
-    "training": soak.PARAMS["training"] | {"backbone": "test_efficientnet", "epochs": 8, "validate_every": 0},
+    "training": soak.PARAMS["training"] | {"backbone": "test_efficientnet", "epochs": 12, "validate_every": 0},
     "checkpoint_minutes": 10,  # at the end of each epoch
     "evaluation": soak.PARAMS["evaluation"] | {"select_on": None},
     "runs": {
@@ -55,12 +55,34 @@ def project(prepared, tmp_path):
 
 
 def pause(repro: soak.Repro, checkpoint: Path) -> psutil.Process:
-    """Stop the training that wrote it, which holds the lock beside it."""
-    for process in repro.stages():
-        if any(Path(file.path) == checkpoint.with_name("lock") for file in process.open_files()):
-            process.suspend()
-            return process
-    raise AssertionError(f"nobody trains any more: {repro.output.read_text()}")
+    """Stop the training that wrote it, which holds the lock beside it, while it uses nothing that the other needs."""
+    (process,) = (each for each in repro.stages() if checkpoint.with_name("lock") in opened(each))
+    stop(process)
+    while uses_a_database(process):
+        process.resume()
+        time.sleep(0.01)
+        stop(process)
+    return process
+
+
+def stop(process: psutil.Process) -> None:
+    process.suspend()
+    while process.status() != psutil.STATUS_STOPPED:
+        time.sleep(0.001)
+
+
+def opened(process: psutil.Process) -> set[Path]:
+    """The files that it has open; none where it has ended."""
+    try:
+        return {Path(file.path) for file in process.open_files()}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def uses_a_database(process: psutil.Process) -> bool:
+    """SQLite's locks are the only ones of their kind here."""
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any("POSIX" in lock and str(process.pid) in lock for lock in locks)
 
 
 def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_other(project):
@@ -70,14 +92,16 @@ def test_two_at_a_time_end_with_what_started_them_and_one_that_fails_stops_no_ot
     """
     repro = soak.Repro(project, *PARALLEL)
     paused: dict[Path, psutil.Process] = {}
-    while len(paused) < 2:
-        assert repro.process.poll() is None, repro.output.read_text()
-        for checkpoint in set(project.root.glob(".runs/train/*/checkpoint.pt")) - set(paused):
-            paused[checkpoint] = pause(repro, checkpoint)
-        time.sleep(0.01)
-    repro.process.kill()
-    for process in paused.values():
-        process.resume()
+    try:
+        while len(paused) < 2:
+            assert repro.process.poll() is None, repro.output.read_text()
+            for checkpoint in set(project.root.glob(".runs/train/*/checkpoint.pt")) - set(paused):
+                paused[checkpoint] = pause(repro, checkpoint)
+            time.sleep(0.01)
+        repro.process.kill()
+    finally:
+        for process in paused.values():
+            process.resume()
     repro.end()
     assert statuses(project) == {"semseg-0": "KILLED", "depth-0": "KILLED"}
 
