@@ -6,6 +6,7 @@ reproduces a result finds nothing changed. A .npz differs between 3.11.2 and 3.1
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from safetensors.numpy import load, save
 
 from pipeline.core import paths
 from pipeline.core.integrity import read_recorded
+
+_ORDER = "order"  # of the file's metadata: names as they were written
 
 
 def predictions_file(run: str, seed: int) -> Path:
@@ -25,15 +28,20 @@ def write_predictions(run: str, seed: int, arrays: Mapping[str, np.ndarray]) -> 
     """Write {"<sample id>/<task>": prediction in a label's layout, ..}, whole or not at all. Raises OSError."""
     # Safetensors 0.8 writes memory as it lies, whatever the order (findings/safetensors-numpy-writes-memory-order.sh);
     # np.ascontiguousarray would give an array without dimensions one.
-    content = save({name: np.asarray(array, order="C") for name, array in arrays.items()})
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = save(ordered, {_ORDER: json.dumps(list(ordered))})
     with paths.atomic(predictions_file(run, seed), "wb") as file:
         file.write(content)
 
 
 def load_predictions(run: str, seed: int, sha256: str) -> dict[str, np.ndarray]:
-    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}, and attention of a sample.
+    """What `evaluate` kept of a run: {"<sample id>/<task>": prediction in a label's layout}, and attention of a sample,
+    in the order in which it was written.
 
     `attention.of_sample` finds the latter. sha256: of the file, as the metrics file has it. Raises DataError for a file
     that is another or missing.
     """
-    return load(read_recorded(predictions_file(run, seed), sha256, paths.metrics_file(run, seed)))
+    content = read_recorded(predictions_file(run, seed), sha256, paths.metrics_file(run, seed))
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])  # by the format's definition
+    arrays = load(content)  # in an order that differs from process to process
+    return {name: arrays[name] for name in json.loads(header["__metadata__"][_ORDER])}
