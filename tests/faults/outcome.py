@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -114,10 +115,11 @@ def data_of(store: sqlite3.Connection, run: str) -> list[tuple[str, str]]:
 
 
 def artifacts(folder: Path, run: str) -> list[str]:
-    """Names of a run's files."""
-    return sorted(
+    """Names of a run's files, those of pictures by task and step: one whose upload broke off is there twice."""
+    names = (
         path.relative_to(top).as_posix()
         for top in folder.glob(f"*/*/{run}/artifacts")
         for path in top.rglob("*")
         if path.is_file()
     )
+    return sorted({re.sub(r"\+timestamp\+\d+\+[0-9a-f-]+", "", name) for name in names})

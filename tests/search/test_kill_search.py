@@ -21,7 +21,7 @@ from tests.support.searched import make_project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-KILLS, TRIALS = 8, 14
+KILLS, TRIALS = 10, 20
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
